@@ -1,1 +1,20 @@
-//! Leveret.
+//! Leveret: a job queue that lives inside your program.
+
+#[cfg(feature = "macros")]
+pub use queue_macros::task;
+
+pub use queue_core::client::{Client, ClientBuilder, Enqueue};
+pub use queue_core::envelope::JobId;
+pub use queue_core::error::{BoxError, EnqueueError, Error, ErrorKind, PublishError, Result};
+pub use queue_core::outcome::{Outcome, ResultExt, TaskError, TaskResult};
+pub use queue_core::task::Task;
+#[cfg(feature = "worker")]
+pub use queue_worker::Context;
+
+/// What generated code names. Not public API: it changes without notice.
+#[doc(hidden)]
+pub mod __private {
+    pub use queue_core::private::*;
+    #[cfg(feature = "worker")]
+    pub use queue_worker::private::*;
+}

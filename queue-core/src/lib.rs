@@ -1,1 +1,18 @@
-//! Core.
+//! Leveret's producer side: what a program needs to enqueue, and what a broker must do.
+//!
+//! Programs use the facade crate `leveret`, which re-exports all of this. A job's way through this crate:
+//! [`client`] → [`envelope`] → [`broker`].
+
+pub mod broker;
+pub mod client;
+pub mod clock;
+pub mod envelope;
+pub mod error;
+pub mod outcome;
+#[doc(hidden)]
+pub mod private;
+pub mod retry;
+pub mod routing;
+pub mod settlement;
+pub mod task;
+pub mod topology;

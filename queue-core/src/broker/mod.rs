@@ -1,0 +1,335 @@
+//! What a broker must do, and the types it does it with. The implementations stand beside this file, and one
+//! contract suite (`tests/brokers`) holds them all to the same behaviour.
+//!
+//! A broker speaks AMQP's terms: exchanges, queues, bindings, messages. It knows no tasks and decides nothing
+//! about a job; it carries out a [`Settlement`].
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::envelope::Envelope;
+use crate::error::{Error, PublishError, Result, SettleError};
+use crate::settlement::Settlement;
+use crate::topology::{Name, Namespace, Route, Topology};
+
+#[cfg(feature = "memory")]
+pub mod memory;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
+
+/// A message broker. Object safe; shared by clients and workers behind an `Arc`.
+///
+/// All methods may be called at the same time from any task, and are cancel safe in that a dropped future leaves
+/// the broker usable; whether a dropped `publish` happened is then unknown.
+#[async_trait]
+pub trait Broker: fmt::Debug + Send + Sync + 'static {
+    /// What it is, and how it is at this moment.
+    fn info(&self) -> BrokerInfo;
+
+    /// Declares what is missing and checks what is there. Remembered: a broker that comes back without it, or a
+    /// new connection, is given it again.
+    ///
+    /// # Errors
+    /// [`Topology`](crate::error::ErrorKind::Topology) where a queue or exchange exists with other settings, or a
+    /// passive one does not exist. The message names queue, argument and remedy.
+    async fn declare(&self, topology: &Topology) -> Result<()>;
+
+    /// Publishes one message. `Ok` means that the broker has it, and, if `mandatory`, that it reached a queue.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; only [`Unconfirmed`](PublishError::Unconfirmed) leaves open whether it was kept.
+    async fn publish(&self, publish: Publish) -> Result<(), PublishError>;
+
+    /// Publishes many, pipelined; the results stand in the order of the messages.
+    async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>>;
+
+    /// Begins to consume a queue. The consumer outlives connections: it goes on, with the same prefetch, after
+    /// the broker has been away.
+    ///
+    /// # Errors
+    /// If the queue does not exist or may not be consumed.
+    async fn consume(&self, options: ConsumeOptions) -> Result<Consumer>;
+
+    /// How deep a queue is.
+    ///
+    /// # Errors
+    /// If it does not exist.
+    async fn inspect(&self, queue: &str) -> Result<QueueStats>;
+
+    /// Drops all messages that are ready in a queue, and says how many there were.
+    ///
+    /// # Errors
+    /// If it does not exist.
+    async fn purge(&self, queue: &str) -> Result<u64>;
+
+    /// Deletes a queue with all its messages, and forgets that it was declared. A missing queue is no error.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    async fn delete(&self, queue: &str) -> Result<()>;
+
+    /// Ends consumers, flushes what was published, and closes connections, within ten seconds at most.
+    /// Afterwards every call fails with `Closed`. Closing twice is fine.
+    async fn close(&self);
+}
+
+/// What a broker is, and how it is at the moment of asking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BrokerInfo {
+    /// `memory`, `sqlite` or `rabbitmq` (OpenTelemetry's `messaging.system`).
+    pub system: &'static str,
+    /// The server's version, where there is a server and it has been reached.
+    pub version: Option<String>,
+    /// Whether it can be talked to.
+    pub health: Health,
+}
+
+impl BrokerInfo {
+    /// A healthy broker of no stated version.
+    pub fn new(system: &'static str) -> Self {
+        Self { system, version: None, health: Health::Up }
+    }
+}
+
+/// Whether a broker can be talked to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Health {
+    /// It can.
+    Up,
+    /// It is there, but takes no messages, for the reason it gave (memory or disk alarm).
+    Blocked(String),
+    /// It is away; what the last attempt to reach it said.
+    Down(String),
+}
+
+/// What every broker is told when it is opened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The prefix of Leveret's own names.
+    pub namespace: Namespace,
+    /// How long a publish waits for a broker that is away, blocked, or silent.
+    pub publish_timeout: Duration,
+    /// Who connects, for the broker's own lists.
+    pub name: String,
+    /// The time. Only the memory broker takes one that a test moves.
+    pub clock: Clock,
+}
+
+impl Default for Settings {
+    /// Namespace `leveret`, 30 s, the program's name and process id, the system's clock.
+    fn default() -> Self {
+        let program = std::env::current_exe().ok();
+        let program = program.as_deref().and_then(|path| path.file_name()).and_then(|name| name.to_str());
+        Self {
+            namespace: Namespace::default(),
+            publish_timeout: Duration::from_secs(30),
+            name: format!("{}:{}", program.unwrap_or("leveret"), std::process::id()),
+            clock: Clock::system(),
+        }
+    }
+}
+
+/// A message to publish.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Publish {
+    /// Where to. The default exchange (empty) routes to the queue named by the key.
+    pub route: Route,
+    /// The message.
+    pub envelope: Envelope,
+    /// Whether it is an error that no queue takes it.
+    pub mandatory: bool,
+    /// Not to be delivered before this moment. Only on the default exchange.
+    pub not_before: Option<std::time::SystemTime>,
+}
+
+impl Publish {
+    /// A mandatory message to a queue, by the default exchange.
+    pub fn to_queue(queue: impl Into<Name>, envelope: Envelope) -> Self {
+        let route = Route { exchange: Name::Borrowed(""), routing_key: queue.into() };
+        Self { route, envelope, mandatory: true, not_before: None }
+    }
+
+    /// A message to an exchange, not mandatory.
+    pub fn to_exchange(exchange: impl Into<Name>, routing_key: impl Into<Name>, envelope: Envelope) -> Self {
+        let route = Route { exchange: exchange.into(), routing_key: routing_key.into() };
+        Self { route, envelope, mandatory: false, not_before: None }
+    }
+}
+
+/// How to consume a queue.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConsumeOptions {
+    /// The queue.
+    pub queue: Name,
+    /// How many unsettled deliveries this consumer holds at most; at least 1.
+    pub prefetch: u16,
+    /// Where [`Settlement::DeadLetter`] publishes; `None` drops, with a log line.
+    pub dead_letter: Option<Route>,
+    /// Who consumes, for the broker's own lists (AMQP's consumer tag begins with it).
+    pub name: Option<String>,
+}
+
+impl ConsumeOptions {
+    /// Prefetch 1, dead letters dropped.
+    pub fn new(queue: impl Into<Name>) -> Self {
+        Self { queue: queue.into(), prefetch: 1, dead_letter: None, name: None }
+    }
+
+    /// How many unsettled deliveries at most.
+    #[must_use]
+    pub fn prefetch(mut self, prefetch: u16) -> Self {
+        self.prefetch = prefetch.max(1);
+        self
+    }
+
+    /// Where dead letters go.
+    #[must_use]
+    pub fn dead_letter(mut self, route: Option<Route>) -> Self {
+        self.dead_letter = route;
+        self
+    }
+}
+
+/// The deliveries of one queue. Made by a broker's [`ConsumerHandle`].
+///
+/// Dropping it stops the consumer; deliveries that nobody took go back to the queue.
+#[derive(Debug)]
+pub struct Consumer {
+    deliveries: mpsc::UnboundedReceiver<Result<Delivery>>,
+    stop: CancellationToken,
+}
+
+/// The broker's end of a [`Consumer`].
+#[derive(Debug, Clone)]
+pub struct ConsumerHandle {
+    deliveries: mpsc::UnboundedSender<Result<Delivery>>,
+    stop: CancellationToken,
+}
+
+impl Consumer {
+    /// A consumer and the end that feeds it. The channel is unbounded because prefetch bounds it.
+    pub fn channel() -> (ConsumerHandle, Self) {
+        let (sender, deliveries) = mpsc::unbounded_channel();
+        let stop = CancellationToken::new();
+        (ConsumerHandle { deliveries: sender, stop: stop.clone() }, Self { deliveries, stop })
+    }
+
+    /// The next delivery. `None` when the consumer was stopped or the broker closed; an error is the last item
+    /// and says why consuming cannot go on. Cancel safe.
+    pub async fn next(&mut self) -> Option<Result<Delivery>> {
+        self.deliveries.recv().await
+    }
+
+    /// A delivery that is already here.
+    pub fn try_next(&mut self) -> Option<Result<Delivery>> {
+        self.deliveries.try_recv().ok()
+    }
+
+    /// Asks the broker to send nothing more. What is already here can still be taken by [`next`](Self::next),
+    /// which then ends with `None`.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl ConsumerHandle {
+    /// Hands a delivery over. A delivery that nobody will take any more is dropped, and so released.
+    pub fn send(&self, delivery: Result<Delivery>) {
+        let _ = self.deliveries.send(delivery);
+    }
+
+    /// Waits until the consumer is to be sent nothing more. Cancel safe.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Whether the consumer is to be sent nothing more.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+}
+
+/// An envelope handed to a worker and not yet settled. Dropped without a settlement, it is released.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Delivery {
+    /// The job.
+    pub envelope: Envelope,
+    /// The queue it came from.
+    pub queue: Name,
+    /// The exchange it was published to.
+    pub exchange: String,
+    /// The routing key it was published with.
+    pub routing_key: String,
+    /// Whether it has been delivered before and not settled.
+    pub redelivered: bool,
+    settler: Box<dyn Settler>,
+}
+
+impl Delivery {
+    /// A delivery that `settler` settles.
+    pub fn new(envelope: Envelope, queue: Name, settler: Box<dyn Settler>) -> Self {
+        let routing_key = String::new();
+        Self { envelope, queue, exchange: String::new(), routing_key, redelivered: false, settler }
+    }
+
+    /// Carries the settlement out. When it returns `Ok`, a retry or dead letter is confirmed by the broker, and
+    /// only then was the original acked.
+    ///
+    /// Not cancel safe: a dropped future leaves the delivery released or settled, whichever came first.
+    ///
+    /// # Errors
+    /// If it did not reach the broker; the broker then delivers the job again.
+    pub async fn settle(self, settlement: Settlement) -> Result<(), SettleError> {
+        self.settler.settle(self.envelope, settlement).await
+    }
+}
+
+/// Settles one delivery. Dropped without a call, it gives the delivery back to its queue.
+#[async_trait]
+pub trait Settler: fmt::Debug + Send + Sync {
+    /// See [`Delivery::settle`].
+    async fn settle(self: Box<Self>, envelope: Envelope, settlement: Settlement) -> Result<(), SettleError>;
+}
+
+/// How deep a queue is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct QueueStats {
+    /// Messages that wait to be delivered.
+    pub ready: u64,
+    /// Messages delivered and not yet settled, where the broker tells.
+    pub unsettled: Option<u64>,
+    /// Consumers.
+    pub consumers: u64,
+}
+
+impl QueueStats {
+    /// Counts as a broker reports them.
+    pub fn new(ready: u64, unsettled: Option<u64>, consumers: u64) -> Self {
+        Self { ready, unsettled, consumers }
+    }
+}
+
+/// The error of every call on a closed broker.
+#[cfg(any(feature = "memory", feature = "rabbitmq"))]
+#[allow(dead_code, reason = "the brokers are being written")]
+pub(crate) fn closed() -> Error {
+    Error::new(crate::error::ErrorKind::Closed, "the client is closed")
+}

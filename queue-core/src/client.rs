@@ -1,0 +1,472 @@
+//! What enqueues. First hop of a job: `client` → `envelope` → `broker/*`.
+//!
+//! `Ok` means that the broker has the job: confirmed, and routed to the task's queue.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use crate::broker::{Broker, BrokerInfo, Publish, QueueStats, Settings};
+use crate::clock::Clock;
+use crate::envelope::{Envelope, HeaderValue, Headers, JobId};
+use crate::error::{EnqueueError, Error, PublishError, Result};
+use crate::task::Task;
+use crate::topology::{MAX_NAME, Namespace, QueueSpec, Topology};
+
+/// A connection to a broker, by which a program enqueues. Cheap to clone; clones share everything.
+///
+/// It comes back by itself when the broker has been away.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    broker: Arc<dyn Broker>,
+    settings: Settings,
+    max_payload: usize,
+    /// Queues whose topology the broker has confirmed to us.
+    declared: RwLock<HashSet<String>>,
+}
+
+impl Client {
+    /// Connects to the broker that `url` names: `memory:`, or `amqp://user:password@host:5672/vhost`.
+    ///
+    /// # Errors
+    /// If the URL makes no sense, its broker is not compiled in, or it refuses us (wrong password, missing vhost,
+    /// bad certificate). See [`ClientBuilder::connect`] for a broker that is away.
+    pub async fn connect(url: &str) -> Result<Self> {
+        Self::builder().connect(url).await
+    }
+
+    /// Connects to the broker that the environment names: `LEVERET_URL`, then `RABBITMQ_URL`. With neither it is
+    /// `memory:`, and a log line says so.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect); also if the variable is not UTF-8.
+    pub async fn from_env() -> Result<Self> {
+        Self::builder().from_env().await
+    }
+
+    /// Sets what [`connect`](Self::connect) leaves at its default.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// Enqueues a job. `.await` it: `Ok(id)` means that the broker has it.
+    ///
+    /// ```no_run
+    /// # use queue_core::{client::Client, task::Task, error::EnqueueError};
+    /// # use std::time::Duration;
+    /// # async fn f<T: Task + Clone>(client: Client, send_email: T) -> Result<(), EnqueueError> {
+    /// client.enqueue(send_email.clone()).await?;
+    /// client.enqueue(send_email).delay(Duration::from_secs(60)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn enqueue<T: Task>(&self, task: T) -> Enqueue<T> {
+        Enqueue {
+            client: self.clone(),
+            task,
+            due: Due::Now,
+            priority: None,
+            id: None,
+            headers: Headers::new(),
+        }
+    }
+
+    /// Enqueues many jobs of one task, pipelined, and reports each by itself, in their order. One that fails does
+    /// not keep the others from being enqueued.
+    pub async fn enqueue_all<T: Task>(
+        &self,
+        tasks: impl IntoIterator<Item = T>,
+    ) -> Vec<Result<JobId, EnqueueError>> {
+        let publishes: Vec<_> = tasks
+            .into_iter()
+            .map(|task| {
+                self.check_payload(self.envelope(&task)?).map(|envelope| {
+                    (envelope.id.clone(), Publish::to_queue(T::queue().name().clone(), envelope))
+                })
+            })
+            .collect();
+        if let Err(error) = self.declare_queue(T::queue()).await {
+            let again = || Error::new(error.kind(), crate::error::chain(&error));
+            return publishes
+                .into_iter()
+                .map(|publish| publish.and_then(|_| Err(declare_error(T::queue(), again()))))
+                .collect();
+        }
+
+        let mut ids = Vec::with_capacity(publishes.len());
+        let mut batch = Vec::with_capacity(publishes.len());
+        for publish in publishes {
+            ids.push(publish.map(|(id, publish)| {
+                batch.push(publish);
+                id
+            }));
+        }
+        let mut confirmed = self.inner.broker.publish_all(batch).await.into_iter();
+        ids.into_iter()
+            .map(|id| {
+                let id = id?;
+                let confirm = confirmed.next().unwrap_or(Err(PublishError::Closed));
+                confirm.map(|()| id).map_err(|error| enqueue_error(T::queue(), error))
+            })
+            .collect()
+    }
+
+    /// How deep the task's queue is.
+    ///
+    /// # Errors
+    /// If the queue cannot be declared or looked at.
+    pub async fn depth<T: Task>(&self) -> Result<QueueStats> {
+        self.declare_queue(T::queue()).await?;
+        self.inner.broker.inspect(T::queue().name()).await
+    }
+
+    /// Declares exchanges, queues and bindings of your own, beside those that tasks bring.
+    ///
+    /// # Errors
+    /// If one exists with other settings.
+    pub async fn declare(&self, topology: &Topology) -> Result<()> {
+        self.inner.broker.declare(topology).await
+    }
+
+    /// Declares a task's queue with its dead-letter exchange and queue, unless this client has done so.
+    ///
+    /// # Errors
+    /// If its description contradicts itself, or it exists with other settings.
+    pub async fn declare_queue(&self, spec: &QueueSpec) -> Result<()> {
+        let declared = &self.inner.declared;
+        if declared.read().unwrap_or_else(PoisonError::into_inner).contains(spec.name().as_ref()) {
+            return Ok(());
+        }
+        let topology = spec.topology(&self.inner.settings.namespace)?;
+        self.inner.broker.declare(&topology).await?;
+        declared.write().unwrap_or_else(PoisonError::into_inner).insert(spec.name().clone().into_owned());
+        Ok(())
+    }
+
+    /// What the broker is, and how it is at this moment.
+    pub fn info(&self) -> BrokerInfo {
+        self.inner.broker.info()
+    }
+
+    /// The broker itself, for what a client does not do.
+    pub fn broker(&self) -> &Arc<dyn Broker> {
+        &self.inner.broker
+    }
+
+    /// The time as the broker sees it.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.settings.clock
+    }
+
+    /// The prefix of Leveret's own names.
+    pub fn namespace(&self) -> &Namespace {
+        &self.inner.settings.namespace
+    }
+
+    /// Flushes what was published and closes the connections, within ten seconds at most. All clones are closed
+    /// with it.
+    pub async fn close(&self) {
+        self.inner.broker.close().await;
+    }
+
+    /// The envelope of a job that is due now.
+    fn envelope<T: Task>(&self, task: &T) -> Result<Envelope, EnqueueError> {
+        let payload = serde_json::to_vec(task)
+            .map_err(|source| EnqueueError::Encode { task: T::NAME, source: source.into() })?;
+        let mut envelope = Envelope::new(payload);
+        envelope.task = Some(T::NAME.to_owned());
+        envelope.content_type = Some("application/json".to_owned());
+        envelope.priority = T::options().priority;
+        envelope.enqueued_at = Some(self.clock().now());
+        Ok(envelope)
+    }
+
+    fn check_payload(&self, envelope: Envelope) -> Result<Envelope, EnqueueError> {
+        let limit = self.inner.max_payload;
+        let size = envelope.payload.len();
+        if size > limit {
+            return Err(EnqueueError::Publish(PublishError::TooLarge { size, limit }));
+        }
+        check_sizes(&envelope).map_err(EnqueueError::Publish)?;
+        Ok(envelope)
+    }
+
+    /// Publishes to a task's queue. A queue that was deleted since we declared it is declared once more.
+    async fn publish_to(&self, spec: &QueueSpec, publish: Publish) -> Result<(), EnqueueError> {
+        self.declare_queue(spec).await.map_err(|error| declare_error(spec, error))?;
+        match self.inner.broker.publish(publish.clone()).await {
+            Err(PublishError::Unroutable { .. }) => {
+                self.forget(spec);
+                self.declare_queue(spec).await.map_err(|error| declare_error(spec, error))?;
+                self.inner.broker.publish(publish).await
+            }
+            confirmed => confirmed,
+        }
+        .map_err(|error| enqueue_error(spec, error))
+    }
+
+    fn forget(&self, spec: &QueueSpec) {
+        let declared = &self.inner.declared;
+        declared.write().unwrap_or_else(PoisonError::into_inner).remove(spec.name().as_ref());
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("broker", &self.inner.broker).finish_non_exhaustive()
+    }
+}
+
+fn declare_error(spec: &QueueSpec, source: Error) -> EnqueueError {
+    EnqueueError::Declare { queue: spec.name().clone().into_owned(), source }
+}
+
+fn enqueue_error(spec: &QueueSpec, error: PublishError) -> EnqueueError {
+    match error {
+        PublishError::QueueFull { .. } => EnqueueError::QueueFull { queue: spec.name().clone().into_owned() },
+        other => EnqueueError::Publish(other),
+    }
+}
+
+/// AMQP carries names of at most 255 bytes, and all headers in one frame.
+fn check_sizes(envelope: &Envelope) -> Result<(), PublishError> {
+    let too_long = |what: &str, text: &str| {
+        let len = text.len();
+        PublishError::Invalid(format!("{what} has {len} bytes; AMQP carries at most {MAX_NAME}: shorten it"))
+    };
+    if envelope.id.as_str().len() > MAX_NAME {
+        return Err(too_long("the job id", envelope.id.as_str()));
+    }
+    if let Some((name, _)) = envelope.headers.iter().find(|(name, _)| name.len() > MAX_NAME) {
+        return Err(too_long("a header's name", name));
+    }
+    let size = envelope.headers.wire_size();
+    if size > Headers::MAX_SIZE {
+        let limit = Headers::MAX_SIZE;
+        return Err(PublishError::Invalid(format!(
+            "the headers take {size} bytes, over the limit of {limit}; put large values into the payload"
+        )));
+    }
+    Ok(())
+}
+
+/// When a job is due.
+#[derive(Debug, Clone, Copy)]
+enum Due {
+    Now,
+    After(Duration),
+    At(SystemTime),
+}
+
+/// A job about to be enqueued: options, then `.await`. `tokio::spawn` wants `.into_future()`.
+#[derive(Debug)]
+#[must_use = "nothing is enqueued until you `.await` it"]
+pub struct Enqueue<T> {
+    client: Client,
+    task: T,
+    due: Due,
+    priority: Option<u8>,
+    id: Option<JobId>,
+    headers: Headers,
+}
+
+impl<T: Task> Enqueue<T> {
+    /// Runs it not earlier than `delay` from now.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.due = Due::After(delay);
+        self
+    }
+
+    /// Runs it not earlier than `moment`. A moment that is past is now.
+    pub fn at(mut self, moment: SystemTime) -> Self {
+        self.due = Due::At(moment);
+        self
+    }
+
+    /// A higher number runs earlier, where the queue knows priorities.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// Names the job. Two jobs of one id are two jobs: the handler deduplicates.
+    pub fn id(mut self, id: impl Into<JobId>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// Adds a header, which the handler finds in its `Context`. Names beginning with `q-` are Leveret's own.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    async fn send(self) -> Result<JobId, EnqueueError> {
+        if let Some((name, _)) = self.headers.iter().find(|(name, _)| name.starts_with("q-")) {
+            return Err(EnqueueError::Publish(PublishError::Invalid(format!(
+                "header `{name}` begins with `q-`, which is kept for Leveret: rename it"
+            ))));
+        }
+        let mut envelope = self.client.envelope(&self.task)?;
+        envelope.headers = self.headers;
+        envelope.priority = self.priority.or(envelope.priority);
+        if let Some(id) = self.id {
+            envelope.id = id;
+        }
+        let id = envelope.id.clone();
+        let mut publish = Publish::to_queue(T::queue().name().clone(), self.client.check_payload(envelope)?);
+        publish.not_before = match self.due {
+            Due::Now => None,
+            Due::At(moment) => Some(moment),
+            Due::After(delay) => Some(self.client.clock().now().checked_add(delay).ok_or_else(|| {
+                EnqueueError::Publish(PublishError::Invalid(format!(
+                    "a delay of {delay:?} ends beyond all time"
+                )))
+            })?),
+        };
+        self.client.publish_to(T::queue(), publish).await?;
+        Ok(id)
+    }
+}
+
+impl<T: Task> IntoFuture for Enqueue<T> {
+    type Output = Result<JobId, EnqueueError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}
+
+/// Sets what [`Client::connect`] leaves at its default.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct ClientBuilder {
+    settings: Settings,
+    max_payload: usize,
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        // What RabbitMQ takes by default since 4.0: https://www.rabbitmq.com/docs/limits
+        Self { settings: Settings::default(), max_payload: 16 * 1024 * 1024 }
+    }
+}
+
+impl ClientBuilder {
+    /// The prefix of Leveret's own queues and exchanges: one per application where several share a vhost.
+    /// Default `leveret`.
+    ///
+    /// # Errors
+    /// If it cannot be part of an AMQP name.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Result<Self> {
+        self.settings.namespace = Namespace::new(namespace)?;
+        Ok(self)
+    }
+
+    /// How long an enqueue waits for a broker that is away, blocked or silent. Default 30 s.
+    pub fn publish_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.publish_timeout = timeout;
+        self
+    }
+
+    /// The connection's name in the broker's own lists. Default: the program's name and process id.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = name.into();
+        self
+    }
+
+    /// The largest payload in bytes. Default 16 MiB, which is what RabbitMQ takes.
+    pub fn max_payload(mut self, bytes: usize) -> Self {
+        self.max_payload = bytes;
+        self
+    }
+
+    /// The time, for tests. Only `memory:` takes a clock that can be moved.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.settings.clock = clock;
+        self
+    }
+
+    /// Connects to the broker that `url` names.
+    ///
+    /// # Errors
+    /// If the URL makes no sense, its broker is not compiled in, or it refuses us. A broker that is away is tried
+    /// again as often as the URL says (`connection_attempts`, `retry_delay`), then it is an error.
+    pub async fn connect(self, url: &str) -> Result<Client> {
+        let broker = open(url, &self.settings).await?;
+        Ok(self.with_broker(broker))
+    }
+
+    /// Connects to the broker that the environment names; see [`Client::from_env`].
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect); also if the variable is not UTF-8.
+    pub async fn from_env(self) -> Result<Client> {
+        for variable in ["LEVERET_URL", "RABBITMQ_URL"] {
+            match std::env::var(variable) {
+                Ok(url) if !url.is_empty() => return self.connect(&url).await,
+                Err(std::env::VarError::NotUnicode(_)) => {
+                    return Err(Error::config(format!(
+                        "the environment's {variable} is not UTF-8: set a URL"
+                    )));
+                }
+                _ => {}
+            }
+        }
+        tracing::warn!("neither LEVERET_URL nor RABBITMQ_URL is set: using `memory:`, which keeps nothing");
+        self.connect("memory:").await
+    }
+
+    /// A client on a broker that is already open, for one of your own making.
+    pub fn with_broker(self, broker: Arc<dyn Broker>) -> Client {
+        Client {
+            inner: Arc::new(Inner {
+                broker,
+                settings: self.settings,
+                max_payload: self.max_payload,
+                declared: RwLock::default(),
+            }),
+        }
+    }
+}
+
+/// Opens the broker that `url` names.
+async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> {
+    let scheme = url.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+    match scheme.as_deref() {
+        #[cfg(feature = "memory")]
+        Some("memory") => crate::broker::memory::open(url, settings),
+        #[cfg(feature = "rabbitmq")]
+        Some("amqp" | "amqps") => {
+            refuse_manual_clock(settings)?;
+            crate::broker::rabbitmq::connect(url, settings).await
+        }
+        #[allow(unreachable_patterns, reason = "reachable for those brokers whose feature is off")]
+        Some(known @ ("memory" | "amqp" | "amqps" | "sqlite")) => {
+            let feature = if known.starts_with("amqp") { "rabbitmq" } else { known };
+            Err(Error::config(format!(
+                "this program was built without the `{known}:` broker: enable the feature `{feature}` of `leveret`"
+            )))
+        }
+        // The URL may hold a password, so it is not repeated.
+        _ => Err(Error::config(
+            "the broker's URL begins with none of `memory:`, `sqlite:`, `amqp://`, `amqps://`: \
+             try `memory:` or `amqp://guest:guest@localhost:5672/`",
+        )),
+    }
+}
+
+#[cfg(feature = "rabbitmq")]
+fn refuse_manual_clock(settings: &Settings) -> Result<()> {
+    if settings.clock.is_manual() {
+        return Err(Error::config("only `memory:` takes a clock that can be moved; leave `clock` out"));
+    }
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! Time as an argument: the system's, or one that a test moves.
+//!
+//! tokio's own clock is never paused: it cannot see lapin's runtime or SQLite's thread, and pausing it breaks
+//! users' I/O. What must wait for a point in time asks a [`Clock`].
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+/// Tells the time and waits for it. Clones tell the same time.
+#[derive(Debug, Clone, Default)]
+pub struct Clock {
+    /// `None` is the system's clock.
+    manual: Option<Arc<watch::Sender<SystemTime>>>,
+}
+
+impl Clock {
+    /// The system's clock.
+    pub fn system() -> Self {
+        Self::default()
+    }
+
+    /// A clock that stands still at `now` until [`advance`](Self::advance) moves it.
+    pub fn manual(now: SystemTime) -> Self {
+        Self { manual: Some(Arc::new(watch::Sender::new(now))) }
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> SystemTime {
+        self.manual.as_ref().map_or_else(SystemTime::now, |clock| *clock.borrow())
+    }
+
+    /// Moves a manual clock forward, and wakes who waited for a moment that has come.
+    ///
+    /// # Panics
+    /// On the system's clock, which nobody can move.
+    pub fn advance(&self, by: Duration) {
+        let clock = self.manual.as_ref().expect("only a manual clock can be advanced");
+        clock.send_modify(|now| *now += by);
+    }
+
+    /// Whether a test moves this clock.
+    pub fn is_manual(&self) -> bool {
+        self.manual.is_some()
+    }
+
+    /// Waits until `moment` has come; returns at once if it is past. Cancel safe.
+    pub async fn sleep_until(&self, moment: SystemTime) {
+        match &self.manual {
+            None => {
+                // The system's clock may be set back while we sleep, so look again after waking.
+                while let Ok(left) = moment.duration_since(SystemTime::now()) {
+                    if left.is_zero() {
+                        break;
+                    }
+                    tokio::time::sleep(left).await;
+                }
+            }
+            Some(clock) => {
+                let mut clock = clock.subscribe();
+                // The sender lives in `self`, so it cannot be gone.
+                let _ = clock.wait_for(|now| *now >= moment).await;
+            }
+        }
+    }
+}
+
+/// Milliseconds since 1970, as `q-eta` and `q-failed-at` carry them. Before 1970 is 0.
+pub fn to_millis(moment: SystemTime) -> i64 {
+    moment.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// The reverse of [`to_millis`]. A negative number is 1970; one beyond what the system can tell is the far
+/// future that it can.
+pub fn from_millis(millis: i64) -> SystemTime {
+    let since = Duration::from_millis(u64::try_from(millis).unwrap_or(0));
+    UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH + Duration::from_secs(u64::from(u32::MAX) * 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn manual_clock_wakes_who_waits_for_a_moment_that_has_come() {
+        let clock = Clock::manual(UNIX_EPOCH);
+        let waiter = tokio::spawn({
+            let clock = clock.clone();
+            async move { clock.sleep_until(UNIX_EPOCH + Duration::from_secs(60)).await }
+        });
+
+        clock.advance(Duration::from_secs(59));
+        assert!(!waiter.is_finished());
+        clock.advance(Duration::from_secs(1));
+
+        waiter.await.unwrap();
+        assert_eq!(to_millis(clock.now()), 60_000);
+    }
+
+    #[test]
+    fn millis_survive_the_round_trip_and_never_panic() {
+        assert_eq!(to_millis(from_millis(1_700_000_000_123)), 1_700_000_000_123);
+        assert_eq!(to_millis(from_millis(-5)), 0);
+        from_millis(i64::MAX);
+    }
+}

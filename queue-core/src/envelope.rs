@@ -1,0 +1,341 @@
+//! A job as it crosses the wire: the payload and its metadata. Between `client` and `broker/*`.
+//!
+//! The body is the payload as plain JSON, so that any AMQP client can write and read it. Everything else
+//! stands in AMQP properties and in headers beginning with `q-`; [`header`] lists them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The headers that Leveret writes. All others are the user's and pass through untouched.
+pub mod header {
+    /// Unique to each publish, so that a returned message is attributed to the publish it belongs to.
+    pub const PUBLISH: &str = "q-publish";
+    /// Which attempt the next run is, from 1. Absent means 1.
+    pub const ATTEMPT: &str = "q-attempt";
+    /// When a delayed job is due, in milliseconds since 1970.
+    pub const ETA: &str = "q-eta";
+    /// The queue that a delayed job is for.
+    pub const TARGET: &str = "q-target";
+    /// The job's priority while it waits: the delay ladder itself carries none.
+    pub const PRIORITY: &str = "q-priority";
+    /// What the last failed attempt said, at most 4 KiB.
+    pub const ERROR: &str = "q-error";
+    /// What kind of failure it was: see [`ReasonKind`](crate::outcome::ReasonKind).
+    pub const ERROR_KIND: &str = "q-error-kind";
+    /// When it failed, in milliseconds since 1970.
+    pub const FAILED_AT: &str = "q-failed-at";
+    /// Which worker it failed on.
+    pub const WORKER: &str = "q-worker";
+    /// The queue that a dead letter failed in, so that it can be replayed there.
+    pub const QUEUE: &str = "q-queue";
+    /// The id of the dead letter that this job repeats.
+    pub const REPLAY_OF: &str = "q-replay-of";
+    /// Since when workers have not known the job's task, in milliseconds since 1970.
+    pub const UNKNOWN_SINCE: &str = "q-unknown-since";
+    /// W3C trace context.
+    pub const TRACEPARENT: &str = "traceparent";
+
+    /// Headers that brokers write while a message is on its way. They are stripped from every republish:
+    /// RabbitMQ 3 silently drops a message whose `x-death` shows a cycle, and 4 ignores it.
+    /// See <https://www.rabbitmq.com/docs/dlx#effects>.
+    pub fn is_broker_trace(name: &str) -> bool {
+        name.starts_with("x-death")
+            || name.starts_with("x-first-death-")
+            || name.starts_with("x-last-death-")
+            || name == "x-delivery-count"
+            || name == "x-acquired-count"
+    }
+}
+
+/// Names one job, through all its attempts. New ones are UUIDv7, which sort by time of creation; a plain AMQP
+/// client may use any text of up to 255 bytes as `message_id`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(String);
+
+impl JobId {
+    /// A new id, whose first 48 bits are the present time in milliseconds.
+    pub fn new() -> Self {
+        Self(Uuid::now_v7().hyphenated().to_string())
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for JobId {
+    /// A new id.
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl From<String> for JobId {
+    fn from(id: String) -> Self {
+        Self(id)
+    }
+}
+
+impl From<&str> for JobId {
+    fn from(id: &str) -> Self {
+        Self(id.to_owned())
+    }
+}
+
+impl From<Uuid> for JobId {
+    fn from(id: Uuid) -> Self {
+        Self(id.hyphenated().to_string())
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// The value of a header, as AMQP 0-9-1 field tables know it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum HeaderValue {
+    /// No value (AMQP `V`).
+    Null,
+    /// True or false.
+    Bool(bool),
+    /// Any integer; AMQP has no unsigned 64-bit one.
+    Int(i64),
+    /// A floating point number.
+    Float(f64),
+    /// Text.
+    String(String),
+    /// Bytes that are not UTF-8, which AMQP allows in a long string.
+    Bytes(Bytes),
+    /// Seconds since 1970 (AMQP `T`).
+    Timestamp(u64),
+    /// An array, such as `x-death`.
+    List(Vec<HeaderValue>),
+    /// A nested table.
+    Table(Headers),
+}
+
+impl HeaderValue {
+    /// The text, if it is text.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The integer, if it is one.
+    pub fn as_int(&self) -> Option<i64> {
+        match self {
+            Self::Int(int) => Some(*int),
+            _ => None,
+        }
+    }
+
+    /// About how many bytes the value takes on the wire.
+    fn wire_size(&self) -> usize {
+        match self {
+            Self::Null => 1,
+            Self::Bool(_) => 2,
+            Self::Int(_) | Self::Float(_) | Self::Timestamp(_) => 9,
+            Self::String(text) => 5 + text.len(),
+            Self::Bytes(bytes) => 5 + bytes.len(),
+            Self::List(values) => 5 + values.iter().map(Self::wire_size).sum::<usize>(),
+            Self::Table(table) => 1 + table.wire_size(),
+        }
+    }
+}
+
+impl From<&str> for HeaderValue {
+    fn from(text: &str) -> Self {
+        Self::String(text.to_owned())
+    }
+}
+
+impl From<String> for HeaderValue {
+    fn from(text: String) -> Self {
+        Self::String(text)
+    }
+}
+
+impl From<bool> for HeaderValue {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+impl From<i64> for HeaderValue {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<u32> for HeaderValue {
+    fn from(value: u32) -> Self {
+        Self::Int(value.into())
+    }
+}
+
+impl From<f64> for HeaderValue {
+    fn from(value: f64) -> Self {
+        Self::Float(value)
+    }
+}
+
+/// Headers by name, sorted. Names are at most 255 bytes, all together under
+/// [`Headers::MAX_SIZE`]; the publisher checks.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Headers(BTreeMap<String, HeaderValue>);
+
+impl Headers {
+    /// How many bytes all headers of a message may take on the wire. AMQP wants them in one frame.
+    pub const MAX_SIZE: usize = 32 * 1024;
+
+    /// No headers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The value of `name`.
+    pub fn get(&self, name: &str) -> Option<&HeaderValue> {
+        self.0.get(name)
+    }
+
+    /// Sets `name`, replacing what it was.
+    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<HeaderValue>) {
+        self.0.insert(name.into(), value.into());
+    }
+
+    /// Takes `name` out.
+    pub fn remove(&mut self, name: &str) -> Option<HeaderValue> {
+        self.0.remove(name)
+    }
+
+    /// All headers, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &HeaderValue)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// Keeps those for which `keep` is true.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str, &HeaderValue) -> bool) {
+        self.0.retain(|name, value| keep(name, value));
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// About how many bytes they take on the wire.
+    pub fn wire_size(&self) -> usize {
+        4 + self.0.iter().map(|(name, value)| 1 + name.len() + value.wire_size()).sum::<usize>()
+    }
+}
+
+impl<N: Into<String>, V: Into<HeaderValue>> FromIterator<(N, V)> for Headers {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(headers: I) -> Self {
+        Self(headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+impl<N: Into<String>, V: Into<HeaderValue>, const LEN: usize> From<[(N, V); LEN]> for Headers {
+    fn from(headers: [(N, V); LEN]) -> Self {
+        headers.into_iter().collect()
+    }
+}
+
+/// A job as it crosses the wire.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Envelope {
+    /// AMQP `message_id`. A message that came without one is given one when it is delivered.
+    pub id: JobId,
+    /// AMQP `type`: the task's name. `None` goes to the queue's only task, or to the one marked `default`.
+    pub task: Option<String>,
+    /// The body: the payload as JSON.
+    pub payload: Bytes,
+    /// AMQP `content_type`.
+    pub content_type: Option<String>,
+    /// Which attempt the next run is, from 1 (`q-attempt`).
+    pub attempt: u32,
+    /// AMQP `priority`.
+    pub priority: Option<u8>,
+    /// When it was enqueued (AMQP `timestamp`, whole seconds on RabbitMQ).
+    pub enqueued_at: Option<SystemTime>,
+    /// AMQP `correlation_id`: which request a reply answers.
+    pub correlation_id: Option<String>,
+    /// AMQP `reply_to`: where the reply goes.
+    pub reply_to: Option<String>,
+    /// AMQP `expiration`: how long the message may wait in a queue before it expires there.
+    pub expiration: Option<std::time::Duration>,
+    /// The user's headers and those of [`header`] that have no field here.
+    pub headers: Headers,
+}
+
+impl Envelope {
+    /// An envelope around `payload`, with a new id, for the first attempt.
+    pub fn new(payload: impl Into<Bytes>) -> Self {
+        Self {
+            id: JobId::new(),
+            task: None,
+            payload: payload.into(),
+            content_type: None,
+            attempt: 1,
+            priority: None,
+            enqueued_at: None,
+            correlation_id: None,
+            reply_to: None,
+            expiration: None,
+            headers: Headers::new(),
+        }
+    }
+}
+
+/// `text`, cut to at most `max` bytes at a character's boundary.
+pub(crate) fn truncate(text: &str, max: usize) -> &str {
+    if text.len() <= max {
+        return text;
+    }
+    let end = (0..=max).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truncate_never_cuts_a_character() {
+        assert_eq!(truncate("añb", 2), "a");
+        assert_eq!(truncate("añb", 3), "añ");
+        assert_eq!(truncate("abc", 9), "abc");
+    }
+
+    #[test]
+    fn new_ids_sort_by_age() {
+        let ids: Vec<_> = (0..100).map(|_| JobId::new()).collect();
+
+        assert!(ids.is_sorted());
+    }
+}

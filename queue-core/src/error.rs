@@ -1,0 +1,207 @@
+//! What can go wrong before a job runs: at start ([`Error`]) and at enqueueing ([`EnqueueError`]).
+//!
+//! What a *handler* says went wrong is an [`Outcome`](crate::outcome::Outcome), in `outcome`.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Any error a handler or a library may produce.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// `Result` with Leveret's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What kind of thing went wrong; see [`Error::kind`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A URL, option or registration that cannot work; fix the program or its environment.
+    Config,
+    /// The broker could not be reached, or the connection to it was lost.
+    Connection,
+    /// The broker refused the credentials, the vhost or the permission.
+    Refused,
+    /// A queue, exchange or binding is missing, or exists with other settings.
+    Topology,
+    /// The client or broker has been closed.
+    Closed,
+    /// The worker failed in a way that is not a job's own failure.
+    Worker,
+}
+
+/// An error at start-up or in administration: what, with which value, and what to do about it.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    source: Option<BoxError>,
+}
+
+impl Error {
+    /// An error of `kind`. The message names the thing, the value and the remedy.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    /// Adds the cause. It is shown by whoever prints the chain, so the message must not repeat it.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What kind of thing went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    pub(crate) fn config(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Config, message)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Why a broker did not take a message. Named by exchange and routing key, since a broker knows no tasks.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The exchange routed the message to no queue. Nothing was kept.
+    #[error("nothing is bound to exchange `{exchange}` for routing key `{routing_key}`")]
+    Unroutable {
+        /// The exchange, empty for the default exchange.
+        exchange: String,
+        /// The routing key; on the default exchange the name of the missing queue.
+        routing_key: String,
+    },
+    /// A queue is at its limit (`overflow = "reject"`), or the broker nacked. Nothing was kept.
+    #[error("the broker refused the message for `{routing_key}`: its queue is full or cannot take it")]
+    QueueFull {
+        /// The routing key; on the default exchange the name of the full queue.
+        routing_key: String,
+    },
+    /// The message was sent, but no confirm arrived. **It may exist**: publish it again under the same job
+    /// id, and let the handler deduplicate.
+    #[error("no confirm for the message within {waited:?}: it may or may not have been kept")]
+    Unconfirmed {
+        /// How long the publisher waited.
+        waited: Duration,
+    },
+    /// The broker was away for the whole publish timeout. Nothing was sent.
+    #[error("the broker has been away for {waited:?}; nothing was sent")]
+    Unavailable {
+        /// How long the publisher waited.
+        waited: Duration,
+        /// What the last attempt to reach it said.
+        source: Option<BoxError>,
+    },
+    /// The broker has blocked publishers (memory or disk alarm) for the whole publish timeout.
+    #[error("the broker has been blocking publishers for {waited:?} ({reason}); nothing was kept")]
+    Blocked {
+        /// How long the publisher waited.
+        waited: Duration,
+        /// The broker's words, such as `low on memory`.
+        reason: String,
+    },
+    /// The body is larger than the limit.
+    #[error(
+        "the payload has {size} bytes, over the limit of {limit}; store it elsewhere and enqueue its address"
+    )]
+    TooLarge {
+        /// Bytes of the body.
+        size: usize,
+        /// The limit in bytes, see [`ClientBuilder::max_payload`](crate::client::ClientBuilder::max_payload).
+        limit: usize,
+    },
+    /// A name or header that AMQP cannot carry.
+    #[error("{0}")]
+    Invalid(String),
+    /// The client has been closed.
+    #[error("the client is closed")]
+    Closed,
+}
+
+/// Why a job was not enqueued.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnqueueError {
+    /// The payload could not be turned into JSON.
+    #[error("the payload of task `{task}` could not be encoded")]
+    Encode {
+        /// The task's name on the wire.
+        task: &'static str,
+        /// What serde said.
+        source: BoxError,
+    },
+    /// The task's queue could not be declared, or exists with other settings.
+    #[error("queue `{queue}` could not be declared")]
+    Declare {
+        /// The queue's name.
+        queue: String,
+        /// What the broker said.
+        source: Error,
+    },
+    /// The queue is at its limit. Nothing was kept; try later, or raise `max_length`.
+    #[error("queue `{queue}` is full: it has reached its `max_length`")]
+    QueueFull {
+        /// The queue's name.
+        queue: String,
+    },
+    /// The broker did not take the job; the variants of [`PublishError`] say whether it may exist.
+    #[error(transparent)]
+    Publish(PublishError),
+}
+
+/// Why a settlement did not reach the broker. The job is not lost: the broker delivers it again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettleError {
+    /// The connection that brought the delivery is gone, or the lease was taken over.
+    #[error("the delivery is no longer ours, and the broker will deliver the job again")]
+    Lost,
+    /// The copy for a retry or a dead letter was not confirmed, so the original was given back.
+    #[error("the copy of the job was not confirmed, so the original was returned to its queue")]
+    Republish(#[source] PublishError),
+}
+
+/// Writes an error with its chain of causes on one line: `a: b: c`. A cause that repeats what has just been
+/// said (a wrapper that forwards its source's words) is left out.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut last = text.clone();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !last.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        last = words;
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chain_says_each_cause_once() {
+        let io = std::io::Error::other("disk on fire");
+        let error =
+            Error::config("cannot open `jobs.db`").with_source(Error::config("disk on fire").with_source(io));
+
+        assert_eq!(chain(&error), "cannot open `jobs.db`: disk on fire");
+    }
+}

@@ -1,0 +1,274 @@
+//! What a handler said. Between `handler`, which produces an [`Outcome`], and [`retry`](crate::retry), which
+//! turns it into a [`Settlement`](crate::settlement::Settlement).
+//!
+//! Any error is retryable unless it says otherwise. What it says is a mark in its `source()` chain, so that it
+//! survives a `Box`, anyhow (under `.context` too), eyre, and an enum with `#[source]`.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use crate::settlement::{Reason, ReasonKind};
+
+use crate::error::{BoxError, chain};
+
+/// What a handler said of one attempt.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The job is done.
+    Success,
+    /// The attempt failed.
+    Failure(Failure),
+}
+
+impl Outcome {
+    /// A failure of `kind` that runs again while the task has retries left.
+    pub fn failed(kind: ReasonKind, message: impl Into<String>) -> Self {
+        Self::Failure(Failure { reason: Reason::new(kind, message), verdict: Verdict::Retry })
+    }
+
+    /// A failure of `kind` that goes straight to the dead letters.
+    pub fn dead(kind: ReasonKind, message: impl Into<String>) -> Self {
+        Self::Failure(Failure { reason: Reason::new(kind, message), verdict: Verdict::Permanent })
+    }
+
+    /// Whether the job is done.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Success)
+    }
+}
+
+/// Why an attempt failed, and what should happen next.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Failure {
+    /// Why.
+    pub reason: Reason,
+    /// What should happen next.
+    pub verdict: Verdict,
+}
+
+/// What an error wants to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Try again after the task's backoff, while it has retries left.
+    Retry,
+    /// Try again after this long, while the task has retries left.
+    RetryIn(Duration),
+    /// A retry cannot mend it.
+    Permanent,
+}
+
+/// What a task returns when any error will do: `?` works on every error type.
+pub type TaskResult = Result<(), BoxError>;
+
+/// An error with a verdict: what it wants to happen to the job.
+///
+/// ```
+/// use queue_core::outcome::{TaskError, TaskResult};
+///
+/// fn charge(card: &str) -> TaskResult {
+///     if card.is_empty() {
+///         return Err(TaskError::permanent("the order has no card").into());
+///     }
+///     Ok(())
+/// }
+/// # assert!(charge("").is_err());
+/// ```
+#[derive(Debug)]
+pub struct TaskError(Marked);
+
+/// Stands in the `source()` chain: carries the verdict, shows the error's words, forwards the error's source.
+#[derive(Debug)]
+struct Marked {
+    verdict: Verdict,
+    error: BoxError,
+}
+
+impl TaskError {
+    /// An error that a retry cannot mend: the job goes straight to the dead letters.
+    pub fn permanent(error: impl Into<BoxError>) -> Self {
+        Self(Marked { verdict: Verdict::Permanent, error: error.into() })
+    }
+
+    /// An error after which the job runs again in `after`, instead of after the task's backoff. It counts as an
+    /// attempt.
+    pub fn retry_in(after: Duration, error: impl Into<BoxError>) -> Self {
+        Self(Marked { verdict: Verdict::RetryIn(after), error: error.into() })
+    }
+
+    /// An error after which the job runs again after the task's backoff.
+    pub fn retry(error: impl Into<BoxError>) -> Self {
+        Self(Marked { verdict: Verdict::Retry, error: error.into() })
+    }
+
+    /// What the error wants to happen.
+    pub fn verdict(&self) -> Verdict {
+        self.0.verdict
+    }
+}
+
+impl fmt::Display for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for TaskError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+impl fmt::Display for Marked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl std::error::Error for Marked {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+/// Marks the error of a `Result`: `address.parse().permanent()?`.
+pub trait ResultExt<T> {
+    /// A retry cannot mend this error: the job goes straight to the dead letters.
+    ///
+    /// # Errors
+    /// The error, marked.
+    fn permanent(self) -> Result<T, TaskError>;
+
+    /// After this error the job runs again in `after`, instead of after the task's backoff.
+    ///
+    /// # Errors
+    /// The error, marked.
+    fn retry_in(self, after: Duration) -> Result<T, TaskError>;
+}
+
+impl<T, E: Into<BoxError>> ResultExt<T> for Result<T, E> {
+    fn permanent(self) -> Result<T, TaskError> {
+        self.map_err(TaskError::permanent)
+    }
+
+    fn retry_in(self, after: Duration) -> Result<T, TaskError> {
+        self.map_err(|error| TaskError::retry_in(after, error))
+    }
+}
+
+/// What a task may return: `()` or `Result<T, E>`. Decided by this trait and not by syntax, so that aliases
+/// work.
+#[diagnostic::on_unimplemented(
+    message = "a task returns `()` or a `Result`, not `{Self}`",
+    label = "neither `()` nor `Result<T, E>` with a `T` that serde reads and writes and an `E: Into<BoxError>`",
+    note = "`T` is the reply of an RPC and needs `Serialize + DeserializeOwned`; use `Result<(), E>` where there is none"
+)]
+pub trait IntoOutcome {
+    /// The reply of an RPC.
+    type Output: Serialize + DeserializeOwned;
+
+    /// Reads the verdict out of the error's chain.
+    fn into_outcome(self) -> Outcome;
+}
+
+#[diagnostic::do_not_recommend]
+impl IntoOutcome for () {
+    type Output = ();
+
+    fn into_outcome(self) -> Outcome {
+        Outcome::Success
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned, E: Into<BoxError>> IntoOutcome for Result<T, E> {
+    type Output = T;
+
+    fn into_outcome(self) -> Outcome {
+        match self {
+            Ok(_) => Outcome::Success,
+            Err(error) => Outcome::Failure(Failure::from_error(error.into())),
+        }
+    }
+}
+
+impl Failure {
+    /// The failure that a handler's error means.
+    pub fn from_error(error: BoxError) -> Self {
+        let verdict = verdict(&*error);
+        let kind = if verdict == Verdict::Permanent { ReasonKind::Permanent } else { ReasonKind::Failed };
+        Self { reason: Reason::new(kind, chain(&*error)), verdict }
+    }
+}
+
+/// The first verdict in the chain of causes, the outermost counting most.
+fn verdict(error: &(dyn std::error::Error + 'static)) -> Verdict {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(TaskError(marked)) = error.downcast_ref() {
+            return marked.verdict;
+        }
+        if let Some(marked) = error.downcast_ref::<Marked>() {
+            return marked.verdict;
+        }
+        cause = error.source();
+    }
+    Verdict::Retry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Wrapper {
+        #[error("could not send")]
+        Source(#[source] BoxError),
+        #[error(transparent)]
+        Transparent(TaskError),
+    }
+
+    fn failure(error: impl Into<BoxError>) -> Failure {
+        Failure::from_error(error.into())
+    }
+
+    #[test]
+    fn plain_error_is_retryable() {
+        assert_eq!(failure("no route to host").verdict, Verdict::Retry);
+    }
+
+    #[test]
+    fn verdict_survives_boxes_and_wrapping_enums() {
+        let permanent = || TaskError::permanent("no such mailbox");
+
+        assert_eq!(failure(permanent()).verdict, Verdict::Permanent);
+        assert_eq!(failure(Wrapper::Source(permanent().into())).verdict, Verdict::Permanent);
+        assert_eq!(failure(Wrapper::Transparent(permanent())).verdict, Verdict::Permanent);
+    }
+
+    #[test]
+    fn message_names_the_chain_once() {
+        let error = Wrapper::Source(TaskError::permanent("no such mailbox").into());
+
+        assert_eq!(
+            failure(error).reason,
+            Reason::new(ReasonKind::Permanent, "could not send: no such mailbox")
+        );
+    }
+
+    #[test]
+    fn result_is_marked_in_passing() {
+        fn parse(text: &str) -> TaskResult {
+            text.parse::<u8>().permanent()?;
+            Ok(())
+        }
+
+        let Outcome::Failure(failure) = parse("x").into_outcome() else { panic!("it parsed") };
+        assert_eq!(failure.verdict, Verdict::Permanent);
+    }
+}

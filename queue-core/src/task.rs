@@ -1,0 +1,60 @@
+//! What a task is to whoever enqueues it: a payload, a name, a queue and options. `#[task]` writes the impl.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::retry::RetryPolicy;
+use crate::topology::QueueSpec;
+
+/// The payload of a task. `#[task]` generates it from the function's by-value parameters; it is implemented by
+/// hand where a program enqueues for a worker that is not Leveret's.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not the payload of a task",
+    note = "`#[task]` above a function generates its payload: `send_email` gives `SendEmail`"
+)]
+pub trait Task: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The task's name on the wire (AMQP `type`).
+    const NAME: &'static str;
+
+    /// The reply of an RPC: what the function returns, or the `T` of its `Result<T, E>`.
+    type Output: Serialize + DeserializeOwned;
+
+    /// The queue that its jobs go to.
+    fn queue() -> &'static QueueSpec;
+
+    /// How its jobs are run.
+    fn options() -> &'static TaskOptions;
+}
+
+/// How the jobs of a task are run.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct TaskOptions {
+    /// How often, and with which waits.
+    pub retry: RetryPolicy,
+    /// How long one attempt may take; `None` is no limit.
+    pub timeout: Option<Duration>,
+    /// The priority of a job that sets none.
+    pub priority: Option<u8>,
+    /// Whether it takes the queue's messages that name no task.
+    pub is_default: bool,
+}
+
+impl TaskOptions {
+    /// 10 minutes.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+}
+
+impl Default for TaskOptions {
+    /// 5 retries, 10 minutes, no priority.
+    fn default() -> Self {
+        Self {
+            retry: RetryPolicy::default(),
+            timeout: Some(Self::DEFAULT_TIMEOUT),
+            priority: None,
+            is_default: false,
+        }
+    }
+}

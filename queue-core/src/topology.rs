@@ -1,0 +1,741 @@
+//! Queues as a user describes them ([`QueueSpec`]), and what that means in AMQP's terms ([`Topology`]).
+//!
+//! The arguments are frozen at 1.0: RabbitMQ refuses to redeclare a queue with others. Everything here is pure;
+//! brokers declare what [`QueueSpec::topology`] says.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use crate::envelope::{HeaderValue, Headers};
+use crate::error::{Error, Result};
+
+/// The name of a queue, exchange or routing key; most are literals and cost no allocation.
+pub type Name = Cow<'static, str>;
+
+/// The longest name that AMQP carries, in bytes.
+pub const MAX_NAME: usize = 255;
+
+/// The prefix of all names that Leveret declares for itself: `leveret` unless the client says otherwise. One per
+/// application where several share a vhost.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Namespace(String);
+
+impl Namespace {
+    /// How many rungs the delay ladder has: 0.125 s, 0.25 s … 36 h.
+    pub const RUNGS: u32 = 21;
+
+    /// A namespace. At most 200 bytes, so that every name under it fits AMQP's 255.
+    ///
+    /// # Errors
+    /// If it is empty, longer than that, or begins with `amq.`, which AMQP reserves.
+    pub fn new(name: impl Into<String>) -> Result<Self> {
+        let name = name.into();
+        if name.is_empty() || name.len() > 200 || name.starts_with("amq.") {
+            return Err(Error::config(format!(
+                "namespace `{name}` cannot be used: take 1 to 200 bytes that do not begin with `amq.`"
+            )));
+        }
+        Ok(Self(name))
+    }
+
+    /// The namespace as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The dead-letter exchange of queues that name none.
+    pub fn dlx(&self) -> Name {
+        format!("{}.dlx", self.0).into()
+    }
+
+    /// The queue of rung `k` of the delay ladder.
+    pub fn rung(&self, k: u32) -> Name {
+        format!("{}.delay.{k:02}", self.0).into()
+    }
+
+    /// Where delayed jobs arrive when their time has come.
+    pub fn due(&self) -> Name {
+        format!("{}.due", self.0).into()
+    }
+
+    /// Where delayed jobs end whose queue has gone.
+    pub fn unroutable(&self) -> Name {
+        format!("{}.unroutable", self.0).into()
+    }
+}
+
+impl Default for Namespace {
+    /// `leveret`.
+    fn default() -> Self {
+        Self("leveret".to_owned())
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// RabbitMQ's kind of queue. The other brokers treat both alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum QueueType {
+    /// Replicated, with a delivery limit and at-least-once dead-lettering.
+    #[default]
+    Quorum,
+    /// As other AMQP programs declare it: only the arguments that the user wrote.
+    Classic,
+}
+
+/// What a queue at its `max_length` does with one more message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// It refuses the publisher: `EnqueueError::QueueFull`. Nothing is dropped.
+    #[default]
+    Reject,
+    /// It dead-letters its oldest message to make room (AMQP's drop-head, at most once).
+    DeadLetter,
+}
+
+/// Whether a queue is declared or must be there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Declare {
+    /// Declared on every connect; existing with other arguments is an error.
+    #[default]
+    Active,
+    /// Used as it is. So are its dead-letter exchange and queue where they are named; what is not named is
+    /// Leveret's own and declared.
+    Passive,
+}
+
+/// Where a queue's dead letters go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum DeadLetters {
+    /// `dlx = none`: a job that fails for good is dropped, with a log line.
+    Dropped,
+    /// To an exchange; `None` is the namespace's own.
+    To(Option<Name>),
+}
+
+/// A queue as the attribute describes it. Two tasks that share a queue describe it alike.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueueSpec {
+    name: Name,
+    dead_letters: DeadLetters,
+    dead_letter_queue: Option<Name>,
+    dead_letter_key: Option<Name>,
+    dead_letter_ttl: Option<Duration>,
+    queue_type: QueueType,
+    declare: Declare,
+    ttl: Option<Duration>,
+    max_length: Option<u64>,
+    overflow: Overflow,
+    max_priority: Option<u8>,
+    concurrency: Option<u16>,
+    prefetch: Option<u16>,
+}
+
+impl QueueSpec {
+    /// How many deliveries a quorum queue allows before it takes a job for one that kills its workers.
+    pub const DELIVERY_LIMIT: i64 = 100;
+    /// The same for queues whose messages only Leveret handles; the absence of a limit cannot be written in a way
+    /// that all versions of RabbitMQ read alike.
+    const NO_DELIVERY_LIMIT: i64 = 1_000_000;
+
+    /// A durable quorum queue whose dead letters go to `leveret.dlx`.
+    pub fn new(name: impl Into<Name>) -> Self {
+        Self {
+            name: name.into(),
+            dead_letters: DeadLetters::To(None),
+            dead_letter_queue: None,
+            dead_letter_key: None,
+            dead_letter_ttl: None,
+            queue_type: QueueType::default(),
+            declare: Declare::default(),
+            ttl: None,
+            max_length: None,
+            overflow: Overflow::default(),
+            max_priority: None,
+            concurrency: None,
+            prefetch: None,
+        }
+    }
+
+    /// The exchange for dead letters; without it, the namespace's own.
+    #[must_use]
+    pub fn dlx(mut self, exchange: impl Into<Name>) -> Self {
+        self.dead_letters = DeadLetters::To(Some(exchange.into()));
+        self
+    }
+
+    /// No dead letters: a job that fails for good is dropped, with a log line.
+    #[must_use]
+    pub fn no_dlx(mut self) -> Self {
+        self.dead_letters = DeadLetters::Dropped;
+        self
+    }
+
+    /// The queue that keeps the dead letters; without it, `<name>.dead`.
+    #[must_use]
+    pub fn dead_letter_queue(mut self, queue: impl Into<Name>) -> Self {
+        self.dead_letter_queue = Some(queue.into());
+        self
+    }
+
+    /// The routing key of the dead letters; without it, the queue's name.
+    #[must_use]
+    pub fn dead_letter_key(mut self, key: impl Into<Name>) -> Self {
+        self.dead_letter_key = Some(key.into());
+        self
+    }
+
+    /// How long dead letters are kept; without it, for ever.
+    #[must_use]
+    pub fn dead_letter_ttl(mut self, ttl: Duration) -> Self {
+        self.dead_letter_ttl = Some(ttl);
+        self
+    }
+
+    /// Quorum or classic.
+    #[must_use]
+    pub fn queue_type(mut self, queue_type: QueueType) -> Self {
+        self.queue_type = queue_type;
+        self
+    }
+
+    /// Declared, or used as it is.
+    #[must_use]
+    pub fn declare(mut self, declare: Declare) -> Self {
+        self.declare = declare;
+        self
+    }
+
+    /// How long a job may wait in the queue before it becomes a dead letter. Whole milliseconds.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// How many jobs may wait. Approximate on RabbitMQ: a few more may be kept.
+    #[must_use]
+    pub fn max_length(mut self, length: u64) -> Self {
+        self.max_length = Some(length);
+        self
+    }
+
+    /// What happens at `max_length`.
+    #[must_use]
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
+    }
+
+    /// The highest priority of a classic queue. Quorum queues need no maximum.
+    #[must_use]
+    pub fn max_priority(mut self, priority: u8) -> Self {
+        self.max_priority = Some(priority);
+        self
+    }
+
+    /// How many jobs one worker runs at once; without it, 1.
+    #[must_use]
+    pub fn concurrency(mut self, jobs: u16) -> Self {
+        self.concurrency = Some(jobs);
+        self
+    }
+
+    /// How many unsettled jobs one worker holds; without it, as many as it runs at once.
+    #[must_use]
+    pub fn prefetch(mut self, jobs: u16) -> Self {
+        self.prefetch = Some(jobs);
+        self
+    }
+
+    /// The queue's name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// How many jobs one worker runs at once, if the attribute says so.
+    pub fn get_concurrency(&self) -> Option<u16> {
+        self.concurrency
+    }
+
+    /// How many unsettled jobs one worker holds, if the attribute says so.
+    pub fn get_prefetch(&self) -> Option<u16> {
+        self.prefetch
+    }
+
+    /// Where the queue's dead letters are published; `None` where they are dropped.
+    pub fn dead_letter_route(&self, namespace: &Namespace) -> Option<Route> {
+        match &self.dead_letters {
+            DeadLetters::Dropped => None,
+            DeadLetters::To(exchange) => Some(Route {
+                exchange: exchange.clone().unwrap_or_else(|| namespace.dlx()),
+                routing_key: self.dead_letter_key.clone().unwrap_or_else(|| self.name.clone()),
+            }),
+        }
+    }
+
+    /// The queue that keeps the dead letters; `None` where they are dropped.
+    pub fn dead_queue(&self) -> Option<Name> {
+        match self.dead_letters {
+            DeadLetters::Dropped => None,
+            DeadLetters::To(_) => {
+                Some(self.dead_letter_queue.clone().unwrap_or_else(|| format!("{}.dead", self.name).into()))
+            }
+        }
+    }
+
+    /// What the queue needs in AMQP's terms: itself, its dead-letter exchange and queue, and their binding.
+    ///
+    /// # Errors
+    /// If a name is empty, longer than 255 bytes or reserved (`amq.`), or if options contradict each other.
+    pub fn topology(&self, namespace: &Namespace) -> Result<Topology> {
+        self.check()?;
+        let mut topology = Topology::default();
+        let passive = self.declare == Declare::Passive;
+        if let (Some(route), Some(dead)) = (self.dead_letter_route(namespace), self.dead_queue()) {
+            check_name("routing key", &route.routing_key)?;
+            let own_exchange = matches!(self.dead_letters, DeadLetters::To(None));
+            let own_queue = self.dead_letter_queue.is_none();
+            topology.exchanges.push(ExchangeDecl {
+                passive: passive && !own_exchange,
+                ..ExchangeDecl::new(route.exchange.clone(), ExchangeKind::Direct)
+            });
+            topology.queues.push(QueueDecl {
+                passive: passive && !own_queue,
+                arguments: self.dead_arguments(),
+                ..QueueDecl::new(dead.clone())
+            });
+            if !passive || own_exchange || own_queue {
+                topology.bindings.push(BindingDecl::new(route.exchange, dead, route.routing_key));
+            }
+        }
+        topology.queues.push(QueueDecl {
+            passive,
+            arguments: self.arguments(namespace),
+            ..QueueDecl::new(self.name.clone())
+        });
+        Ok(topology)
+    }
+
+    /// The queue's own arguments. See <https://www.rabbitmq.com/docs/queues#optional-arguments>.
+    fn arguments(&self, namespace: &Namespace) -> Headers {
+        let mut arguments = Headers::new();
+        match self.queue_type {
+            QueueType::Quorum => {
+                arguments.insert("x-queue-type", "quorum");
+                arguments.insert("x-delivery-limit", Self::DELIVERY_LIMIT);
+                if self.overflow == Overflow::Reject {
+                    arguments.insert("x-overflow", "reject-publish");
+                }
+                if let Some(route) = self.dead_letter_route(namespace) {
+                    arguments.insert("x-dead-letter-exchange", route.exchange.into_owned());
+                    arguments.insert("x-dead-letter-routing-key", route.routing_key.into_owned());
+                    // Needs reject-publish: with drop-head RabbitMQ falls back to at-most-once.
+                    if self.overflow == Overflow::Reject {
+                        arguments.insert("x-dead-letter-strategy", "at-least-once");
+                    }
+                }
+            }
+            QueueType::Classic => {
+                if let DeadLetters::To(Some(exchange)) = &self.dead_letters {
+                    arguments.insert("x-dead-letter-exchange", exchange.clone().into_owned());
+                }
+                if let Some(key) = &self.dead_letter_key {
+                    arguments.insert("x-dead-letter-routing-key", key.clone().into_owned());
+                }
+                // Drop-head is AMQP's default, and a program that declares the same does not write it.
+                if self.max_length.is_some() && self.overflow == Overflow::Reject {
+                    arguments.insert("x-overflow", "reject-publish");
+                }
+                if let Some(priority) = self.max_priority {
+                    arguments.insert("x-max-priority", i64::from(priority));
+                }
+            }
+        }
+        if let Some(ttl) = self.ttl {
+            arguments.insert("x-message-ttl", millis(ttl));
+        }
+        if let Some(length) = self.max_length {
+            arguments.insert("x-max-length", i64::try_from(length).unwrap_or(i64::MAX));
+        }
+        arguments
+    }
+
+    fn dead_arguments(&self) -> Headers {
+        let mut arguments = Headers::new();
+        if self.queue_type == QueueType::Quorum {
+            arguments.insert("x-queue-type", "quorum");
+            arguments.insert("x-delivery-limit", Self::NO_DELIVERY_LIMIT);
+        }
+        if let Some(ttl) = self.dead_letter_ttl {
+            arguments.insert("x-message-ttl", millis(ttl));
+        }
+        arguments
+    }
+
+    fn check(&self) -> Result<()> {
+        check_name("queue", &self.name)?;
+        if let DeadLetters::To(Some(exchange)) = &self.dead_letters {
+            check_name("dead-letter exchange", exchange)?;
+        }
+        if let Some(dead) = self.dead_queue() {
+            check_name("dead-letter queue", &dead)?;
+            if dead == self.name {
+                return Err(Error::config(format!(
+                    "queue `{dead}` is its own dead-letter queue; name another with `dead_letter_queue`"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The queues of the delay ladder, of `due` and of `unroutable`.
+pub fn delay_ladder(namespace: &Namespace) -> Topology {
+    let unroutable = QueueDecl {
+        arguments: Headers::from([("x-queue-type", "quorum")]),
+        ..QueueDecl::new(namespace.unroutable())
+    };
+    let mut due = QueueDecl::new(namespace.due());
+    due.arguments.insert("x-queue-type", "quorum");
+    due.arguments.insert("x-delivery-limit", QueueSpec::NO_DELIVERY_LIMIT);
+    due.arguments.insert("x-dead-letter-exchange", "");
+    due.arguments.insert("x-dead-letter-routing-key", namespace.unroutable().into_owned());
+    let rungs = (0..Namespace::RUNGS).map(|k| {
+        let mut rung = QueueDecl::new(namespace.rung(k));
+        rung.arguments.insert("x-queue-type", "quorum");
+        rung.arguments.insert("x-message-ttl", millis(rung_wait(k)));
+        rung.arguments.insert("x-dead-letter-exchange", "");
+        rung.arguments.insert("x-dead-letter-routing-key", namespace.due().into_owned());
+        rung.arguments.insert("x-dead-letter-strategy", "at-least-once");
+        rung.arguments.insert("x-overflow", "reject-publish");
+        rung
+    });
+    Topology { queues: [unroutable, due].into_iter().chain(rungs).collect(), ..Topology::default() }
+}
+
+/// How long rung `k` holds a message: `125 ms * 2^k`, from 0.125 s to 36 h.
+pub fn rung_wait(k: u32) -> Duration {
+    Duration::from_millis(125) * 2_u32.pow(k.min(Namespace::RUNGS - 1))
+}
+
+/// The rung for a delay: `floor(log2(delay / 125 ms))`, at most the last. `None` is shorter than the lowest and
+/// goes straight to `due`, which holds it.
+pub fn rung_for(delay: Duration) -> Option<u32> {
+    let steps = delay.as_millis() / 125;
+    steps.checked_ilog2().map(|k| k.min(Namespace::RUNGS - 1))
+}
+
+/// An exchange and a routing key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// The exchange; empty is the default exchange, which routes to the queue named by the key.
+    pub exchange: Name,
+    /// The routing key.
+    pub routing_key: Name,
+}
+
+/// How an exchange routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ExchangeKind {
+    /// To queues bound with exactly the routing key.
+    Direct,
+    /// To every bound queue.
+    Fanout,
+    /// To queues whose binding pattern matches the routing key's words.
+    Topic,
+    /// To queues whose binding arguments match the message's headers.
+    Headers,
+}
+
+impl ExchangeKind {
+    /// AMQP's name for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Fanout => "fanout",
+            Self::Topic => "topic",
+            Self::Headers => "headers",
+        }
+    }
+}
+
+/// Declares an exchange.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ExchangeDecl {
+    /// Its name.
+    pub name: Name,
+    /// How it routes.
+    pub kind: ExchangeKind,
+    /// Whether it survives a restart of the broker.
+    pub durable: bool,
+    /// Whether to only check that it is there.
+    pub passive: bool,
+}
+
+impl ExchangeDecl {
+    /// A durable exchange.
+    pub fn new(name: impl Into<Name>, kind: ExchangeKind) -> Self {
+        Self { name: name.into(), kind, durable: true, passive: false }
+    }
+}
+
+/// Declares a queue.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct QueueDecl {
+    /// Its name.
+    pub name: Name,
+    /// Whether it survives a restart of the broker.
+    pub durable: bool,
+    /// Whether it belongs to this client and goes with it.
+    pub exclusive: bool,
+    /// Whether to only check that it is there.
+    pub passive: bool,
+    /// Its `x-` arguments.
+    pub arguments: Headers,
+}
+
+impl QueueDecl {
+    /// A durable queue without arguments.
+    pub fn new(name: impl Into<Name>) -> Self {
+        Self { name: name.into(), durable: true, exclusive: false, passive: false, arguments: Headers::new() }
+    }
+
+    /// Adds an `x-` argument.
+    #[must_use]
+    pub fn argument(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
+        self.arguments.insert(name, value);
+        self
+    }
+
+    /// A queue that belongs to this client and goes with it.
+    #[must_use]
+    pub fn exclusive(mut self) -> Self {
+        self.exclusive = true;
+        self.durable = false;
+        self
+    }
+
+    /// Only checks that the queue is there.
+    #[must_use]
+    pub fn passive(mut self) -> Self {
+        self.passive = true;
+        self
+    }
+}
+
+/// Binds a queue to an exchange.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct BindingDecl {
+    /// The exchange.
+    pub exchange: Name,
+    /// The queue.
+    pub queue: Name,
+    /// The routing key, or for a topic exchange the pattern.
+    pub routing_key: Name,
+    /// For a headers exchange: what the headers must be, and `x-match`.
+    pub arguments: Headers,
+}
+
+impl BindingDecl {
+    /// A binding by routing key or pattern.
+    pub fn new(exchange: impl Into<Name>, queue: impl Into<Name>, routing_key: impl Into<Name>) -> Self {
+        Self {
+            exchange: exchange.into(),
+            queue: queue.into(),
+            routing_key: routing_key.into(),
+            arguments: Headers::new(),
+        }
+    }
+
+    /// Adds an argument: `x-match`, or a header that must be so.
+    #[must_use]
+    pub fn argument(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
+        self.arguments.insert(name, value);
+        self
+    }
+}
+
+/// Exchanges, queues and bindings, declared in this order.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Topology {
+    /// The exchanges.
+    pub exchanges: Vec<ExchangeDecl>,
+    /// The queues.
+    pub queues: Vec<QueueDecl>,
+    /// The bindings.
+    pub bindings: Vec<BindingDecl>,
+}
+
+impl Topology {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an exchange.
+    #[must_use]
+    pub fn exchange(mut self, exchange: ExchangeDecl) -> Self {
+        self.exchanges.push(exchange);
+        self
+    }
+
+    /// Adds a queue.
+    #[must_use]
+    pub fn queue(mut self, queue: QueueDecl) -> Self {
+        self.queues.push(queue);
+        self
+    }
+
+    /// Adds a binding.
+    #[must_use]
+    pub fn binding(mut self, binding: BindingDecl) -> Self {
+        self.bindings.push(binding);
+        self
+    }
+
+    /// Adds all of `other` that is not there yet.
+    pub fn merge(&mut self, other: Topology) {
+        for exchange in other.exchanges {
+            if !self.exchanges.contains(&exchange) {
+                self.exchanges.push(exchange);
+            }
+        }
+        for queue in other.queues {
+            if !self.queues.contains(&queue) {
+                self.queues.push(queue);
+            }
+        }
+        for binding in other.bindings {
+            if !self.bindings.contains(&binding) {
+                self.bindings.push(binding);
+            }
+        }
+    }
+}
+
+/// Checks a name that crosses the wire as an AMQP short string.
+fn check_name(what: &str, name: &str) -> Result<()> {
+    if name.len() > MAX_NAME {
+        let start = crate::envelope::truncate(name, 40);
+        let len = name.len();
+        return Err(Error::config(format!(
+            "{what} `{start}…` has {len} bytes; AMQP carries names of at most {MAX_NAME}: shorten it"
+        )));
+    }
+    if name.is_empty() {
+        return Err(Error::config(format!("the {what} has an empty name: give it one")));
+    }
+    if name.starts_with("amq.") {
+        return Err(Error::config(format!(
+            "{what} `{name}` begins with `amq.`, which AMQP reserves: rename it"
+        )));
+    }
+    Ok(())
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(topology: &Topology, queue: &str) -> Headers {
+        topology.queues.iter().find(|decl| decl.name == queue).expect("declared").arguments.clone()
+    }
+
+    #[test]
+    fn quorum_queue_is_safe_by_default() {
+        let topology = QueueSpec::new("emails").topology(&Namespace::default()).unwrap();
+
+        let expected = Headers::from([
+            ("x-queue-type", HeaderValue::from("quorum")),
+            ("x-delivery-limit", 100_i64.into()),
+            ("x-dead-letter-exchange", "leveret.dlx".into()),
+            ("x-dead-letter-routing-key", "emails".into()),
+            ("x-dead-letter-strategy", "at-least-once".into()),
+            ("x-overflow", "reject-publish".into()),
+        ]);
+        assert_eq!(arguments(&topology, "emails"), expected);
+        assert_eq!(topology.bindings, [BindingDecl::new("leveret.dlx", "emails.dead", "emails")]);
+    }
+
+    #[test]
+    fn classic_queue_declares_only_what_was_written() {
+        let plain = QueueSpec::new("task_queue").queue_type(QueueType::Classic);
+        let textbook = QueueSpec::new("orders.processing")
+            .queue_type(QueueType::Classic)
+            .dlx("dlx")
+            .dead_letter_queue("dead.letters")
+            .dead_letter_key("failed")
+            .dead_letter_ttl(Duration::from_secs(7 * 24 * 3600))
+            .ttl(Duration::from_secs(3600))
+            .max_length(100_000)
+            .overflow(Overflow::DeadLetter);
+
+        let plain = plain.topology(&Namespace::default()).unwrap();
+        let textbook = textbook.topology(&Namespace::default()).unwrap();
+
+        assert!(arguments(&plain, "task_queue").is_empty());
+        assert!(arguments(&plain, "task_queue.dead").is_empty());
+        let expected = Headers::from([
+            ("x-dead-letter-exchange", HeaderValue::from("dlx")),
+            ("x-dead-letter-routing-key", "failed".into()),
+            ("x-message-ttl", 3_600_000_i64.into()),
+            ("x-max-length", 100_000_i64.into()),
+        ]);
+        assert_eq!(arguments(&textbook, "orders.processing"), expected);
+        assert_eq!(arguments(&textbook, "dead.letters"), Headers::from([("x-message-ttl", 604_800_000_i64)]));
+    }
+
+    #[test]
+    fn passive_queue_uses_what_is_named_and_declares_what_is_not() {
+        let spec = QueueSpec::new("theirs").declare(Declare::Passive);
+
+        let topology = spec.topology(&Namespace::default()).unwrap();
+        let named = spec.dlx("dlx").dead_letter_queue("dead").topology(&Namespace::default()).unwrap();
+
+        assert!(topology.queues.iter().any(|queue| queue.name == "theirs" && queue.passive));
+        assert!(topology.queues.iter().any(|queue| queue.name == "theirs.dead" && !queue.passive));
+        assert!(named.queues.iter().all(|queue| queue.passive) && named.exchanges[0].passive);
+        assert!(named.bindings.is_empty());
+    }
+
+    #[test]
+    fn ladder_reaches_from_an_eighth_of_a_second_to_a_day_and_a_half() {
+        assert_eq!(rung_wait(0), Duration::from_millis(125));
+        assert_eq!(rung_wait(20).as_secs() / 3600, 36);
+        assert_eq!(rung_for(Duration::from_millis(124)), None);
+        assert_eq!(rung_for(Duration::from_millis(125)), Some(0));
+        assert_eq!(rung_for(Duration::from_millis(999)), Some(2));
+        assert_eq!(rung_for(Duration::from_secs(1_000_000_000)), Some(20));
+        assert_eq!(delay_ladder(&Namespace::default()).queues.len(), 23);
+    }
+
+    #[test]
+    fn impossible_names_are_refused_with_a_remedy() {
+        let refusal =
+            |name: String| QueueSpec::new(name).topology(&Namespace::default()).unwrap_err().to_string();
+
+        assert!(refusal("x".repeat(256)).contains("has 256 bytes"));
+        assert!(refusal(String::new()).contains("empty name"));
+        assert!(refusal("amq.mine".into()).contains("reserves"));
+        // The queue fits, but its dead-letter queue does not.
+        assert!(refusal("x".repeat(252)).contains("dead-letter queue"));
+    }
+}

@@ -1,0 +1,124 @@
+//! A task's code as the worker sees it: a function from a [`Call`] to an [`Outcome`]. Called by `execute`,
+//! through the middleware.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use queue_core::outcome::{Outcome, ReasonKind};
+use serde::de::DeserializeOwned;
+
+use crate::context::Context;
+
+/// A future on the heap that can go from thread to thread.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What `#[task]` makes of a function.
+pub type Handler = fn(Call) -> BoxFuture<'static, Outcome>;
+
+/// One run of one job: what a handler, and the middleware around it, is given.
+pub struct Call {
+    payload: Bytes,
+    /// An `Arc`, so that `&Context` is found in the same way as any state.
+    context: Arc<Context>,
+    state: Arc<State>,
+}
+
+impl Call {
+    pub(crate) fn new(payload: Bytes, context: Context, state: Arc<State>) -> Self {
+        Self { payload, context: Arc::new(context), state }
+    }
+
+    /// The job's context.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The payload as it crossed the wire.
+    pub fn raw_payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// The payload, or what becomes of a message that holds none.
+    ///
+    /// # Errors
+    /// The outcome of a bad message: a dead letter with the reason.
+    #[doc(hidden)]
+    pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Outcome> {
+        let bad = |words: String| Outcome::dead(ReasonKind::BadMessage, words);
+        // serde_json reads `[]` into a struct without fields, and an array into one with fields, by position.
+        let first = self.payload.iter().find(|byte| !byte.is_ascii_whitespace());
+        if first != Some(&b'{') {
+            let task = self.context.task();
+            return Err(bad(format!(
+                "the payload of task `{task}` is not a JSON object; send `{{\"parameter\": value}}`"
+            )));
+        }
+        serde_json::from_slice(&self.payload).map_err(|error| {
+            let task = self.context.task();
+            bad(format!("the payload does not fit task `{task}`: {error}"))
+        })
+    }
+
+    /// What a by-reference parameter of type `&T` gets.
+    ///
+    /// # Panics
+    /// If there is no such state, which start-up has ruled out.
+    #[doc(hidden)]
+    pub fn arg<T: ?Sized + 'static>(&self) -> &T {
+        let context: &dyn Any = &self.context;
+        if let Some(context) = context.downcast_ref::<Arc<T>>() {
+            return context;
+        }
+        self.state.get::<T>().expect("state was checked when the worker started")
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the payload, which may carry secrets.
+        f.debug_struct("Call").field("context", &self.context).finish_non_exhaustive()
+    }
+}
+
+/// The worker's state by type: what by-reference parameters get.
+#[derive(Default, Clone)]
+pub(crate) struct State {
+    /// Each value is an `Arc<T>` with `T: ?Sized`, boxed once more, since `Any` needs a sized type.
+    values: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+}
+
+impl State {
+    /// Adds a value, and says whether there was one of its type.
+    pub(crate) fn insert<T: ?Sized + Send + Sync + 'static>(&mut self, value: Arc<T>) -> bool {
+        self.values.insert(TypeId::of::<T>(), Arc::new(value)).is_some()
+    }
+
+    fn get<T: ?Sized + 'static>(&self) -> Option<&T> {
+        self.values.get(&TypeId::of::<T>())?.downcast_ref::<Arc<T>>().map(|value| &**value)
+    }
+
+    /// Whether a parameter that needs `need` can be given something.
+    pub(crate) fn satisfies(&self, need: &Need) -> bool {
+        need.type_id == TypeId::of::<Context>() || self.values.contains_key(&need.type_id)
+    }
+}
+
+/// A type that a task takes by reference.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    pub(crate) type_id: TypeId,
+    pub(crate) type_name: &'static str,
+}
+
+/// The need of a parameter `&T`.
+#[doc(hidden)]
+#[must_use]
+pub fn need<T: ?Sized + 'static>() -> Need {
+    Need { type_id: TypeId::of::<T>(), type_name: std::any::type_name::<T>() }
+}
