@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use crate::admin::Admin;
 use crate::broker::{Broker, BrokerInfo, Publish, QueueStats, Settings};
 use crate::clock::Clock;
 use crate::envelope::{Envelope, HeaderValue, Headers, JobId};
@@ -147,6 +148,11 @@ impl Client {
         self.inner.broker.declare(&topology).await?;
         declared.write().unwrap_or_else(PoisonError::into_inner).insert(spec.name().clone().into_owned());
         Ok(())
+    }
+
+    /// Looks into queues and acts on what is there: depth, dead letters, replay.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.clone())
     }
 
     /// What the broker is, and how it is at this moment.

@@ -3,6 +3,7 @@
 //! Programs use the facade crate `leveret`, which re-exports all of this. A job's way through this crate:
 //! [`client`] → [`envelope`] → [`broker`].
 
+pub mod admin;
 pub mod broker;
 pub mod client;
 pub mod clock;
