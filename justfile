@@ -1,0 +1,37 @@
+# Short names for what stands in scripts/ and in cargo. `just` lists them.
+
+_list:
+    @just --list
+
+# Everything that must pass, on every broker
+test *args:
+    ./scripts/test {{args}}
+
+# The tests of one RabbitMQ alone, 3 or 4: `just broker 4`
+broker which *args:
+    ./scripts/rabbitmq run {{which}} -- cargo test --test brokers rabbitmq{{which}} {{args}}
+
+# Private RabbitMQ nodes: `just rabbitmq start 3`
+rabbitmq *args:
+    ./scripts/rabbitmq {{args}}
+
+fmt:
+    cargo fmt --all
+
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
+
+# Licences, advisories and bans; needs cargo-deny
+deny:
+    cargo deny check
+
+# `memory` or `rabbitmq`, side by side with a raw lapin loop
+bench which *args:
+    cargo bench --bench {{which}} {{args}}
+
+hello:
+    cargo run --example hello
