@@ -45,6 +45,15 @@ impl Clock {
         self.manual.is_some()
     }
 
+    /// Whether both are the same clock, so that moving one moves the other.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.manual, &other.manual) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
     /// Waits until `moment` has come; returns at once if it is past. Cancel safe.
     pub async fn sleep_until(&self, moment: SystemTime) {
         match &self.manual {
