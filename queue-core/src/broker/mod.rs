@@ -254,6 +254,16 @@ impl ConsumerHandle {
         let _ = self.deliveries.send(delivery);
     }
 
+    /// As [`send`](Self::send), for a broker that must not release a delivery here and now because it holds a lock.
+    ///
+    /// # Errors
+    /// Gives back a delivery that nobody will take any more.
+    pub fn offer(&self, delivery: Delivery) -> Result<(), Box<Delivery>> {
+        self.deliveries
+            .send(Ok(delivery))
+            .map_err(|refused| Box::new(refused.0.expect("what comes back is what was sent: a delivery")))
+    }
+
     /// Waits until the consumer is to be sent nothing more. Cancel safe.
     pub async fn stopped(&self) {
         self.stop.cancelled().await;
