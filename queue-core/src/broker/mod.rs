@@ -17,6 +17,8 @@ use crate::error::{Error, PublishError, Result, SettleError};
 use crate::settlement::Settlement;
 use crate::topology::{Name, Namespace, Route, Topology};
 
+#[cfg(any(feature = "memory", feature = "rabbitmq"))]
+pub(crate) mod amqp;
 #[cfg(feature = "memory")]
 pub mod memory;
 #[cfg(feature = "rabbitmq")]

@@ -1,11 +1,298 @@
-//! The `memory:` broker: in process, nothing kept.
+//! The `memory:` broker: in process, nothing kept. A faithful model of AMQP as Leveret uses it, so that what passes
+//! its tests here runs on RabbitMQ too.
+//!
+//! `state` knows the topology and settles, `flow` moves messages, `time` does what happens by the clock, `queue`
+//! hands messages to consumers. All of it is plain code behind one lock, in `shared`.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
 
-use super::{Broker, Settings};
-use crate::error::{Error, Result};
+use async_trait::async_trait;
+use tokio::runtime::Handle;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::{Broker, BrokerInfo, ConsumeOptions, Consumer, Delivery, Publish, QueueStats, Settings, closed};
+use crate::envelope::{Envelope, JobId};
+use crate::error::{Error, PublishError, Result};
+use crate::topology::Topology;
+
+use consumer::{ClientId, ConsumerId};
+use shared::{Shared, keep_time};
+use state::State;
+
+mod consumer;
+mod flow;
+mod queue;
+mod ready;
+mod settler;
+mod shared;
+mod state;
+mod time;
+
+#[cfg(test)]
+mod tests;
+
+/// How many messages of a batch are published before others get at the broker.
+const BATCH: usize = 256;
+
+/// The brokers that are shared by name, as long as somebody holds them.
+static SHARED: Mutex<Option<HashMap<String, Weak<Shared>>>> = Mutex::new(None);
+
+/// One client's view of a memory broker. `memory:` is a broker of its own; those of one `memory:name` see the same
+/// queues.
+///
+/// Dropping it closes it, as it were a connection: its consumers end, its exclusive queues are deleted, and what it
+/// has not settled goes back to its queues.
+#[derive(Debug)]
+pub struct MemoryBroker {
+    shared: Arc<Shared>,
+    client: ClientId,
+    is_closed: AtomicBool,
+    tasks: Mutex<Tasks>,
+}
+
+/// The tasks of one client; they end with it.
+#[derive(Debug, Default)]
+struct Tasks {
+    all: JoinSet<()>,
+    timer: Option<AbortHandle>,
+}
+
+/// A job that waits: ready in its queue, or delayed.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Waiting {
+    /// The queue it is in or for.
+    pub queue: String,
+    /// The job.
+    pub envelope: Envelope,
+    /// When it is due; `None` if it is ready.
+    pub not_before: Option<SystemTime>,
+}
+
+/// What there is to do in a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Activity {
+    /// Messages ready in queues that have a consumer.
+    pub ready: u64,
+    /// Messages ready in queues that nobody consumes, such as dead letters.
+    pub parked: u64,
+    /// Messages delivered and not yet settled.
+    pub unsettled: u64,
+    /// Messages that wait for their time.
+    pub delayed: u64,
+    /// When the next of those is due.
+    pub next_due: Option<SystemTime>,
+}
+
+impl Activity {
+    /// Whether consumers have nothing to do before the clock moves on.
+    pub fn is_idle(&self) -> bool {
+        self.ready == 0 && self.unsettled == 0
+    }
+}
 
 /// Opens `memory:`, a broker of its own, or `memory:name`, shared in the process.
-pub(crate) fn open(url: &str, _settings: &Settings) -> Result<Arc<dyn Broker>> {
-    Err(Error::config(format!("`{url}` cannot be opened yet")))
+pub(crate) fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> {
+    let name = url.split_once(':').map_or("", |(_, name)| name);
+    if let Some(junk) = name.chars().find(|c| !(c.is_alphanumeric() || "-_.".contains(*c))) {
+        return Err(Error::config(format!(
+            "`{url}` cannot be opened because of `{junk}`: take `memory:`, or `memory:name` with a name of letters, \
+             digits, `-`, `_` and `.`"
+        )));
+    }
+    if name.is_empty() { Ok(MemoryBroker::new(settings)) } else { Ok(MemoryBroker::shared(name, settings)?) }
+}
+
+impl MemoryBroker {
+    /// A broker of its own. For a [`Client`](crate::client::Client) on it that tells the same time, give
+    /// [`ClientBuilder`](crate::client::ClientBuilder) the same clock.
+    pub fn new(settings: &Settings) -> Arc<Self> {
+        Self::on(Shared::new(settings.clock.clone()), settings)
+    }
+
+    /// The broker of this name, shared in the process while anyone holds it.
+    ///
+    /// # Errors
+    /// If it runs by another clock than `settings.clock`.
+    pub fn shared(name: &str, settings: &Settings) -> Result<Arc<Self>> {
+        let mut by_name = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_name = by_name.get_or_insert_default();
+        by_name.retain(|_, shared| shared.strong_count() > 0);
+        let shared = match by_name.get(name).and_then(Weak::upgrade) {
+            Some(shared) if shared.clock().is_same(&settings.clock) => shared,
+            Some(_) => {
+                return Err(Error::config(format!(
+                    "`memory:{name}` is open with another clock: give all its clients clones of one clock, or take \
+                     another name"
+                )));
+            }
+            None => {
+                let shared = Shared::new(settings.clock.clone());
+                by_name.insert(name.to_owned(), Arc::downgrade(&shared));
+                shared
+            }
+        };
+        Ok(Self::on(shared, settings))
+    }
+
+    fn on(shared: Arc<Shared>, settings: &Settings) -> Arc<Self> {
+        let client = shared.with(|state| state.open_client(settings.namespace.clone()));
+        Arc::new(Self { shared, client, is_closed: AtomicBool::new(false), tasks: Mutex::default() })
+    }
+
+    /// All jobs that wait, as of now: first the ready ones, by queue and in the order in which they would be
+    /// delivered, then the delayed ones by due time.
+    pub fn snapshot(&self) -> Vec<Waiting> {
+        self.shared.look(|state| state.snapshot())
+    }
+
+    /// Takes the next job of a queue without consuming it, or the one named, wherever it stands. It counts as
+    /// unsettled until it is settled; `prefetch` and `name` of the options play no part.
+    ///
+    /// # Errors
+    /// If the queue does not exist or may not be used.
+    pub fn take(&self, options: &ConsumeOptions, job: Option<&JobId>) -> Result<Option<Delivery>> {
+        self.act(|state| state.take(self.client, options, job))?
+    }
+
+    /// What there is to do, as of now.
+    pub fn activity(&self) -> Activity {
+        self.shared.look(|state| state.activity())
+    }
+
+    /// Waits until `is_reached` says so of what there is to do; it is asked at once and after each change. For
+    /// example, `broker.wait_for(Activity::is_idle)`. Cancel safe.
+    pub async fn wait_for(&self, mut is_reached: impl FnMut(&Activity) -> bool) -> Activity {
+        self.ensure_timer();
+        let mut changes = self.shared.changes();
+        loop {
+            changes.borrow_and_update();
+            // Not by `with`, which would count as a change and wake all who wait here.
+            let activity = self.shared.look(|state| state.activity());
+            if is_reached(&activity) {
+                return activity;
+            }
+            // The sender lives in `self.shared`, so it cannot be gone.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// Does something, unless closed, and sees to it that somebody watches the clock if need be.
+    fn act<R>(&self, act: impl FnOnce(&mut State) -> R) -> Result<R> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        let result = self.shared.with(act);
+        if self.shared.needs_timer() {
+            self.ensure_timer();
+        }
+        Ok(result)
+    }
+
+    /// Starts this client's timer, if it does not run. Each client has its own, since the runtime of another may end.
+    fn ensure_timer(&self) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if tasks.timer.as_ref().is_none_or(AbortHandle::is_finished)
+            && !self.is_closed.load(Ordering::Acquire)
+        {
+            let timer = tasks.all.spawn_on(keep_time(Arc::downgrade(&self.shared)), &runtime);
+            tasks.timer = Some(timer);
+        }
+    }
+}
+
+/// Takes a consumer out when its task ends: because it was stopped, or with its client or runtime.
+struct Leaving {
+    shared: Weak<Shared>,
+    consumer: ConsumerId,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.with(|state| state.remove_consumer(self.consumer));
+        }
+    }
+}
+
+#[async_trait]
+impl Broker for MemoryBroker {
+    fn info(&self) -> BrokerInfo {
+        BrokerInfo::new("memory")
+    }
+
+    async fn declare(&self, topology: &Topology) -> Result<()> {
+        self.act(|state| state.declare(self.client, topology))?
+    }
+
+    async fn publish(&self, publish: Publish) -> Result<(), PublishError> {
+        self.act(|state| state.publish(self.client, publish)).unwrap_or(Err(PublishError::Closed))
+    }
+
+    async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>> {
+        let mut results = Vec::with_capacity(publishes.len());
+        let mut publishes = publishes.into_iter().peekable();
+        while publishes.peek().is_some() {
+            let batch: Vec<_> = publishes.by_ref().take(BATCH).collect();
+            let len = batch.len();
+            let published = self.act(|state| {
+                results.extend(batch.into_iter().map(|publish| state.publish(self.client, publish)));
+            });
+            if published.is_err() {
+                results.extend((0..len).map(|_| Err(PublishError::Closed)));
+            }
+        }
+        results
+    }
+
+    async fn consume(&self, options: ConsumeOptions) -> Result<Consumer> {
+        let runtime = Handle::try_current().map_err(|error| {
+            Error::config("consuming needs a tokio runtime: call it from within one").with_source(error)
+        })?;
+        let (handle, consumer) = Consumer::channel();
+        let stop = handle.clone();
+        let id = self.act(|state| state.consume(self.client, options, handle))??;
+        self.ensure_timer();
+
+        let leaving = Leaving { shared: Arc::downgrade(&self.shared), consumer: id };
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.all.try_join_next().is_some() {}
+        let watch = async move {
+            stop.stopped().await;
+            // The consumer hears that nothing more will come when all its handles are gone, so ours goes too.
+            drop((stop, leaving));
+        };
+        tasks.all.spawn_on(watch, &runtime);
+        Ok(consumer)
+    }
+
+    async fn inspect(&self, queue: &str) -> Result<QueueStats> {
+        self.act(|state| state.inspect(self.client, queue))?
+    }
+
+    async fn purge(&self, queue: &str) -> Result<u64> {
+        self.act(|state| state.purge(self.client, queue))?
+    }
+
+    async fn delete(&self, queue: &str) -> Result<()> {
+        self.act(|state| state.delete(self.client, queue))?
+    }
+
+    async fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        self.shared.with(|state| state.close_client(self.client));
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner)).all;
+        tasks.shutdown().await;
+    }
+}
+
+impl Drop for MemoryBroker {
+    fn drop(&mut self) {
+        self.shared.with(|state| state.close_client(self.client));
+    }
 }

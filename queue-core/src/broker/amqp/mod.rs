@@ -1,0 +1,22 @@
+//! What AMQP says about queues, as pure functions for the brokers that must keep it themselves, and the words of
+//! errors that all brokers share. Stores nothing and asks no clock.
+
+#![cfg_attr(
+    not(feature = "memory"),
+    allow(dead_code, reason = "a broker with a server keeps few rules itself")
+)]
+
+mod conflict;
+#[cfg(feature = "memory")]
+mod death;
+#[cfg(feature = "memory")]
+mod rules;
+
+#[cfg_attr(not(feature = "memory"), allow(unused_imports, reason = "as above"))]
+pub(crate) use conflict::{
+    check_name, exchange_redeclared, locked, missing_exchange, missing_queue, queue_redeclared,
+};
+#[cfg(feature = "memory")]
+pub(crate) use death::{DeathReason, die, is_cycle};
+#[cfg(feature = "memory")]
+pub(crate) use rules::{Overflowing, QueueRules};

@@ -1,0 +1,53 @@
+//! The consumers of all queues, and what must be dropped when the lock is free.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use super::queue::QueueId;
+use super::shared::Shared;
+use crate::broker::{ConsumerHandle, Delivery};
+use crate::topology::{Name, Route};
+
+/// Names a client of a broker.
+pub(super) type ClientId = u64;
+/// Names a consumer.
+pub(super) type ConsumerId = u64;
+
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) handle: ConsumerHandle,
+    pub(super) client: ClientId,
+    pub(super) queue_name: Name,
+    /// `None` while the queue is deleted; the consumer goes on when it is declared again.
+    pub(super) queue: Option<QueueId>,
+    pub(super) prefetch: u32,
+    /// Deliveries not yet settled, also those of a queue that has been deleted since.
+    pub(super) in_flight: u32,
+    /// Whether it stands in its queue's line of those who can take one more.
+    pub(super) is_in_turn: bool,
+    pub(super) dead_letter: Option<Arc<Route>>,
+}
+
+impl Subscription {
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight < self.prefetch
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Consumers {
+    pub(super) by_id: HashMap<ConsumerId, Subscription>,
+    /// For the settlers of deliveries.
+    pub(super) shared: Weak<Shared>,
+    /// The delivery tag given out last.
+    pub(super) tags: u64,
+    pub(super) discarded: Discarded,
+}
+
+/// What is to be dropped after the lock has been released: a delivery that is dropped takes the lock to go back to
+/// its queue.
+#[derive(Debug, Default)]
+pub(super) struct Discarded {
+    pub(super) deliveries: Vec<Delivery>,
+    pub(super) handles: Vec<ConsumerHandle>,
+}

@@ -1,0 +1,62 @@
+//! Settles one delivery of the memory broker.
+
+use std::sync::{Arc, Weak};
+
+use async_trait::async_trait;
+
+use super::consumer::{ClientId, ConsumerId};
+use super::queue::QueueId;
+use super::shared::Shared;
+use crate::broker::Settler;
+use crate::envelope::Envelope;
+use crate::error::SettleError;
+use crate::settlement::Settlement;
+use crate::topology::Route;
+
+/// Which message is out for delivery, and to whom.
+#[derive(Debug, Clone)]
+pub(super) struct Ticket {
+    pub(super) client: ClientId,
+    /// `None` if it was taken without a consumer.
+    pub(super) consumer: Option<ConsumerId>,
+    pub(super) queue: QueueId,
+    pub(super) queue_name: Arc<str>,
+    pub(super) tag: u64,
+    pub(super) dead_letter: Option<Arc<Route>>,
+}
+
+impl Ticket {
+    pub(super) fn settler(self, shared: &Weak<Shared>) -> Box<MemorySettler> {
+        Box::new(MemorySettler { shared: shared.clone(), ticket: Some(self) })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct MemorySettler {
+    /// Weak, so that a delivery somebody forgot does not keep a broker's messages.
+    shared: Weak<Shared>,
+    /// Taken when it is settled.
+    ticket: Option<Ticket>,
+}
+
+#[async_trait]
+impl Settler for MemorySettler {
+    async fn settle(
+        mut self: Box<Self>,
+        envelope: Envelope,
+        settlement: Settlement,
+    ) -> Result<(), SettleError> {
+        let (Some(ticket), Some(shared)) = (self.ticket.take(), self.shared.upgrade()) else {
+            return Err(SettleError::Lost);
+        };
+        shared.with(|state| state.settle(&ticket, envelope, settlement))
+    }
+}
+
+impl Drop for MemorySettler {
+    fn drop(&mut self) {
+        if let (Some(ticket), Some(shared)) = (self.ticket.take(), self.shared.upgrade()) {
+            shared.with(|state| state.give_back(&ticket));
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! Everything a memory broker knows: topology, consumers, settlements. How messages move stands in `flow`, what
+//! happens by the clock in `time`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
+
+use super::consumer::{ClientId, ConsumerId, Consumers, Discarded, Subscription};
+use super::flow::Death;
+use super::queue::{Held, Queue, QueueId, delivery};
+use super::settler::Ticket;
+use super::shared::Shared;
+use super::time::Delayed;
+use super::{Activity, Waiting};
+use crate::broker::amqp::{self, QueueRules};
+use crate::broker::{ConsumeOptions, ConsumerHandle, Delivery, Publish, QueueStats};
+use crate::clock::Clock;
+use crate::envelope::{Envelope, JobId};
+use crate::error::{Error, ErrorKind, Result, SettleError};
+use crate::routing::{BindError, Exchanges};
+use crate::settlement::{Settlement, dead_copy, retry_copy};
+use crate::topology::{BindingDecl, ExchangeDecl, Namespace, QueueDecl, Topology};
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) clock: Clock,
+    /// While the past is being caught up with, the moment that is being lived through.
+    pub(super) replaying: Option<SystemTime>,
+    pub(super) exchanges: Exchanges<QueueId>,
+    pub(super) names: HashMap<Arc<str>, QueueId>,
+    pub(super) queues: HashMap<QueueId, Queue>,
+    pub(super) consumers: Consumers,
+    /// Consumers whose queue is deleted, until it is declared again.
+    orphans: HashMap<Arc<str>, Vec<ConsumerId>>,
+    /// The clients that are open, with the prefix of their own queues.
+    pub(super) clients: HashMap<ClientId, Namespace>,
+    /// What waits for its time, by due time and then in the order in which it came.
+    pub(super) delayed: BTreeMap<(SystemTime, u64), Delayed>,
+    /// When each queue is to be looked at.
+    pub(super) alarms: BTreeSet<(SystemTime, QueueId)>,
+    /// Messages that died and have not been dead-lettered yet; empty whenever the lock is free.
+    pub(super) deaths: VecDeque<Death>,
+    /// Numbers clients, consumers, queues and positions.
+    pub(super) sequence: u64,
+}
+
+impl State {
+    pub(super) fn new(clock: Clock, shared: Weak<Shared>) -> Self {
+        Self {
+            clock,
+            replaying: None,
+            exchanges: Exchanges::new(),
+            names: HashMap::new(),
+            queues: HashMap::new(),
+            consumers: Consumers { by_id: HashMap::new(), shared, tags: 0, discarded: Discarded::default() },
+            orphans: HashMap::new(),
+            clients: HashMap::new(),
+            delayed: BTreeMap::new(),
+            alarms: BTreeSet::new(),
+            deaths: VecDeque::new(),
+            sequence: 0,
+        }
+    }
+
+    pub(super) fn now(&self) -> SystemTime {
+        self.replaying.unwrap_or_else(|| self.clock.now())
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    pub(super) fn discarded(&mut self) -> Discarded {
+        std::mem::take(&mut self.consumers.discarded)
+    }
+
+    pub(super) fn open_client(&mut self, namespace: Namespace) -> ClientId {
+        let client = self.next();
+        self.clients.insert(client, namespace);
+        client
+    }
+
+    /// Ends a client's consumers, deletes its exclusive queues, and gives back what it has not settled.
+    pub(super) fn close_client(&mut self, client: ClientId) {
+        if self.clients.remove(&client).is_none() {
+            return;
+        }
+        let theirs = self.consumers.by_id.iter().filter(|(_, consumer)| consumer.client == client);
+        for consumer in theirs.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.remove_consumer(consumer);
+        }
+        let exclusive = self.queues.iter().filter(|(_, queue)| queue.owner == Some(client));
+        for queue in exclusive.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.remove_queue(queue);
+        }
+        for id in self.queues.keys().copied().collect::<Vec<_>>() {
+            let Some(queue) = self.queues.get_mut(&id) else { continue };
+            let mut tags: Vec<_> =
+                queue.held.iter().filter(|(_, held)| held.client == client).map(|(tag, _)| *tag).collect();
+            tags.sort_unstable();
+            for held in tags.into_iter().filter_map(|tag| queue.held.remove(&tag)).collect::<Vec<_>>() {
+                self.put_back(id, held.entry);
+            }
+            self.flow(id);
+        }
+        self.bury();
+    }
+
+    pub(super) fn declare(&mut self, client: ClientId, topology: &Topology) -> Result<()> {
+        for exchange in &topology.exchanges {
+            self.declare_exchange(exchange)?;
+        }
+        for queue in &topology.queues {
+            self.declare_queue(client, queue)?;
+        }
+        for binding in &topology.bindings {
+            self.bind(client, binding)?;
+        }
+        Ok(())
+    }
+
+    fn declare_exchange(&mut self, wanted: &ExchangeDecl) -> Result<()> {
+        // The default exchange is always there, and nobody declares it.
+        if wanted.name.is_empty() && wanted.passive {
+            return Ok(());
+        }
+        match self.exchanges.get(&wanted.name) {
+            Some(_) if wanted.passive => Ok(()),
+            Some((kind, durable)) => amqp::exchange_redeclared(kind, durable, wanted),
+            None if wanted.passive => Err(amqp::missing_exchange(&wanted.name)),
+            None => {
+                amqp::check_name("exchange", &wanted.name)?;
+                self.exchanges.insert(&wanted.name, wanted.kind, wanted.durable);
+                Ok(())
+            }
+        }
+    }
+
+    fn declare_queue(&mut self, client: ClientId, wanted: &QueueDecl) -> Result<()> {
+        if !self.names.contains_key(&*wanted.name) {
+            if wanted.passive {
+                return Err(amqp::missing_queue(&wanted.name));
+            }
+            amqp::check_name("queue", &wanted.name)?;
+            let rules = QueueRules::read(wanted)?;
+            self.add_queue(wanted.clone(), rules, wanted.exclusive.then_some(client));
+            return Ok(());
+        }
+        let id = self.accessible(client, &wanted.name)?;
+        let now = self.now();
+        let Some(queue) = self.queues.get_mut(&id) else { return Ok(()) };
+        if !wanted.passive {
+            amqp::queue_redeclared(&queue.decl, wanted)?;
+            queue.unused_since = now;
+            self.arm(id);
+        }
+        Ok(())
+    }
+
+    /// Adds a queue that does not exist, and gives it the consumers that have been waiting for it.
+    pub(super) fn add_queue(
+        &mut self,
+        decl: QueueDecl,
+        rules: QueueRules,
+        owner: Option<ClientId>,
+    ) -> QueueId {
+        let id = self.next();
+        let mut queue = Queue::new(decl, rules, owner, self.now());
+        let name = queue.name.clone();
+        for consumer_id in self.orphans.remove(&name).unwrap_or_default() {
+            let Some(consumer) = self.consumers.by_id.get_mut(&consumer_id) else { continue };
+            if owner.is_some_and(|owner| owner != consumer.client) {
+                self.orphans.entry(name.clone()).or_default().push(consumer_id);
+                continue;
+            }
+            consumer.queue = Some(id);
+            queue.consumers += 1;
+            if consumer.has_room() {
+                consumer.is_in_turn = true;
+                queue.join(consumer_id);
+            }
+        }
+        self.names.insert(name, id);
+        self.queues.insert(id, queue);
+        self.arm(id);
+        id
+    }
+
+    fn bind(&mut self, client: ClientId, binding: &BindingDecl) -> Result<()> {
+        let BindingDecl { exchange, queue: name, routing_key, arguments } = binding;
+        let queue = self.accessible(client, name)?;
+        if exchange.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Topology,
+                format!(
+                    "queue `{name}` cannot be bound to the default exchange: it reaches every queue by its name"
+                ),
+            ));
+        }
+        self.exchanges.bind(exchange, queue, routing_key, arguments).map_err(|error| match error {
+            BindError::NoExchange(exchange) => amqp::missing_exchange(&exchange),
+            BindError::BadMatch(error) => Error::new(
+                ErrorKind::Topology,
+                format!("queue `{name}` cannot be bound to exchange `{exchange}`"),
+            )
+            .with_source(error),
+        })
+    }
+
+    /// The queue of this name, if there is one and the client may use it.
+    fn accessible(&self, client: ClientId, name: &str) -> Result<QueueId> {
+        let id = *self.names.get(name).ok_or_else(|| amqp::missing_queue(name))?;
+        let owner = self.queues.get(&id).and_then(|queue| queue.owner);
+        if owner.is_some_and(|owner| owner != client) {
+            return Err(amqp::locked(name));
+        }
+        Ok(id)
+    }
+
+    pub(super) fn consume(
+        &mut self,
+        client: ClientId,
+        options: ConsumeOptions,
+        handle: ConsumerHandle,
+    ) -> Result<ConsumerId> {
+        let queue_id = self.accessible(client, &options.queue)?;
+        let consumer_id = self.next();
+        let consumer = Subscription {
+            handle,
+            client,
+            queue_name: options.queue,
+            queue: Some(queue_id),
+            prefetch: options.prefetch.max(1).into(),
+            in_flight: 0,
+            is_in_turn: true,
+            dead_letter: options.dead_letter.map(Arc::new),
+        };
+        self.consumers.by_id.insert(consumer_id, consumer);
+        if let Some(queue) = self.queues.get_mut(&queue_id) {
+            queue.consumers += 1;
+            queue.join(consumer_id);
+        }
+        self.flow(queue_id);
+        self.bury();
+        Ok(consumer_id)
+    }
+
+    /// Forgets a consumer. What it has not settled it may still settle.
+    pub(super) fn remove_consumer(&mut self, id: ConsumerId) {
+        let Some(consumer) = self.consumers.by_id.remove(&id) else { return };
+        let now = self.now();
+        if let Some(queue_id) = consumer.queue {
+            if let Some(queue) = self.queues.get_mut(&queue_id) {
+                queue.leave(id, now);
+            }
+            self.arm(queue_id);
+        } else if let Some(waiting) = self.orphans.get_mut(&*consumer.queue_name) {
+            waiting.retain(|other| *other != id);
+            if waiting.is_empty() {
+                self.orphans.remove(&*consumer.queue_name);
+            }
+        }
+        self.consumers.discarded.handles.push(consumer.handle);
+    }
+
+    /// Takes one message as a consumer would get it, without consuming.
+    pub(super) fn take(
+        &mut self,
+        client: ClientId,
+        options: &ConsumeOptions,
+        job: Option<&JobId>,
+    ) -> Result<Option<Delivery>> {
+        let id = self.accessible(client, &options.queue)?;
+        let Some(queue) = self.queues.get_mut(&id) else { return Ok(None) };
+        let entry = match job {
+            None => queue.ready.pop(),
+            Some(job) => queue.ready.take(|message| message.envelope.id == *job),
+        };
+        let Some(entry) = entry else { return Ok(None) };
+        self.consumers.tags += 1;
+        let ticket = Ticket {
+            client,
+            consumer: None,
+            queue: id,
+            queue_name: queue.name.clone(),
+            tag: self.consumers.tags,
+            dead_letter: options.dead_letter.clone().map(Arc::new),
+        };
+        let settler = ticket.clone().settler(&self.consumers.shared);
+        let taken = delivery(&entry, options.queue.clone(), queue.rules.queue_type, settler);
+        queue.held.insert(ticket.tag, Held { entry, client });
+        self.arm(id);
+        Ok(Some(taken))
+    }
+
+    pub(super) fn settle(
+        &mut self,
+        ticket: &Ticket,
+        envelope: Envelope,
+        settlement: Settlement,
+    ) -> Result<(), SettleError> {
+        let Some(namespace) = self.clients.get(&ticket.client) else { return Err(SettleError::Lost) };
+        match settlement {
+            Settlement::Ack => {}
+            Settlement::Release => {
+                self.give_back(ticket);
+                return Ok(());
+            }
+            Settlement::Retry { after, attempt, reason } => {
+                let now = self.now();
+                let job = Delayed::Job {
+                    target: ticket.queue_name.clone(),
+                    envelope: retry_copy(envelope, attempt, &reason, now),
+                    unroutable: namespace.unroutable(),
+                };
+                self.delay(now.checked_add(after), job);
+            }
+            Settlement::DeadLetter { reason } => match &ticket.dead_letter {
+                None => tracing::warn!(
+                    queue = &*ticket.queue_name, job = envelope.id.as_str(), %reason,
+                    "dropped a dead letter, because its queue has no dead-letter exchange"
+                ),
+                Some(route) => {
+                    let copy = dead_copy(envelope, &ticket.queue_name, &reason, self.now());
+                    let dead = Publish {
+                        route: (**route).clone(),
+                        envelope: copy,
+                        mandatory: true,
+                        not_before: None,
+                    };
+                    if let Err(error) = self.publish(ticket.client, dead) {
+                        self.give_back(ticket);
+                        return Err(SettleError::Republish(error));
+                    }
+                }
+            },
+        }
+        self.release_slot(ticket);
+        if let Some(queue) = self.queues.get_mut(&ticket.queue) {
+            queue.held.remove(&ticket.tag);
+        }
+        self.flow(ticket.queue);
+        self.bury();
+        // A retry without a delay is due at once.
+        self.catch_up();
+        Ok(())
+    }
+
+    /// Puts a delivery back into its queue. If queue or client have gone, there is nothing to give back.
+    pub(super) fn give_back(&mut self, ticket: &Ticket) {
+        self.release_slot(ticket);
+        let Some(queue) = self.queues.get_mut(&ticket.queue) else { return };
+        let Some(held) = queue.held.remove(&ticket.tag) else { return };
+        self.put_back(ticket.queue, held.entry);
+        self.flow(ticket.queue);
+        self.bury();
+    }
+
+    /// The consumer may have one more, behind the others whose turn it is.
+    fn release_slot(&mut self, ticket: &Ticket) {
+        let Some(id) = ticket.consumer else { return };
+        let Some(consumer) = self.consumers.by_id.get_mut(&id) else { return };
+        consumer.in_flight -= 1;
+        if consumer.is_in_turn || !consumer.has_room() {
+            return;
+        }
+        if let Some(queue) = consumer.queue.and_then(|queue| self.queues.get_mut(&queue)) {
+            consumer.is_in_turn = true;
+            queue.join(id);
+        }
+    }
+
+    pub(super) fn inspect(&self, client: ClientId, name: &str) -> Result<QueueStats> {
+        let id = self.accessible(client, name)?;
+        Ok(self.queues.get(&id).map(Queue::stats).unwrap_or_default())
+    }
+
+    pub(super) fn purge(&mut self, client: ClientId, name: &str) -> Result<u64> {
+        let id = self.accessible(client, name)?;
+        let purged = self.queues.get_mut(&id).map_or(0, |queue| queue.ready.clear());
+        self.arm(id);
+        Ok(purged)
+    }
+
+    pub(super) fn delete(&mut self, client: ClientId, name: &str) -> Result<()> {
+        if self.names.contains_key(name) {
+            let id = self.accessible(client, name)?;
+            self.remove_queue(id);
+        }
+        Ok(())
+    }
+
+    /// Deletes a queue with all its messages. Its consumers wait until it is declared again.
+    pub(super) fn remove_queue(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.remove(&id) else { return };
+        self.names.remove(&queue.name);
+        self.exchanges.forget(id);
+        if let Some(alarm) = queue.alarm {
+            self.alarms.remove(&(alarm, id));
+        }
+        let mut left: Vec<_> = Vec::new();
+        for (consumer_id, consumer) in &mut self.consumers.by_id {
+            if consumer.queue == Some(id) {
+                consumer.queue = None;
+                consumer.is_in_turn = false;
+                left.push(*consumer_id);
+            }
+        }
+        if !left.is_empty() {
+            left.sort_unstable();
+            let name = &*queue.name;
+            tracing::warn!(
+                queue = name,
+                consumers = left.len(),
+                "a consumed queue was deleted; its consumers wait"
+            );
+            self.orphans.insert(queue.name.clone(), left);
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Vec<Waiting> {
+        let mut queues: Vec<_> = self.queues.values().collect();
+        queues.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        let ready = queues.into_iter().flat_map(|queue| {
+            queue.ready.iter().map(|entry| Waiting {
+                queue: queue.name.to_string(),
+                envelope: entry.message.envelope.clone(),
+                not_before: None,
+            })
+        });
+        let delayed = self.delayed.iter().map(|((due, _), delayed)| Waiting {
+            queue: delayed.queue().to_owned(),
+            envelope: delayed.envelope().clone(),
+            not_before: Some(*due),
+        });
+        ready.chain(delayed).collect()
+    }
+
+    pub(super) fn activity(&self) -> Activity {
+        let mut activity = Activity { delayed: self.delayed.len() as u64, ..Activity::default() };
+        activity.next_due = self.delayed.keys().next().map(|(due, _)| *due);
+        for queue in self.queues.values() {
+            let waiting = if queue.consumers > 0 { &mut activity.ready } else { &mut activity.parked };
+            *waiting += queue.ready.len();
+            activity.unsettled += queue.held.len() as u64;
+        }
+        activity
+    }
+}
