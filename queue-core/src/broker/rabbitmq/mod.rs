@@ -1,11 +1,494 @@
-//! The RabbitMQ broker.
+//! The RabbitMQ broker. [`connect`] opens it; from there a job's way is `publisher` ⇢ the server ⇢ `consumer` →
+//! `settle`, with `due` routing what is delayed.
+//!
+//! Everything runs on a small runtime of its own: a handler that blocks the user's threads must not keep
+//! heartbeats from being sent.
 
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use super::{Broker, Settings};
-use crate::error::{Error, Result};
+use async_trait::async_trait;
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions};
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::convert::short;
+use self::fault::Fault;
+use self::publisher::PublisherHandle;
+use self::session::State;
+use self::url::Target;
+use super::{Broker, BrokerInfo, ConsumeOptions, Consumer, Health, Publish, QueueStats, Settings, closed};
+use crate::error::{Error, ErrorKind, PublishError, Result, chain};
+use crate::topology::{Topology, delay_ladder};
+
+mod connect;
+mod consumer;
+mod convert;
+mod declare;
+mod due;
+mod fault;
+mod publisher;
+mod session;
+mod settle;
+mod url;
+
+/// The longest that [`Broker::close`] may take.
+const CLOSE: Duration = Duration::from_secs(10);
 
 /// Connects to one of the hosts that the URL names.
-pub(crate) async fn connect(_url: &str, _settings: &Settings) -> Result<Arc<dyn Broker>> {
-    Err(Error::config("RabbitMQ cannot be reached yet"))
+///
+/// # Errors
+/// If the URL makes no sense, the server refuses us, or none answered in as many attempts as the URL says.
+pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> {
+    let target = Target::parse(url)?;
+    let runtime = OwnRuntime::new()?;
+    let shared = Arc::new(Shared {
+        target,
+        settings: settings.clone(),
+        remembered: Mutex::default(),
+        good_host: Default::default(),
+        sessions: AtomicU64::new(0),
+        closed: CancellationToken::new(),
+        flushed: CancellationToken::new(),
+    });
+    let first = shared.clone();
+    let link = runtime.run(async move { first_link(&first).await }).await?;
+
+    let (state, publishing) = watch::channel(State::default());
+    let (publisher, publisher_task) = publisher::publisher(publishing.clone(), settings.publish_timeout);
+    let publisher_done = CancellationToken::new();
+    let (stop, done) = (shared.closed.clone(), publisher_done.clone().drop_guard());
+    runtime.handle().spawn(async move {
+        publisher_task.run(stop).await;
+        drop(done);
+    });
+    runtime.handle().spawn(session::supervise(shared.clone(), "publisher", state, Some(link)));
+    Ok(Arc::new(RabbitMq {
+        core: Arc::new(Core {
+            shared,
+            publisher,
+            publishing,
+            consuming: OnceLock::new(),
+            ladder: tokio::sync::Mutex::new(false),
+            router: Mutex::default(),
+            handle: runtime.handle().clone(),
+            tasks: Tasks::new(),
+        }),
+        publisher_done,
+        _runtime: runtime,
+    }))
+}
+
+/// The first connection: a broker that is away is tried as often as the URL says, one that refuses us once.
+async fn first_link(shared: &Shared) -> Result<connect::Link> {
+    for attempt in 1.. {
+        match session::open_any(shared, "publisher").await {
+            Ok(link) => return Ok(link),
+            Err(Fault { permanent, error }) => {
+                if permanent || attempt >= shared.target.attempts {
+                    return Err(error);
+                }
+                let pause = shared.target.retry_delay;
+                tracing::warn!(attempt, ?pause, error = %chain(&error), "RabbitMQ is away; trying again");
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+    unreachable!("the loop ends by returning")
+}
+
+/// The broker. Dropping it ends everything that runs for it.
+struct RabbitMq {
+    core: Arc<Core>,
+    publisher_done: CancellationToken,
+    _runtime: OwnRuntime,
+}
+
+/// What the broker's own tasks need, without owning the runtime that they run on.
+struct Core {
+    shared: Arc<Shared>,
+    publisher: PublisherHandle,
+    publishing: watch::Receiver<State>,
+    /// Opened by the first consumer.
+    consuming: OnceLock<watch::Receiver<State>>,
+    /// Whether the delay ladder has been declared.
+    ladder: tokio::sync::Mutex<bool>,
+    /// How many consumers need the due router, and what stops it.
+    router: Mutex<(usize, Option<CancellationToken>)>,
+    handle: Handle,
+    tasks: Tasks,
+}
+
+/// What sessions need.
+#[derive(Debug)]
+struct Shared {
+    target: Target,
+    settings: Settings,
+    /// Declared on every connect.
+    remembered: Mutex<Topology>,
+    /// Which host last worked.
+    good_host: session::HostIndex,
+    /// How many sessions there have been.
+    sessions: AtomicU64,
+    /// The broker is closed: nothing new begins.
+    closed: CancellationToken,
+    /// The publisher has sent and heard all it will: connections may close.
+    flushed: CancellationToken,
+}
+
+impl Shared {
+    fn remembered(&self) -> std::sync::MutexGuard<'_, Topology> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Declares this queue no more.
+    fn forget(&self, queue: &str) {
+        let mut remembered = self.remembered();
+        remembered.queues.retain(|decl| decl.name != queue);
+        remembered.bindings.retain(|decl| decl.queue != queue);
+    }
+
+    /// Runs `work` on a channel of a connection of its own, which is closed afterwards.
+    async fn aside<T>(&self, work: impl AsyncFnOnce(&lapin::Channel) -> Result<T>) -> Result<T> {
+        let link = session::open_any(self, "declare").await.map_err(|fault| fault.error)?;
+        let working = async {
+            let channel = link.connection.create_channel().await.map_err(|error| fault::lost(&error))?;
+            work(&channel).await
+        };
+        let result = tokio::time::timeout(self.target.deadline, working).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Connection,
+                format!("RabbitMQ at {} did not answer within {:?}", link.host, self.target.deadline),
+            ))
+        });
+        link.close(Duration::from_secs(1)).await;
+        result
+    }
+
+    /// Declares everything once more. Only a lost connection is an error: a conflict must not keep the other
+    /// queues from working, and is logged.
+    async fn redeclare(&self) -> Result<(), Fault> {
+        let topology = self.remembered().clone();
+        if topology == Topology::default() {
+            return Ok(());
+        }
+        match self.aside(async |channel| declare::declare(channel, &topology).await).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::Connection => Err(Fault { permanent: false, error }),
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "what was declared cannot be declared again");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The broker's own runtime. Dropped, it shuts down without waiting, so that it may be dropped anywhere.
+struct OwnRuntime(Option<Runtime>);
+
+impl OwnRuntime {
+    fn new() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("leveret-rabbitmq")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::new(ErrorKind::Connection, "cannot start threads").with_source(error))?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn handle(&self) -> &Handle {
+        self.0.as_ref().expect("taken only by drop").handle()
+    }
+
+    /// Runs a future here and waits for it; dropping the wait stops it.
+    async fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        on(self.handle(), future).await
+    }
+}
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Runs a future on the broker's runtime, to which lapin binds itself.
+async fn on<T: Send + 'static>(handle: &Handle, future: impl Future<Output = T> + Send + 'static) -> T {
+    let mut task = AbortOnDrop(handle.spawn(future));
+    match (&mut task.0).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going down under us: whoever waits is being dropped too.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The tasks that close waits for.
+struct Tasks {
+    running: Mutex<Option<mpsc::Sender<()>>>,
+    ended: tokio::sync::Mutex<mpsc::Receiver<()>>,
+}
+
+impl Tasks {
+    fn new() -> Self {
+        let (running, ended) = mpsc::channel(1);
+        Self { running: Mutex::new(Some(running)), ended: tokio::sync::Mutex::new(ended) }
+    }
+
+    fn token(&self) -> Option<mpsc::Sender<()>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn wait(&self) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Nothing is ever sent: it ends when the last task has dropped its sender.
+        while self.ended.lock().await.recv().await.is_some() {}
+    }
+}
+
+impl Core {
+    /// Runs a task on the broker's runtime that `close` waits for.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let Some(running) = self.tasks.token() else { return };
+        self.handle.spawn(async move {
+            task.await;
+            drop(running);
+        });
+    }
+
+    /// The connection for consuming, opened when it is first asked for.
+    fn consuming(&self) -> watch::Receiver<State> {
+        let receiver = self.consuming.get_or_init(|| {
+            let (state, receiver) = watch::channel(State::default());
+            self.handle.spawn(session::supervise(self.shared.clone(), "consumer", state, None));
+            receiver
+        });
+        receiver.clone()
+    }
+
+    fn ensure_open(&self) -> Result<()> {
+        if self.shared.closed.is_cancelled() { Err(closed()) } else { Ok(()) }
+    }
+
+    /// Declares, and remembers for the next connect.
+    async fn declare(self: &Arc<Self>, topology: Topology) -> Result<()> {
+        self.ensure_open()?;
+        let shared = self.shared.clone();
+        on(&self.handle, async move {
+            shared.aside(async |channel| declare::declare(channel, &topology).await).await?;
+            shared.remembered().merge(topology);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Declares the delay ladder, once.
+    async fn ensure_ladder(self: &Arc<Self>) -> Result<()> {
+        let mut declared = self.ladder.lock().await;
+        if !*declared {
+            self.declare(delay_ladder(&self.shared.settings.namespace)).await?;
+            *declared = true;
+        }
+        Ok(())
+    }
+
+    /// Publishes to the rung from which the job comes back nearest before its time.
+    async fn publish_delayed(
+        self: &Arc<Self>,
+        envelope: crate::envelope::Envelope,
+        target: crate::topology::Name,
+        eta: SystemTime,
+    ) -> Result<(), PublishError> {
+        self.ensure_ladder().await.map_err(|error| match error.kind() {
+            ErrorKind::Closed => PublishError::Closed,
+            ErrorKind::Connection => {
+                PublishError::Unavailable { waited: self.shared.target.deadline, source: Some(error.into()) }
+            }
+            _ => PublishError::Invalid(format!("the delay queues cannot be declared: {}", chain(&error))),
+        })?;
+        let namespace = &self.shared.settings.namespace;
+        let left = eta.duration_since(self.shared.settings.clock.now()).unwrap_or_default();
+        let rung =
+            crate::topology::rung_for(left).map_or_else(|| namespace.due(), |rung| namespace.rung(rung));
+        let publish = Publish::to_queue(rung, due::delayed(envelope, &target, eta));
+        convert::check(&publish)?;
+        self.publisher.publish(publish).await
+    }
+
+    /// Publishes at once, or by the ladder.
+    async fn publish(self: &Arc<Self>, publish: Publish) -> Result<(), PublishError> {
+        convert::check(&publish)?;
+        match publish.not_before {
+            Some(eta) if eta > self.shared.settings.clock.now() => {
+                if !publish.route.exchange.is_empty() {
+                    return Err(PublishError::Invalid(format!(
+                        "only a queue's messages can be delayed, not those of exchange `{}`",
+                        publish.route.exchange
+                    )));
+                }
+                self.publish_delayed(publish.envelope, publish.route.routing_key, eta).await
+            }
+            _ => self.publisher.publish(publish).await,
+        }
+    }
+}
+
+/// Keeps the due router running while it lives.
+struct NeedsRouter(Arc<Core>);
+
+impl NeedsRouter {
+    fn new(core: &Arc<Core>) -> Self {
+        let mut router = core.router.lock().unwrap_or_else(PoisonError::into_inner);
+        router.0 += 1;
+        if router.1.is_none() {
+            let stop = CancellationToken::new();
+            router.1 = Some(stop.clone());
+            core.spawn(due::route(core.clone(), stop));
+        }
+        drop(router);
+        Self(core.clone())
+    }
+}
+
+impl Drop for NeedsRouter {
+    fn drop(&mut self) {
+        let mut router = self.0.router.lock().unwrap_or_else(PoisonError::into_inner);
+        router.0 -= 1;
+        if router.0 == 0
+            && let Some(stop) = router.1.take()
+        {
+            stop.cancel();
+        }
+    }
+}
+
+impl std::fmt::Debug for RabbitMq {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("RabbitMq").field(&self.core.shared.target).finish()
+    }
+}
+
+#[async_trait]
+impl Broker for RabbitMq {
+    fn info(&self) -> BrokerInfo {
+        let state = self.core.publishing.borrow();
+        let health = match (&state.session, &state.blocked, &state.down) {
+            (Some(_), Some(reason), _) => Health::Blocked(reason.clone()),
+            (Some(_), None, _) => Health::Up,
+            (None, _, Some(error)) => Health::Down(chain(&**error)),
+            (None, _, None) => Health::Down("not connected".to_owned()),
+        };
+        BrokerInfo { health, ..BrokerInfo::new("rabbitmq") }
+    }
+
+    async fn declare(&self, topology: &Topology) -> Result<()> {
+        self.core.declare(topology.clone()).await
+    }
+
+    async fn publish(&self, publish: Publish) -> Result<(), PublishError> {
+        self.core.publish(publish).await
+    }
+
+    async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>> {
+        let now = self.core.shared.settings.clock.now();
+        let plain = |publish: &Publish| {
+            publish.not_before.is_none_or(|eta| eta <= now) && convert::check(publish).is_ok()
+        };
+        if publishes.iter().all(plain) {
+            return self.core.publisher.publish_all(publishes).await;
+        }
+        // The task pipelines whatever is sent to it together.
+        futures_util::future::join_all(publishes.into_iter().map(|publish| self.core.publish(publish))).await
+    }
+
+    async fn consume(&self, options: ConsumeOptions) -> Result<Consumer> {
+        self.core.ensure_open()?;
+        self.core.ensure_ladder().await?;
+        let router = NeedsRouter::new(&self.core);
+        consumer::start(self.core.clone(), options, Some(router)).await
+    }
+
+    async fn inspect(&self, queue: &str) -> Result<QueueStats> {
+        self.core.ensure_open()?;
+        let (shared, queue) = (self.core.shared.clone(), queue.to_owned());
+        on(&self.core.handle, async move {
+            shared
+                .aside(async |channel| {
+                    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+                    let found = channel.queue_declare(short(&queue), options, Default::default()).await;
+                    let found = found.map_err(|error| declare::refusal("queue", &queue, true, &error))?;
+                    let consumers = found.consumer_count().into();
+                    Ok(QueueStats { ready: found.message_count().into(), unsettled: None, consumers })
+                })
+                .await
+        })
+        .await
+    }
+
+    async fn purge(&self, queue: &str) -> Result<u64> {
+        self.core.ensure_open()?;
+        let (shared, queue) = (self.core.shared.clone(), queue.to_owned());
+        on(&self.core.handle, async move {
+            shared
+                .aside(async |channel| {
+                    let purged = channel.queue_purge(short(&queue), QueuePurgeOptions::default()).await;
+                    purged.map(u64::from).map_err(|error| declare::refusal("queue", &queue, true, &error))
+                })
+                .await
+        })
+        .await
+    }
+
+    async fn delete(&self, queue: &str) -> Result<()> {
+        self.core.ensure_open()?;
+        let (shared, queue) = (self.core.shared.clone(), queue.to_owned());
+        on(&self.core.handle, async move {
+            // First, or a reconnect in between would declare it again.
+            shared.forget(&queue);
+            shared
+                .aside(async |channel| {
+                    // RabbitMQ says ok to the deletion of a queue that does not exist.
+                    let deleted = channel.queue_delete(short(&queue), QueueDeleteOptions::default()).await;
+                    deleted.map(drop).map_err(|error| declare::refusal("queue", &queue, true, &error))
+                })
+                .await
+        })
+        .await
+    }
+
+    async fn close(&self) {
+        let core = self.core.clone();
+        let published = self.publisher_done.clone();
+        let closing = async move {
+            core.shared.closed.cancel();
+            // Consumers give back what nobody took, and the publisher hears its last confirms.
+            let flushing = async { tokio::join!(published.cancelled(), core.tasks.wait()) };
+            let _ = tokio::time::timeout(CLOSE - Duration::from_secs(3), flushing).await;
+            core.shared.flushed.cancel();
+            for state in [Some(&core.publishing), core.consuming.get()].into_iter().flatten() {
+                let mut state = state.clone();
+                let _ = tokio::time::timeout(Duration::from_secs(3), async {
+                    // The supervisor drops its end when its connection is closed.
+                    while state.changed().await.is_ok() {}
+                })
+                .await;
+            }
+        };
+        on(&self.core.handle, closing).await;
+    }
 }

@@ -1,0 +1,146 @@
+//! Opens one connection under one deadline over TCP, TLS and login. Called by `session`.
+//!
+//! lapin has no such deadline: a connect that is dropped leaves its thread and socket behind. So the socket is
+//! duplicated before lapin gets it, and shut down when the deadline passes, which ends lapin's thread.
+
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedIdentity, OwnedTLSConfig};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::{Connection, ConnectionProperties};
+
+use super::fault::{self, Fault};
+use super::url::{Host, Target};
+
+/// A connection, and a handle on its socket that works when lapin is stuck.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) connection: Connection,
+    /// The node it goes to.
+    pub(super) host: Host,
+    socket: Socket,
+}
+
+/// A duplicate of a connection's socket. Empty until TCP is connected.
+#[derive(Debug, Clone, Default)]
+struct Socket(Arc<Mutex<Option<TcpStream>>>);
+
+impl Socket {
+    fn set(&self, socket: TcpStream) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+    }
+
+    /// Ends the connection at once, whatever state it is in: lapin's thread sees the end of the stream.
+    fn cut(&self) {
+        if let Some(socket) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // It may be gone already, which is as good.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Link {
+    /// Closes politely if that works within `patience`, and cuts the socket in any case: lapin's own close hangs
+    /// while the server blocks the connection.
+    pub(super) async fn close(&self, patience: Duration) {
+        if self.connection.status().connected() {
+            let _ = tokio::time::timeout(patience, self.connection.close(200, "OK".into())).await;
+        }
+        self.cut();
+    }
+
+    /// Ends the connection at once.
+    pub(super) fn cut(&self) {
+        self.socket.cut();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.cut();
+    }
+}
+
+/// Connects to one node. Must run on the broker's own runtime, to which lapin binds itself.
+///
+/// # Errors
+/// What went wrong, and whether trying again can help.
+pub(super) async fn open(target: &Target, host: &Host, name: &str) -> Result<Link, Fault> {
+    let socket = Socket::default();
+    let connecting = connector(target, host, name, socket.clone());
+    match tokio::time::timeout(target.deadline, connecting).await {
+        Ok(Ok(connection)) => Ok(Link { connection, host: host.clone(), socket }),
+        Ok(Err(error)) => {
+            socket.cut();
+            Err(fault::connecting(target, host, &error))
+        }
+        Err(_) => {
+            socket.cut();
+            Err(fault::timed_out(target, host))
+        }
+    }
+}
+
+async fn connector(target: &Target, host: &Host, name: &str, socket: Socket) -> lapin::Result<Connection> {
+    let runtime = lapin::runtime::default_runtime()?;
+    let uri = AMQPUri {
+        // Plain, so that we get to see the socket; TLS is added on top below.
+        scheme: AMQPScheme::AMQP,
+        authority: AMQPAuthority {
+            userinfo: AMQPUserInfo { username: target.user.clone(), password: target.password.clone() },
+            host: host.name.clone(),
+            port: host.port,
+        },
+        vhost: target.vhost.clone(),
+        query: AMQPQueryString {
+            frame_max: target.frame_max,
+            channel_max: target.channel_max,
+            heartbeat: Some(target.heartbeat),
+            connection_timeout: None,
+            auth_mechanism: None,
+        },
+    };
+    let mut properties = ConnectionProperties::default()
+        .with_connection_name(name.into())
+        .with_client_property("product".into(), "Leveret".into())
+        .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
+    if let Some(locale) = &target.locale {
+        properties = properties.with_locale(super::convert::short(locale));
+    }
+    let tls = target.tls.clone();
+    let deadline = target.deadline;
+    let connect = of_runtime(&runtime, async move |uri: AMQPUri, runtime| {
+        let connecting = async {
+            let stream = uri.connect_async(&runtime).await?;
+            if let AsyncTcpStream::Plain(plain) = &stream {
+                socket.set(TcpStream::from(plain.get_ref().as_fd().try_clone_to_owned()?));
+            }
+            match &tls {
+                None => Ok(stream),
+                Some(tls) => {
+                    let config = OwnedTLSConfig {
+                        identity: tls.identity.clone().map(|(pem, key)| OwnedIdentity::PKCS8 { pem, key }),
+                        cert_chain: tls.ca.clone(),
+                    };
+                    let server = tls.server_name.as_deref().unwrap_or(&uri.authority.host);
+                    stream.into_tls(server, config.as_ref()).await
+                }
+            }
+        };
+        // Cutting the socket ends a login, but not a name lookup or a TCP handshake: those end here.
+        let connected = tokio::time::timeout(deadline, connecting).await;
+        let stream =
+            connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).and_then(|stream| stream);
+        stream.map_err(lapin::Error::from)
+    });
+    Connection::connector(uri, runtime, connect, properties).await
+}
+
+/// Says of which type the closure's second argument is: lapin's runtime, whose type it does not name in public.
+fn of_runtime<R, S, F: AsyncFn(AMQPUri, R) -> lapin::Result<S>>(_runtime: &R, connect: F) -> F {
+    connect
+}

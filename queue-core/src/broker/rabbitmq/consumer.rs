@@ -1,0 +1,288 @@
+//! Feeds one [`Consumer`](crate::broker::Consumer): a channel of its own per queue, opened anew with the same
+//! prefetch after whatever ended it. Deliveries go to the worker, which settles them by `settle`.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use tokio::sync::{oneshot, watch};
+
+use super::convert::{self, short};
+use super::fault::{self, code};
+use super::session::{Session, State};
+use super::settle::{Ledger, Receipt};
+use super::{Core, NeedsRouter};
+use crate::broker::{ConsumeOptions, Consumer, ConsumerHandle, Delivery};
+use crate::error::{Error, ErrorKind, Result, chain};
+
+/// How long a reply to `basic.consume` and the like may take.
+const ANSWER: Duration = Duration::from_secs(10);
+/// After so many messages in a row that lapin cannot parse, the queue is given up: each ends the connection.
+const UNPARSABLE: u32 = 5;
+
+/// Feeds one consumer.
+struct Feed {
+    core: Arc<Core>,
+    options: ConsumeOptions,
+    handle: ConsumerHandle,
+    /// Retries of its jobs need the due router; the router itself does not.
+    _router: Option<NeedsRouter>,
+    state: watch::Receiver<State>,
+    /// Told once whether the queue can be consumed at all.
+    ready: Option<oneshot::Sender<Result<()>>>,
+    /// How many sessions in a row ended by a message that could not be parsed.
+    unparsable: u32,
+    /// Whether it has been said that the queue cannot be consumed at the moment.
+    complained: bool,
+}
+
+/// Why consuming on one channel came to its end.
+enum End {
+    /// Nobody wants more.
+    Stopped,
+    /// The connection is gone; the supervisor is at it.
+    Lost,
+    /// The server sent something that lapin cannot parse.
+    Unparsable,
+    /// The server ended it: the queue was deleted, or its leader is gone.
+    Cancelled,
+    /// The server closed the channel or refused to consume.
+    Refused(lapin::Error),
+}
+
+/// Begins to consume, and waits until that has worked once. If the server is away, it begins when it is back.
+///
+/// # Errors
+/// If the queue does not exist or may not be consumed.
+pub(super) async fn start(
+    core: Arc<Core>,
+    options: ConsumeOptions,
+    router: Option<NeedsRouter>,
+) -> Result<Consumer> {
+    let (handle, consumer) = Consumer::channel();
+    let (ready, outcome) = oneshot::channel();
+    let feed = Feed {
+        state: core.consuming(),
+        core: core.clone(),
+        options,
+        handle,
+        _router: router,
+        ready: Some(ready),
+        unparsable: 0,
+        complained: false,
+    };
+    core.spawn(feed.run());
+    match outcome.await {
+        Ok(outcome) => outcome.map(|()| consumer),
+        Err(_) => Err(crate::broker::closed()),
+    }
+}
+
+impl Feed {
+    async fn run(mut self) {
+        let stop = self.handle.clone();
+        let closed = self.core.shared.closed.clone();
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let session = tokio::select! {
+                session = self.session() => session,
+                () = stop.stopped() => return,
+                () = closed.cancelled() => return,
+            };
+            // The broker went down for good.
+            let Some(session) = session else { return };
+            let end = self.consume(&session).await;
+            match self.judge(end).await {
+                ControlFlow::Break(()) => return,
+                ControlFlow::Continue(true) => pause = Duration::from_millis(100),
+                ControlFlow::Continue(false) => {
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = stop.stopped() => return,
+                        () = closed.cancelled() => return,
+                    }
+                    pause = (pause * 2).min(Duration::from_secs(10));
+                }
+            }
+        }
+    }
+
+    /// The present session, or the next. While there is none, the consumer counts as started.
+    async fn session(&mut self) -> Option<Arc<Session>> {
+        loop {
+            let state = self.state.borrow_and_update().clone();
+            if let Some(session) = state.session.filter(|session| session.is_connected()) {
+                return Some(session);
+            }
+            if state.down.is_some()
+                && let Some(ready) = self.ready.take()
+            {
+                let _ = ready.send(Ok(()));
+            }
+            self.state.changed().await.ok()?;
+        }
+    }
+
+    /// Consumes on a channel of its own until it ends.
+    async fn consume(&mut self, session: &Arc<Session>) -> End {
+        let opened = tokio::time::timeout(ANSWER, self.open(session)).await;
+        let (ledger, mut deliveries) = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => return self.failed(session, error),
+            Err(_) => {
+                session.fail("it does not answer `basic.consume`");
+                return End::Lost;
+            }
+        };
+        self.complained = false;
+        if let Some(ready) = self.ready.take() {
+            let _ = ready.send(Ok(()));
+        }
+        let closed = self.core.shared.closed.clone();
+        loop {
+            tokio::select! {
+                delivery = deliveries.next() => match delivery {
+                    Some(Ok(delivery)) => {
+                        self.unparsable = 0;
+                        self.deliver(&ledger, delivery);
+                    }
+                    Some(Err(error)) => return self.failed(session, error),
+                    None if session.is_connected() => return End::Cancelled,
+                    None => return End::Lost,
+                },
+                () = self.handle.stopped() => break,
+                () = closed.cancelled() => break,
+            }
+        }
+        // What still comes is given back by nack, which costs a quorum queue's delivery count less than a close.
+        let tag = deliveries.tag();
+        let cancel = ledger.channel().basic_cancel(tag, BasicCancelOptions::default());
+        let drain = async {
+            let _ = cancel.await;
+            while let Some(Ok(delivery)) = deliveries.next().await {
+                ledger.release(delivery.delivery_tag);
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(2), drain).await;
+        End::Stopped
+    }
+
+    async fn open(&self, session: &Arc<Session>) -> lapin::Result<(Arc<Ledger>, lapin::Consumer)> {
+        let channel = session.channel(ANSWER).await?;
+        // Before consuming: without it the server sends the whole queue.
+        channel.basic_qos(self.options.prefetch.max(1), BasicQosOptions { global: false }).await?;
+        let name = self.options.name.as_deref().unwrap_or(&self.core.shared.settings.name);
+        let tag = format!("{}-{:08x}", crate::envelope::truncate(name, 200), fastrand::u32(..));
+        let deliveries = channel
+            .basic_consume(
+                short(&self.options.queue),
+                short(&tag),
+                BasicConsumeOptions::default(),
+                Default::default(),
+            )
+            .await?;
+        Ok((Arc::new(Ledger::new(channel)), deliveries))
+    }
+
+    fn deliver(&self, ledger: &Arc<Ledger>, message: lapin::message::Delivery) {
+        let receipt = Receipt::new(
+            self.core.clone(),
+            ledger.clone(),
+            message.delivery_tag,
+            self.options.queue.clone(),
+            self.options.dead_letter.clone(),
+        );
+        let envelope = convert::envelope(message.properties, message.data);
+        let mut delivery = Delivery::new(envelope, self.options.queue.clone(), Box::new(receipt));
+        delivery.exchange = message.exchange.into();
+        delivery.routing_key = message.routing_key.into();
+        delivery.redelivered = message.redelivered;
+        self.handle.send(Ok(delivery));
+    }
+
+    fn failed(&self, session: &Session, error: lapin::Error) -> End {
+        if fault::is_unparsable(&error) {
+            End::Unparsable
+        } else if session.is_connected() && fault::protocol(&error).is_some() {
+            End::Refused(error)
+        } else {
+            End::Lost
+        }
+    }
+
+    /// What to do about an end: give up, go on at once (`true`), or go on after a pause.
+    async fn judge(&mut self, end: End) -> ControlFlow<(), bool> {
+        let queue = self.options.queue.clone();
+        match end {
+            End::Stopped => return ControlFlow::Break(()),
+            End::Lost => {}
+            End::Unparsable => {
+                self.unparsable += 1;
+                if self.unparsable >= UNPARSABLE {
+                    let error = Error::new(
+                        ErrorKind::Worker,
+                        format!(
+                            "queue `{queue}` holds a message that cannot be parsed (a name or property that is not \
+                             UTF-8): consuming it has stopped; take the message out with another client"
+                        ),
+                    );
+                    tracing::error!(%queue, "{error}");
+                    self.handle.send(Err(error));
+                    return ControlFlow::Break(());
+                }
+                return ControlFlow::Continue(false);
+            }
+            End::Cancelled => {
+                self.complain("RabbitMQ ended the consumer: its queue was deleted, or its leader is gone");
+                self.redeclare().await;
+                return ControlFlow::Continue(false);
+            }
+            End::Refused(error) => {
+                let refusal = super::declare::refusal("queue", &queue, true, &error);
+                if let Some(ready) = self.ready.take() {
+                    let _ = ready.send(Err(refusal));
+                    return ControlFlow::Break(());
+                }
+                match fault::protocol(&error) {
+                    Some((code::PRECONDITION_FAILED, text)) if text.contains("timeout") => {
+                        tracing::error!(
+                            %queue,
+                            text,
+                            "a job ran for longer than RabbitMQ waits for its settlement: its deliveries go back to the \
+                             queue; raise `consumer_timeout` (rabbitmq.conf, or the queue's policy), or make the job \
+                             shorter"
+                        );
+                    }
+                    Some((code::NOT_FOUND, _)) => {
+                        self.complain("the queue is gone");
+                        self.redeclare().await;
+                    }
+                    _ => self.complain(&chain(&refusal)),
+                }
+                return ControlFlow::Continue(false);
+            }
+        }
+        ControlFlow::Continue(true)
+    }
+
+    /// Says once what is wrong with the queue, until it works again.
+    fn complain(&mut self, what: &str) {
+        if !self.complained {
+            tracing::warn!(queue = %self.options.queue, "{what}; trying again until it works");
+            self.complained = true;
+        }
+    }
+
+    /// Declares the queue again if it was ours.
+    async fn redeclare(&self) {
+        let queue = &self.options.queue;
+        let ours =
+            self.core.shared.remembered().queues.iter().any(|decl| decl.name == *queue && !decl.passive);
+        if ours {
+            // What went wrong has been logged, and shows at the next attempt to consume.
+            let _ = self.core.shared.redeclare().await;
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Between an [`Envelope`] and AMQP's properties. What a foreign producer wrote is read leniently: nothing that
+//! arrives is refused here, since a message that cannot be read can never leave its queue.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
+
+use crate::broker::Publish;
+use crate::envelope::{Envelope, HeaderValue, Headers, JobId, header};
+use crate::error::PublishError;
+use crate::topology::MAX_NAME;
+
+/// AMQP's `delivery_mode` of a message that survives a restart of the broker.
+const PERSISTENT: u8 = 2;
+
+/// Checks that AMQP can carry the message at all. lapin does not: a name over 255 bytes panics there, and a
+/// header over the frame's size breaks the connection.
+pub(super) fn check(publish: &Publish) -> Result<(), PublishError> {
+    let envelope = &publish.envelope;
+    let names = [
+        ("exchange", Some(publish.route.exchange.as_ref())),
+        ("routing key", Some(publish.route.routing_key.as_ref())),
+        ("job id", Some(envelope.id.as_str())),
+        ("task name", envelope.task.as_deref()),
+        ("content type", envelope.content_type.as_deref()),
+        ("correlation id", envelope.correlation_id.as_deref()),
+        ("reply address", envelope.reply_to.as_deref()),
+    ];
+    for (what, name) in names {
+        if let Some(name) = name {
+            check_name(what, name)?;
+        }
+    }
+    check_header_names(&envelope.headers)?;
+    let size = envelope.headers.wire_size();
+    if size > Headers::MAX_SIZE {
+        return Err(PublishError::Invalid(format!(
+            "the headers take {size} bytes, over the limit of {}: put what is large into the payload",
+            Headers::MAX_SIZE
+        )));
+    }
+    Ok(())
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), PublishError> {
+    if name.len() <= MAX_NAME {
+        return Ok(());
+    }
+    let start = crate::envelope::truncate(name, 40);
+    Err(PublishError::Invalid(format!(
+        "the {what} `{start}…` has {} bytes; AMQP carries at most {MAX_NAME}: shorten it",
+        name.len()
+    )))
+}
+
+fn check_header_names(headers: &Headers) -> Result<(), PublishError> {
+    fn check_value(value: &HeaderValue) -> Result<(), PublishError> {
+        match value {
+            HeaderValue::Table(table) => check_header_names(table),
+            HeaderValue::List(values) => values.iter().try_for_each(check_value),
+            _ => Ok(()),
+        }
+    }
+    headers.iter().try_for_each(|(name, value)| {
+        check_name("header name", name)?;
+        check_value(value)
+    })
+}
+
+/// A short string of what [`check`] has let through; what is longer nevertheless is cut, never a panic.
+pub(super) fn short(text: &str) -> ShortString {
+    ShortString::try_new(crate::envelope::truncate(text, MAX_NAME)).unwrap_or_default()
+}
+
+/// The properties of an envelope. `publish_id` is unique to this publish; a returned message is known by it.
+pub(super) fn properties(envelope: &Envelope, publish_id: i64) -> BasicProperties {
+    let mut headers = table(&envelope.headers);
+    headers.insert(short(header::PUBLISH), AMQPValue::LongLongInt(publish_id));
+    // Absent means 1, so that a first attempt looks like any AMQP client's message.
+    if envelope.attempt > 1 {
+        headers.insert(short(header::ATTEMPT), AMQPValue::LongLongInt(envelope.attempt.into()));
+    }
+    let mut properties = BasicProperties::default()
+        .with_delivery_mode(PERSISTENT)
+        .with_message_id(short(envelope.id.as_str()))
+        .with_headers(headers);
+    if let Some(task) = &envelope.task {
+        properties = properties.with_type(short(task));
+    }
+    if let Some(content_type) = &envelope.content_type {
+        properties = properties.with_content_type(short(content_type));
+    }
+    if let Some(priority) = envelope.priority {
+        properties = properties.with_priority(priority);
+    }
+    if let Some(at) = envelope.enqueued_at {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        properties = properties.with_timestamp(since.as_secs());
+    }
+    if let Some(id) = &envelope.correlation_id {
+        properties = properties.with_correlation_id(short(id));
+    }
+    if let Some(address) = &envelope.reply_to {
+        properties = properties.with_reply_to(short(address));
+    }
+    if let Some(expiration) = envelope.expiration {
+        properties = properties.with_expiration(short(&expiration.as_millis().to_string()));
+    }
+    properties
+}
+
+/// The envelope of a delivered message. A message without an id is given one.
+pub(super) fn envelope(properties: BasicProperties, body: Vec<u8>) -> Envelope {
+    let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().to_owned());
+    let id = properties.message_id().as_ref().filter(|id| !id.as_str().is_empty());
+    let id = id.map_or_else(JobId::new, |id| JobId::from(id.as_str()));
+    let mut headers = properties.headers().as_ref().map(headers).unwrap_or_default();
+    headers.remove(header::PUBLISH);
+    let attempt = match headers.get(header::ATTEMPT).and_then(HeaderValue::as_int) {
+        Some(attempt) => {
+            headers.remove(header::ATTEMPT);
+            u32::try_from(attempt.max(1)).unwrap_or(u32::MAX)
+        }
+        None => 1,
+    };
+    let expiration = properties.expiration().as_ref().and_then(|text| text.as_str().parse().ok());
+    let enqueued_at =
+        properties.timestamp().and_then(|secs| UNIX_EPOCH.checked_add(Duration::from_secs(secs)));
+    Envelope {
+        id,
+        task: text(properties.kind()).filter(|task| !task.is_empty()),
+        payload: body.into(),
+        content_type: text(properties.content_type()),
+        attempt,
+        priority: *properties.priority(),
+        enqueued_at,
+        correlation_id: text(properties.correlation_id()),
+        reply_to: text(properties.reply_to()),
+        expiration: expiration.map(Duration::from_millis),
+        headers,
+    }
+}
+
+/// The `q-publish` of a returned message.
+pub(super) fn publish_id(properties: &BasicProperties) -> Option<i64> {
+    match properties.headers().as_ref()?.inner().get(header::PUBLISH)? {
+        AMQPValue::LongLongInt(id) => Some(*id),
+        _ => None,
+    }
+}
+
+/// Headers or queue arguments as an AMQP table.
+pub(super) fn table(headers: &Headers) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in headers.iter() {
+        table.insert(short(name), amqp_value(value));
+    }
+    table
+}
+
+fn amqp_value(value: &HeaderValue) -> AMQPValue {
+    match value {
+        HeaderValue::Null => AMQPValue::Void,
+        HeaderValue::Bool(value) => AMQPValue::Boolean(*value),
+        HeaderValue::Int(value) => AMQPValue::LongLongInt(*value),
+        HeaderValue::Float(value) => AMQPValue::Double(*value),
+        HeaderValue::String(text) => AMQPValue::LongString(LongString::from(text.as_bytes())),
+        HeaderValue::Bytes(bytes) => AMQPValue::LongString(LongString::from(bytes.as_ref())),
+        HeaderValue::Timestamp(secs) => AMQPValue::Timestamp(*secs),
+        HeaderValue::List(values) => {
+            AMQPValue::FieldArray(FieldArray::from(values.iter().map(amqp_value).collect::<Vec<_>>()))
+        }
+        HeaderValue::Table(headers) => AMQPValue::FieldTable(table(headers)),
+    }
+}
+
+fn headers(table: &FieldTable) -> Headers {
+    table.inner().iter().map(|(name, value)| (name.as_str(), header_value(value))).collect()
+}
+
+fn header_value(value: &AMQPValue) -> HeaderValue {
+    match value {
+        AMQPValue::Boolean(value) => HeaderValue::Bool(*value),
+        AMQPValue::ShortShortInt(value) => HeaderValue::Int((*value).into()),
+        AMQPValue::ShortShortUInt(value) => HeaderValue::Int((*value).into()),
+        AMQPValue::ShortInt(value) => HeaderValue::Int((*value).into()),
+        AMQPValue::ShortUInt(value) => HeaderValue::Int((*value).into()),
+        AMQPValue::LongInt(value) => HeaderValue::Int((*value).into()),
+        AMQPValue::LongUInt(value) => HeaderValue::Int((*value).into()),
+        AMQPValue::LongLongInt(value) => HeaderValue::Int(*value),
+        AMQPValue::Float(value) => HeaderValue::Float((*value).into()),
+        AMQPValue::Double(value) => HeaderValue::Float(*value),
+        AMQPValue::DecimalValue(value) => {
+            HeaderValue::Float(f64::from(value.value) / 10_f64.powi(value.scale.into()))
+        }
+        AMQPValue::ShortString(text) => HeaderValue::from(text.as_str()),
+        AMQPValue::LongString(bytes) => text_or_bytes(bytes.as_bytes()),
+        AMQPValue::FieldArray(values) => {
+            HeaderValue::List(values.as_slice().iter().map(header_value).collect())
+        }
+        AMQPValue::Timestamp(secs) => HeaderValue::Timestamp(*secs),
+        AMQPValue::FieldTable(table) => HeaderValue::Table(headers(table)),
+        AMQPValue::ByteArray(bytes) => HeaderValue::Bytes(bytes.as_slice().to_vec().into()),
+        AMQPValue::Void => HeaderValue::Null,
+    }
+}
+
+fn text_or_bytes(bytes: &[u8]) -> HeaderValue {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => HeaderValue::from(text),
+        Err(_) => HeaderValue::Bytes(bytes.to_vec().into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn envelope_survives_the_round_trip() {
+        let mut sent = Envelope::new(r#"{"to":"ada"}"#);
+        sent.task = Some("send_email".into());
+        sent.attempt = 3;
+        sent.priority = Some(7);
+        sent.enqueued_at = Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+        sent.correlation_id = Some("c".into());
+        sent.reply_to = Some("amq.rabbitmq.reply-to".into());
+        sent.expiration = Some(Duration::from_millis(1500));
+        sent.headers = Headers::from([
+            ("null", HeaderValue::Null),
+            ("flag", true.into()),
+            ("int", (-5_i64).into()),
+            ("float", 0.5.into()),
+            ("text", "é".into()),
+            ("bytes", HeaderValue::Bytes(vec![0xff, 0xfe].into())),
+            ("when", HeaderValue::Timestamp(9)),
+            ("list", HeaderValue::List(vec![1_i64.into(), HeaderValue::Table(Headers::from([("a", "b")]))])),
+        ]);
+
+        let back = envelope(properties(&sent, 42), sent.payload.to_vec());
+
+        assert_eq!(format!("{back:?}"), format!("{sent:?}"));
+        assert_eq!(publish_id(&properties(&sent, 42)), Some(42));
+    }
+
+    #[test]
+    fn bare_message_of_a_foreign_client_becomes_a_first_attempt_with_an_id() {
+        let bare = envelope(BasicProperties::default(), b"{}".to_vec());
+
+        assert_eq!(bare.attempt, 1);
+        assert_eq!(bare.task, None);
+        assert_eq!(bare.id.as_str().len(), 36);
+    }
+
+    #[test]
+    fn attempt_that_makes_no_sense_is_the_first() {
+        let mut headers = FieldTable::default();
+        headers.insert("q-attempt".into(), AMQPValue::LongLongInt(-7));
+
+        let odd = envelope(BasicProperties::default().with_headers(headers), Vec::new());
+
+        assert_eq!(odd.attempt, 1);
+    }
+
+    #[test]
+    fn what_amqp_cannot_carry_is_refused_before_lapin_sees_it() {
+        let refusal = |publish: &Publish| check(publish).unwrap_err().to_string();
+        let long = "x".repeat(256);
+
+        let queue = Publish::to_queue(long.clone(), Envelope::new("{}"));
+        let mut header_name = Publish::to_queue("q", Envelope::new("{}"));
+        let nested = HeaderValue::List(vec![HeaderValue::Table(Headers::from([(long, 1_i64)]))]);
+        header_name.envelope.headers.insert("list", nested);
+        let mut bulk = Publish::to_queue("q", Envelope::new("{}"));
+        bulk.envelope.headers.insert("bulk", "x".repeat(40_000));
+
+        assert!(refusal(&queue).contains("routing key `xxx"), "{}", refusal(&queue));
+        assert!(refusal(&header_name).contains("header name"));
+        assert!(refusal(&bulk).contains("over the limit of 32768"));
+    }
+}
