@@ -1,0 +1,119 @@
+//! Confirms and returns.
+
+use std::collections::HashSet;
+
+use queue_core::broker::Publish;
+use queue_core::envelope::{HeaderValue, header};
+use queue_core::error::PublishError;
+use queue_core::settlement::Settlement;
+
+use crate::support::{Node, consume, job, next, queue, queue_with, soon, unique};
+
+on_each_node!(
+    published_job_is_delivered_as_it_was,
+    returns_are_attributed_to_the_right_publish_under_pipelining,
+    full_queue_refuses_and_the_publisher_goes_on,
+    missing_exchange_fails_only_its_own_publishes,
+);
+
+async fn published_job_is_delivered_as_it_was(node: Node) {
+    let broker = node.broker().await;
+    let queue = queue(&broker).await;
+    let mut sent = job("hello");
+    sent.task = Some("send_email".into());
+    sent.attempt = 3;
+    sent.headers.insert("tenant", "blue");
+    sent.headers.insert("raw", HeaderValue::Bytes(vec![0xff, 0x00].into()));
+
+    broker.publish(Publish::to_queue(queue.clone(), sent.clone())).await.unwrap();
+    let mut consumer = consume(&broker, &queue, 1).await;
+    let delivery = next(&mut consumer).await;
+
+    assert_eq!(delivery.envelope.id, sent.id);
+    assert_eq!(delivery.envelope.task, sent.task);
+    assert_eq!(delivery.envelope.payload, sent.payload);
+    assert_eq!(delivery.envelope.attempt, 3);
+    assert_eq!(delivery.envelope.headers, sent.headers);
+    assert_eq!(delivery.routing_key, queue);
+    assert!(!delivery.redelivered);
+    delivery.settle(Settlement::Ack).await.unwrap();
+    broker.close().await;
+}
+
+async fn returns_are_attributed_to_the_right_publish_under_pipelining(node: Node) {
+    let broker = node.broker().await;
+    let queue = queue(&broker).await;
+    let missing = unique("missing");
+
+    let publishes: Vec<_> = (0..2000)
+        .map(|i| {
+            let to = if i % 4 == 0 { missing.clone() } else { queue.clone() };
+            Publish::to_queue(to, job(&i.to_string()))
+        })
+        .collect();
+    let outcomes = soon("the confirms", broker.publish_all(publishes)).await;
+
+    for (i, outcome) in outcomes.iter().enumerate() {
+        match outcome {
+            Ok(()) => assert_ne!(i % 4, 0, "publish {i} was unroutable and seemed confirmed"),
+            Err(PublishError::Unroutable { routing_key, .. }) => {
+                assert_eq!(i % 4, 0, "publish {i} was kept and seemed unroutable");
+                assert_eq!(*routing_key, missing);
+            }
+            Err(error) => panic!("publish {i}: {error}"),
+        }
+    }
+    assert_eq!(broker.inspect(&queue).await.unwrap().ready, 1500);
+    broker.close().await;
+}
+
+async fn full_queue_refuses_and_the_publisher_goes_on(node: Node) {
+    let broker = node.broker().await;
+    let other = queue(&broker).await;
+    let full = queue_with(&broker, |queue| {
+        queue.argument("x-max-length", 1_i64).argument("x-overflow", "reject-publish")
+    })
+    .await;
+
+    let mut outcomes = Vec::new();
+    for _ in 0..20 {
+        outcomes.push(broker.publish(Publish::to_queue(full.clone(), job("x"))).await);
+    }
+
+    assert!(outcomes[0].is_ok());
+    assert!(matches!(outcomes[19], Err(PublishError::QueueFull { .. })), "{:?}", outcomes[19]);
+    broker.publish(Publish::to_queue(other, job("y"))).await.unwrap();
+    broker.close().await;
+}
+
+async fn missing_exchange_fails_only_its_own_publishes(node: Node) {
+    let broker = node.broker().await;
+    let queue = queue(&broker).await;
+    let exchange = unique("missing");
+
+    let publishes = (0..300).map(|i| match i % 100 {
+        50 => Publish::to_exchange(exchange.clone(), "k", job("lost")),
+        _ => Publish::to_queue(queue.clone(), job(&i.to_string())),
+    });
+    let outcomes = soon("the confirms", broker.publish_all(publishes.collect())).await;
+
+    for (i, outcome) in outcomes.iter().enumerate() {
+        match outcome {
+            Ok(()) => assert_ne!(i % 100, 50),
+            Err(PublishError::Unroutable { exchange: named, .. }) => {
+                assert_eq!((i % 100, named), (50, &exchange));
+            }
+            Err(error) => panic!("publish {i}: {error}"),
+        }
+    }
+    // Some may be there twice, since what was unconfirmed when the channel closed was sent again.
+    let mut seen = HashSet::new();
+    let mut consumer = consume(&broker, &queue, 100).await;
+    while seen.len() < 297 {
+        let delivery = next(&mut consumer).await;
+        assert_eq!(delivery.envelope.headers.get(header::PUBLISH), None);
+        seen.insert(delivery.envelope.payload.clone());
+        delivery.settle(Settlement::Ack).await.unwrap();
+    }
+    broker.close().await;
+}

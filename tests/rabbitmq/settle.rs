@@ -1,0 +1,177 @@
+//! Settlements, the delay ladder and dead letters.
+
+use std::time::{Duration, SystemTime};
+
+use queue_core::broker::{ConsumeOptions, Publish};
+use queue_core::envelope::{HeaderValue, header};
+use queue_core::error::SettleError;
+use queue_core::settlement::{Reason, ReasonKind, Settlement};
+use queue_core::topology::{Namespace, QueueSpec, Route};
+
+use crate::support::{self, Node, consume, job, next, queue, soon, unique, until};
+
+on_each_node!(
+    delayed_jobs_come_in_time_and_never_early,
+    retried_job_comes_back_after_its_delay_with_its_attempt,
+    dead_letter_reaches_its_queue_with_the_reason,
+    dead_letter_that_nobody_takes_goes_back_to_its_queue,
+    delayed_job_whose_queue_has_gone_is_kept,
+    released_and_dropped_deliveries_come_again,
+);
+
+fn failed() -> Reason {
+    Reason::new(ReasonKind::Failed, "mail server said 451")
+}
+
+async fn delayed_jobs_come_in_time_and_never_early(node: Node) {
+    let broker = node.broker().await;
+    let queue = queue(&broker).await;
+    let mut consumer = consume(&broker, &queue, 200).await;
+    let delays: Vec<_> = (0..100).map(|i| Duration::from_millis(20 + i * 23)).collect();
+
+    let publishes = delays.iter().map(|delay| {
+        let due = SystemTime::now() + *delay;
+        let mut envelope = job("x");
+        envelope.priority = Some(5);
+        envelope
+            .headers
+            .insert("due", due.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as i64);
+        let mut publish = Publish::to_queue(queue.clone(), envelope);
+        publish.not_before = Some(due);
+        publish
+    });
+    let outcomes = broker.publish_all(publishes.collect()).await;
+
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    let mut late = Vec::new();
+    for _ in &delays {
+        let delivery = next(&mut consumer).await;
+        let due = delivery.envelope.headers.get("due").and_then(HeaderValue::as_int).unwrap();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as i64;
+        assert!(now >= due, "{} us early", due - now);
+        late.push((now - due) / 1000);
+        assert_eq!(delivery.envelope.priority, Some(5));
+        assert_eq!(delivery.envelope.headers.get(header::ETA), None);
+        assert_eq!(delivery.envelope.headers.get(header::TARGET), None);
+        delivery.settle(Settlement::Ack).await.unwrap();
+    }
+    late.sort_unstable();
+    // Tens of milliseconds on an idle machine; what is checked is that nothing waits for a whole rung.
+    assert!(late[50] < 200, "{late:?}");
+    broker.close().await;
+}
+
+async fn retried_job_comes_back_after_its_delay_with_its_attempt(node: Node) {
+    let broker = node.broker().await;
+    let queue = queue(&broker).await;
+    let mut consumer = consume(&broker, &queue, 1).await;
+    let sent = job("x");
+    broker.publish(Publish::to_queue(queue.clone(), sent.clone())).await.unwrap();
+
+    let after = Duration::from_millis(700);
+    let since = std::time::Instant::now();
+    let retry = Settlement::Retry { after, attempt: 2, reason: failed() };
+    next(&mut consumer).await.settle(retry).await.unwrap();
+    let again = next(&mut consumer).await;
+
+    assert!(since.elapsed() >= after, "{:?}", since.elapsed());
+    assert_eq!(again.envelope.id, sent.id);
+    assert_eq!(again.envelope.attempt, 2);
+    assert_eq!(again.envelope.headers.get(header::ERROR_KIND), Some(&"failed".into()));
+    again.settle(Settlement::Ack).await.unwrap();
+    let stats = broker.inspect(&queue).await.unwrap();
+    assert_eq!(stats.ready, 0);
+    broker.close().await;
+}
+
+async fn dead_letter_reaches_its_queue_with_the_reason(node: Node) {
+    let broker = node.broker().await;
+    let spec = QueueSpec::new(unique("spec")).dlx(unique("dlx"));
+    let namespace = Namespace::default();
+    broker.declare(&spec.topology(&namespace).unwrap()).await.unwrap();
+    let options = ConsumeOptions::new(spec.name().clone()).dead_letter(spec.dead_letter_route(&namespace));
+    let mut consumer = broker.consume(options).await.unwrap();
+    let sent = job("x");
+    broker.publish(Publish::to_queue(spec.name().clone(), sent.clone())).await.unwrap();
+
+    next(&mut consumer).await.settle(Settlement::DeadLetter { reason: failed() }).await.unwrap();
+    let mut dead = consume(&broker, &spec.dead_queue().unwrap(), 1).await;
+    let letter = next(&mut dead).await;
+
+    assert_eq!(letter.envelope.id, sent.id);
+    assert_eq!(letter.envelope.headers.get(header::ERROR), Some(&"mail server said 451".into()));
+    assert_eq!(letter.envelope.headers.get(header::QUEUE), Some(&HeaderValue::from(spec.name().as_ref())));
+    letter.settle(Settlement::Ack).await.unwrap();
+    drop((consumer, dead));
+    broker.delete(spec.name()).await.unwrap();
+    broker.delete(&spec.dead_queue().unwrap()).await.unwrap();
+    broker.close().await;
+}
+
+async fn dead_letter_that_nobody_takes_goes_back_to_its_queue(node: Node) {
+    let broker = node.broker().await;
+    let queue = queue(&broker).await;
+    let nowhere = Route { exchange: "".into(), routing_key: unique("missing").into() };
+    let options = ConsumeOptions::new(queue.clone()).dead_letter(Some(nowhere));
+    let mut consumer = broker.consume(options).await.unwrap();
+    let sent = job("x");
+    broker.publish(Publish::to_queue(queue.clone(), sent.clone())).await.unwrap();
+
+    let settled = next(&mut consumer).await.settle(Settlement::DeadLetter { reason: failed() }).await;
+
+    assert!(matches!(settled, Err(SettleError::Republish(_))), "{settled:?}");
+    let again = next(&mut consumer).await;
+    assert_eq!(again.envelope.id, sent.id);
+    assert!(again.redelivered);
+    again.settle(Settlement::Ack).await.unwrap();
+    broker.close().await;
+}
+
+async fn delayed_job_whose_queue_has_gone_is_kept(node: Node) {
+    let settings = support::settings();
+    let broker = queue_core::broker::rabbitmq::connect(&node.url, &settings).await.unwrap();
+    let queue = queue(&broker).await;
+    let _consumer = consume(&broker, &queue, 1).await;
+    let sent = job("x");
+    let mut publish = Publish::to_queue(unique("gone"), sent.clone());
+    publish.not_before = Some(SystemTime::now() + Duration::from_millis(200));
+
+    broker.publish(publish).await.unwrap();
+    let mut unroutable = consume(&broker, &settings.namespace.unroutable(), 1).await;
+    // An earlier run may have left something there.
+    let kept = loop {
+        let kept = next(&mut unroutable).await;
+        if kept.envelope.id == sent.id {
+            break kept;
+        }
+        kept.settle(Settlement::Ack).await.unwrap();
+    };
+
+    assert!(kept.envelope.headers.get(header::TARGET).is_some());
+    kept.settle(Settlement::Ack).await.unwrap();
+    broker.close().await;
+}
+
+async fn released_and_dropped_deliveries_come_again(node: Node) {
+    let broker = node.broker().await;
+    let queue = queue(&broker).await;
+    let mut consumer = consume(&broker, &queue, 1).await;
+    broker.publish(Publish::to_queue(queue.clone(), job("x"))).await.unwrap();
+
+    next(&mut consumer).await.settle(Settlement::Release).await.unwrap();
+    drop(next(&mut consumer).await);
+    let third = next(&mut consumer).await;
+    assert!(third.redelivered);
+    consumer.stop();
+    assert!(soon("the end", consumer.next()).await.is_none());
+    // A delivery outlives its consumer.
+    third.settle(Settlement::Ack).await.unwrap();
+
+    drop(consumer);
+    until("the queue to be empty", async || {
+        let stats = broker.inspect(&queue).await.unwrap();
+        stats.ready == 0 && stats.consumers == 0
+    })
+    .await;
+    broker.close().await;
+}
