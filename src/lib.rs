@@ -14,6 +14,8 @@ pub use queue_worker::Context;
 /// What generated code names. Not public API: it changes without notice.
 #[doc(hidden)]
 pub mod __private {
+    #[cfg(not(feature = "worker"))]
+    pub use queue_core::private::enqueue_only as register;
     pub use queue_core::private::*;
     #[cfg(feature = "worker")]
     pub use queue_worker::private::*;

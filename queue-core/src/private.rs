@@ -2,5 +2,35 @@
 
 pub use serde;
 
+pub use crate::__enqueue_only as enqueue_only;
 pub use crate::outcome::{IntoOutcome, Outcome, TaskError};
+pub use crate::retry::Backoff;
 pub use crate::task::{Task, TaskOptions};
+pub use crate::topology::{Declare, Overflow, QueueSpec, QueueType};
+
+use crate::outcome::{Failure, ReasonKind, Verdict};
+
+/// The outcome of a task that declares some of its errors `permanent(..)`. The pattern outweighs a mark that the
+/// error carries.
+pub fn outcome<R: IntoOutcome>(result: R, is_permanent: bool) -> Outcome {
+    match result.into_outcome() {
+        Outcome::Failure(Failure { mut reason, .. }) if is_permanent => {
+            reason.kind = ReasonKind::Permanent;
+            Outcome::Failure(Failure { reason, verdict: Verdict::Permanent })
+        }
+        outcome => outcome,
+    }
+}
+
+/// A task in a program that has no worker: its code is not registered, and mentioned only so that the compiler
+/// does not take it for dead.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __enqueue_only {
+    ($(#[$attribute:meta])* $function:path => $($handler:tt)*) => {
+        $(#[$attribute])*
+        const _: () = {
+            let _ = $function;
+        };
+    };
+}

@@ -1,0 +1,187 @@
+//! What takes more than one option to get wrong: what is missing, what contradicts, what has no effect.
+
+use proc_macro2::{Ident, Span};
+use syn::{ReturnType, Signature};
+
+use crate::attr::{Attribute, Written};
+use crate::errors::Errors;
+use crate::value::{Declare, Dlx, OrNone, QueueType};
+
+/// Notes all contradictions.
+pub(crate) fn check(attribute: &Attribute, signature: &Signature, errors: &mut Errors) {
+    queue(attribute, errors);
+    dead_letters(attribute, errors);
+    arguments(attribute, errors);
+    priorities(attribute, errors);
+    slots(attribute, errors);
+    retries(attribute, errors);
+    if let (Some(permanent), ReturnType::Default) = (&attribute.permanent, &signature.output) {
+        errors.on(
+            &permanent.key,
+            "`permanent` tells errors apart, and this function returns none: let it return a `Result`",
+        );
+    }
+}
+
+fn queue(attribute: &Attribute, errors: &mut Errors) {
+    if !attribute.mentions("queue") {
+        errors.at(
+            Span::call_site(),
+            "`queue` is missing: name the queue that the jobs go to, as in `#[task(queue = \"emails\")]`",
+        );
+    }
+}
+
+fn dead_letters(attribute: &Attribute, errors: &mut Errors) {
+    let Attribute { dlx, dead_letter_queue, dead_letter_key, dead_letter_ttl, queue, .. } = attribute;
+    if let Some(Written { value: Dlx::None, .. }) = dlx {
+        for key in [key(dead_letter_queue), key(dead_letter_key), key(dead_letter_ttl)].into_iter().flatten()
+        {
+            errors.on(
+                key,
+                format!(
+                    "`{key}` has no effect with `dlx = none`, which drops the dead letters: remove one of \
+                 the two"
+                ),
+            );
+        }
+        return;
+    }
+    let Some(queue) = queue else { return };
+    match dead_letter_queue {
+        Some(dead) if dead.value == queue.value => {
+            errors.at(
+                dead.span,
+                "the queue would keep its own dead letters, and work them for ever: name another queue",
+            );
+        }
+        None if !attribute.mentions("dead_letter_queue") && queue.value.len() + ".dead".len() > 255 => {
+            errors.at(
+                queue.span,
+                "with `.dead` after it, this name is too long for the dead-letter queue: shorten it, \
+                 or name that queue with `dead_letter_queue`",
+            );
+        }
+        _ => {}
+    }
+}
+
+/// Options that declare a queue, on one that is used as it is.
+fn arguments(attribute: &Attribute, errors: &mut Errors) {
+    let Attribute { ttl, max_length, overflow, max_priority, dead_letter_queue, dead_letter_ttl, .. } =
+        attribute;
+    if is_passive(attribute) {
+        for key in [key(ttl), key(max_length), key(overflow), key(max_priority)].into_iter().flatten() {
+            errors.on(
+                key,
+                format!(
+                    "`{key}` has no effect with `declare = \"passive\"`, which uses the queue as it is: \
+                 remove one of the two"
+                ),
+            );
+        }
+        if let (Some(_), Some(ttl)) = (dead_letter_queue, dead_letter_ttl) {
+            errors.on(
+                &ttl.key,
+                "`dead_letter_ttl` has no effect: with `declare = \"passive\"` a dead-letter queue \
+                 that is named is used as it is",
+            );
+        }
+        return;
+    }
+    if let Some(overflow) = overflow {
+        if !attribute.mentions("max_length") {
+            errors.on(
+                &overflow.key,
+                "`overflow` says what a full queue does, and this one is never full: add `max_length = …`",
+            );
+        }
+        if matches!(
+            (&attribute.dlx, overflow.value),
+            (Some(Written { value: OrNone::None, .. }), crate::value::Overflow::DeadLetter)
+        ) {
+            errors.at(
+                overflow.span,
+                "with `dlx = none` an overflowing job would be dropped unseen: name a `dlx`, or leave \
+                 `overflow` out to refuse the publisher",
+            );
+        }
+    }
+}
+
+fn priorities(attribute: &Attribute, errors: &mut Errors) {
+    let Attribute { priority, max_priority, .. } = attribute;
+    if is_passive(attribute) {
+        return;
+    }
+    if !is_classic(attribute) {
+        // Where `queue_type` could not be read, it may be meant as classic.
+        if let (Some(max), true) = (max_priority, quorum_is_meant(attribute)) {
+            errors.on(
+                &max.key,
+                "a quorum queue needs no `max_priority`: remove it, or add `queue_type = \"classic\"`",
+            );
+        }
+        return;
+    }
+    match (priority, max_priority) {
+        (Some(priority), Some(max)) if priority.value > max.value => {
+            errors.at(
+                priority.span,
+                format!(
+                    "a priority above the queue's `max_priority = {}` counts as that: lower it, or raise \
+                 the maximum",
+                    max.value
+                ),
+            );
+        }
+        (Some(priority), None) if !attribute.mentions("max_priority") => {
+            errors.on(
+                &priority.key,
+                "a classic queue without `max_priority` ignores priorities: add `max_priority = 10`, say",
+            );
+        }
+        _ => {}
+    }
+}
+
+fn slots(attribute: &Attribute, errors: &mut Errors) {
+    let Some(prefetch) = &attribute.prefetch else { return };
+    let concurrency = match &attribute.concurrency {
+        Some(concurrency) => concurrency.value,
+        None if attribute.mentions("concurrency") => return,
+        None => 1,
+    };
+    if prefetch.value < concurrency {
+        errors.at(
+            prefetch.span,
+            format!(
+                "a worker that holds {} jobs cannot run {concurrency} at once: raise `prefetch`, or leave \
+             it out to hold as many as run",
+                prefetch.value
+            ),
+        );
+    }
+}
+
+fn retries(attribute: &Attribute, errors: &mut Errors) {
+    if let (Some(Written { value: 0, .. }), Some(backoff)) = (&attribute.retries, &attribute.backoff) {
+        errors.on(&backoff.key, "`backoff` has no effect with `retries = 0`: remove one of the two");
+    }
+}
+
+fn is_passive(attribute: &Attribute) -> bool {
+    matches!(attribute.declare, Some(Written { value: Declare::Passive, .. }))
+}
+
+fn is_classic(attribute: &Attribute) -> bool {
+    matches!(attribute.queue_type, Some(Written { value: QueueType::Classic, .. }))
+}
+
+fn quorum_is_meant(attribute: &Attribute) -> bool {
+    attribute.queue_type.is_some() || !attribute.mentions("queue_type")
+}
+
+fn key<T>(option: &Option<Written<T>>) -> Option<&Ident> {
+    option.as_ref().map(|option| &option.key)
+}

@@ -1,0 +1,320 @@
+//! A checked model as code. Cannot fail. The code is thin: a struct, a few constants, calls into `__private`.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::LitStr;
+use syn::spanned::Spanned as _;
+
+use crate::attr::{Attribute, Permanent, Written};
+use crate::model::Model;
+use crate::parameter::{Field, Parameter};
+use crate::value::{Backoff, Declare, Dlx, OrNone, Overflow, QueueType};
+
+/// The function, its payload, and what makes it a task.
+pub(crate) fn expand(model: &Model) -> TokenStream {
+    let function = model.function.emit();
+    let payload = payload(model);
+    let task = task(model);
+    let handler = handler(model);
+    quote!(#function #payload #task #handler)
+}
+
+/// The struct that carries the by-value parameters.
+pub(crate) fn payload(model: &Model) -> TokenStream {
+    let Model { function, private, payload, .. } = model;
+    let conditions = function.conditions();
+    let deprecated = function.attributes("deprecated");
+    let allowances = function.allowances();
+    let visibility = &function.visibility;
+    let name = function.ident().to_string();
+    let doc =
+        format!("The payload of task `{name}`. Made by `#[task]` from the function's by-value parameters.");
+    let serde = format!("{private}::serde").replace(' ', "");
+    let fields = fields(model).map(|field| {
+        let Field { attributes, ident, ty, .. } = field;
+        let doc = (!field.is_documented).then(|| {
+            let doc = format!("The task's parameter `{ident}`.");
+            quote!(#[doc = #doc])
+        });
+        quote!(#(#attributes)* #doc #visibility #ident: #ty)
+    });
+    let shows_fields = model.attribute.debug.as_ref().is_none_or(|debug| debug.value);
+    let derived_debug = shows_fields.then(|| quote!(::core::fmt::Debug,));
+    let opaque_debug = (!shows_fields).then(|| {
+        let name = payload.to_string();
+        quote! {
+            #(#conditions)*
+            #allowances
+            #[automatically_derived]
+            impl ::core::fmt::Debug for #payload {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct(#name).finish_non_exhaustive()
+                }
+            }
+        }
+    });
+    // Spanned, so that a clash of names points at the function's.
+    let item = quote_spanned!(payload.span()=> #visibility struct #payload);
+    quote! {
+        #(#conditions)*
+        #(#deprecated)*
+        #allowances
+        #[doc = #doc]
+        #[derive(
+            ::core::clone::Clone,
+            #derived_debug
+            #private::serde::Serialize,
+            #private::serde::Deserialize,
+        )]
+        #[serde(crate = #serde)]
+        #item { #(#fields,)* }
+        #opaque_debug
+    }
+}
+
+fn fields(model: &Model) -> impl Iterator<Item = &Field> {
+    model.parameters.iter().filter_map(|parameter| match parameter {
+        Parameter::Field(field) => Some(field),
+        Parameter::Injected(_) => None,
+    })
+}
+
+/// What whoever enqueues needs to know.
+fn task(model: &Model) -> TokenStream {
+    let Model { function, private, name, payload, output, attribute, .. } = model;
+    let conditions = function.conditions();
+    let allowances = allowances(model);
+    let queue = queue(attribute, private);
+    let options = options(attribute, private);
+    // Spanned, so that a return type which is none of a task's is reported where it stands.
+    let output = quote_spanned!(output.span()=> <#output as #private::IntoOutcome>::Output);
+    quote! {
+        #(#conditions)*
+        #allowances
+        #[automatically_derived]
+        impl #private::Task for #payload {
+            const NAME: &'static ::core::primitive::str = #name;
+
+            type Output = #output;
+
+            fn queue() -> &'static #private::QueueSpec {
+                static QUEUE: ::std::sync::LazyLock<#private::QueueSpec> =
+                    ::std::sync::LazyLock::new(|| #queue);
+                &QUEUE
+            }
+
+            fn options() -> &'static #private::TaskOptions {
+                static OPTIONS: ::std::sync::LazyLock<#private::TaskOptions> =
+                    ::std::sync::LazyLock::new(|| #options);
+                &OPTIONS
+            }
+        }
+    }
+}
+
+/// The queue as attribute and defaults describe it: each option that was written is one call.
+fn queue(attribute: &Attribute, private: &TokenStream) -> TokenStream {
+    let mut spec = TokenStream::new();
+    let mut set = |method: &str, argument: TokenStream| {
+        let method = Ident::new(method, Span::mixed_site());
+        spec.extend(quote!(.#method(#argument)));
+    };
+    match &attribute.dlx {
+        Some(Written { value: Dlx::None, .. }) => set("no_dlx", TokenStream::new()),
+        Some(Written { value: Dlx::Some(exchange), .. }) => set("dlx", exchange.to_token_stream()),
+        None => {}
+    }
+    let literal = |value: &dyn ToTokens| value.to_token_stream();
+    for (method, argument) in [
+        ("dead_letter_queue", attribute.dead_letter_queue.as_ref().map(|option| literal(&option.value))),
+        ("dead_letter_key", attribute.dead_letter_key.as_ref().map(|option| literal(&option.value))),
+        ("dead_letter_ttl", attribute.dead_letter_ttl.as_ref().map(|option| millis(option.value.into()))),
+        ("queue_type", attribute.queue_type.as_ref().map(|option| queue_type(option.value, private))),
+        ("declare", attribute.declare.as_ref().map(|option| declare(option.value, private))),
+        ("ttl", attribute.ttl.as_ref().map(|option| millis(option.value.into()))),
+        ("max_length", attribute.max_length.as_ref().map(|option| literal(&option.value))),
+        ("overflow", attribute.overflow.as_ref().map(|option| overflow(option.value, private))),
+        ("max_priority", attribute.max_priority.as_ref().map(|option| literal(&option.value))),
+        ("concurrency", attribute.concurrency.as_ref().map(|option| literal(&option.value))),
+        ("prefetch", attribute.prefetch.as_ref().map(|option| literal(&option.value))),
+    ] {
+        if let Some(argument) = argument {
+            set(method, argument);
+        }
+    }
+    let name = attribute.queue.as_ref().map(|queue| &queue.value);
+    quote!(#private::QueueSpec::new(#name) #spec)
+}
+
+/// How jobs are run: the defaults, and each option that was written.
+fn options(attribute: &Attribute, private: &TokenStream) -> TokenStream {
+    let options = Ident::new("options", Span::mixed_site());
+    let mut changes = TokenStream::new();
+    if let Some(Written { value: retries, .. }) = &attribute.retries {
+        changes.extend(quote!(#options.retry.retries = #retries;));
+    }
+    if let Some(Written { value, .. }) = &attribute.backoff {
+        let backoff = backoff(value, private);
+        changes.extend(quote!(#options.retry.backoff = #backoff;));
+    }
+    match &attribute.timeout {
+        Some(Written { value: OrNone::None, .. }) => {
+            changes.extend(quote!(#options.timeout = ::core::option::Option::None;));
+        }
+        Some(Written { value: OrNone::Some(timeout), .. }) => {
+            let timeout = millis(*timeout);
+            changes.extend(quote!(#options.timeout = ::core::option::Option::Some(#timeout);));
+        }
+        None => {}
+    }
+    if let Some(Written { value: priority, .. }) = &attribute.priority {
+        changes.extend(quote!(#options.priority = ::core::option::Option::Some(#priority);));
+    }
+    if attribute.default.is_some() {
+        changes.extend(quote!(#options.is_default = true;));
+    }
+    let defaults = quote!(<#private::TaskOptions as ::core::default::Default>::default());
+    if changes.is_empty() { defaults } else { quote!({ let mut #options = #defaults; #changes #options }) }
+}
+
+/// What a worker needs, which is nothing where the program has none.
+fn handler(model: &Model) -> TokenStream {
+    let Model { function, private, payload, .. } = model;
+    let conditions = function.conditions();
+    let allowances = allowances(model);
+    let ident = function.ident();
+    let path = LitStr::new(&format!("::{ident}"), ident.span());
+    let call = Ident::new("__call", Span::mixed_site());
+    let job = job(model, &call);
+    let run = if model.is_blocking() {
+        quote_spanned!(ident.span()=> #private::run_blocking(#call, |#call| #job))
+    } else {
+        // Spanned, so that a future which is not `Send` is reported at the function.
+        quote_spanned!(ident.span()=> ::std::boxed::Box::pin(async move #job))
+    };
+    let needs = model.parameters.iter().filter_map(|parameter| match parameter {
+        Parameter::Field(_) => None,
+        Parameter::Injected(ty) => Some(quote_spanned!(ty.span()=> #private::need::<#ty>())),
+    });
+    quote! {
+        #(#conditions)*
+        #private::register! {
+            #allowances
+            #ident =>
+            const _: () = {
+                fn __run(#call: #private::Call) -> #private::BoxFuture<'static, #private::Outcome> {
+                    #run
+                }
+
+                fn __needs() -> ::std::vec::Vec<#private::Need> {
+                    ::std::vec![#(#needs),*]
+                }
+
+                const __REGISTRATION: #private::Registration = #private::Registration {
+                    name: <#payload as #private::Task>::NAME,
+                    path: ::core::concat!(::core::module_path!(), #path),
+                    queue: <#payload as #private::Task>::queue,
+                    options: <#payload as #private::Task>::options,
+                    run: __run,
+                    needs: __needs,
+                };
+
+                #[automatically_derived]
+                impl #private::Runnable for #payload {
+                    fn registration() -> #private::Registration {
+                        __REGISTRATION
+                    }
+                }
+
+                #private::inventory::submit! { __REGISTRATION }
+            };
+        }
+    }
+}
+
+/// A block from a call to an outcome: reads the payload, calls the function, reads its result.
+fn job(model: &Model, call: &Ident) -> TokenStream {
+    let Model { function, private, payload, parameters, output, attribute, .. } = model;
+    let ident = function.ident();
+    let read = Ident::new("__payload", Span::mixed_site());
+    let bad = Ident::new("__bad", Span::mixed_site());
+    let result = Ident::new("__result", Span::mixed_site());
+    let arguments = parameters.iter().map(|parameter| match parameter {
+        // By field and not by a pattern, which could hit a constant of the same name.
+        Parameter::Field(Field { ident, .. }) => quote!(#read.#ident),
+        Parameter::Injected(ty) => quote_spanned!(ty.span()=> #call.arg::<#ty>()),
+    });
+    let awaited = (!model.is_blocking()).then(|| quote!(.await));
+    // Without by-value parameters the payload is read all the same: what is not an object is a bad message.
+    let reading = if fields(model).next().is_some() { quote!(#read) } else { quote!(_) };
+    let outcome = match &attribute.permanent {
+        Some(Written { value: Permanent { pattern, guard }, .. }) => {
+            let guard = guard.as_ref().map(|guard| quote!(if #guard));
+            quote! {
+                let __permanent =
+                    ::core::matches!(&#result, ::core::result::Result::Err(#pattern) #guard);
+                #private::outcome(#result, __permanent)
+            }
+        }
+        None => quote_spanned!(output.span()=> #private::IntoOutcome::into_outcome(#result)),
+    };
+    quote!({
+        let #reading: #payload = match #call.payload() {
+            ::core::result::Result::Ok(#read) => #read,
+            ::core::result::Result::Err(#bad) => return #bad,
+        };
+        let #result = #ident(#(#arguments),*)#awaited;
+        #outcome
+    })
+}
+
+/// Lints that generated code must not raise beside the function's own.
+fn allowances(model: &Model) -> TokenStream {
+    let mut allowances = model.function.allowances();
+    if model.function.attributes("deprecated").next().is_some() {
+        allowances.extend(quote!(#[allow(deprecated, reason = "a deprecated task still runs")]));
+    }
+    allowances
+}
+
+fn backoff(backoff: &Backoff, private: &TokenStream) -> TokenStream {
+    match *backoff {
+        Backoff::Exponential { base, max: None } => {
+            let base = millis(base);
+            quote!(#private::Backoff::exponential(#base))
+        }
+        Backoff::Exponential { base, max: Some(max) } => {
+            let (base, cap) = (millis(base), millis(max));
+            quote!(#private::Backoff::Exponential { base: #base, cap: #cap })
+        }
+        Backoff::Fixed(wait) => {
+            let wait = millis(wait);
+            quote!(#private::Backoff::Fixed(#wait))
+        }
+    }
+}
+
+fn queue_type(queue_type: QueueType, private: &TokenStream) -> TokenStream {
+    match queue_type {
+        QueueType::Quorum => quote!(#private::QueueType::Quorum),
+        QueueType::Classic => quote!(#private::QueueType::Classic),
+    }
+}
+
+fn declare(declare: Declare, private: &TokenStream) -> TokenStream {
+    match declare {
+        Declare::Active => quote!(#private::Declare::Active),
+        Declare::Passive => quote!(#private::Declare::Passive),
+    }
+}
+
+fn overflow(overflow: Overflow, private: &TokenStream) -> TokenStream {
+    match overflow {
+        Overflow::Reject => quote!(#private::Overflow::Reject),
+        Overflow::DeadLetter => quote!(#private::Overflow::DeadLetter),
+    }
+}
+
+fn millis(millis: u64) -> TokenStream {
+    quote!(::core::time::Duration::from_millis(#millis))
+}
