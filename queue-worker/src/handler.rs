@@ -85,6 +85,24 @@ impl fmt::Debug for Call {
     }
 }
 
+/// Runs a function without `async` on the blocking pool. The call, and with it the worker's slot, is kept until
+/// the function returns, even when the attempt has timed out by then: nobody can stop it.
+#[doc(hidden)]
+pub fn run_blocking(call: Call, function: fn(Call) -> Outcome) -> BoxFuture<'static, Outcome> {
+    Box::pin(async move {
+        // The span is the job's, so that what the function logs is found under it.
+        let span = tracing::Span::current();
+        let running = tokio::task::spawn_blocking(move || span.in_scope(|| function(call)));
+        match running.await {
+            Ok(outcome) => outcome,
+            // `execute` catches it, like the panic of any handler.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is going down before the function began; so are we, and the delivery is released.
+            Err(_) => std::future::pending().await,
+        }
+    })
+}
+
 /// The worker's state by type: what by-reference parameters get.
 #[derive(Default, Clone)]
 pub(crate) struct State {
