@@ -113,12 +113,34 @@ pub enum Declare {
 }
 
 /// Where a queue's dead letters go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum DeadLetters {
     /// `dlx = none`: a job that fails for good is dropped, with a log line.
     Dropped,
     /// To an exchange; `None` is the namespace's own.
     To(Option<Name>),
+}
+
+impl fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // As the option reads in the attribute.
+        match self {
+            Self::Dropped => f.write_str("none"),
+            Self::To(exchange) => exchange.fmt(f),
+        }
+    }
+}
+
+/// An option that two descriptions of one queue give different values; see [`QueueSpec::difference`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Difference {
+    /// The option, as the attribute names it.
+    pub option: &'static str,
+    /// Its value in the one description.
+    pub left: String,
+    /// Its value in the other.
+    pub right: String,
 }
 
 /// A queue as the attribute describes it. Two tasks that share a queue describe it alike.
@@ -254,6 +276,46 @@ impl QueueSpec {
     pub fn prefetch(mut self, jobs: u16) -> Self {
         self.prefetch = Some(jobs);
         self
+    }
+
+    /// The first option in which `other` describes the queue differently.
+    pub fn difference(&self, other: &Self) -> Option<Difference> {
+        fn differs<T: PartialEq + fmt::Debug>(option: &'static str, left: &T, right: &T) -> Option<Difference> {
+            let words = |value: &T| match format!("{value:?}") {
+                none if none == "None" => "not set".to_owned(),
+                some => some.strip_prefix("Some(").and_then(|some| some.strip_suffix(')')).unwrap_or(&some).to_owned(),
+            };
+            (left != right).then(|| Difference { option, left: words(left), right: words(right) })
+        }
+        // By name, so that a new option cannot be forgotten here.
+        let Self {
+            name,
+            dead_letters,
+            dead_letter_queue,
+            dead_letter_key,
+            dead_letter_ttl,
+            queue_type,
+            declare,
+            ttl,
+            max_length,
+            overflow,
+            max_priority,
+            concurrency,
+            prefetch,
+        } = self;
+        differs("queue", name, &other.name)
+            .or_else(|| differs("dlx", dead_letters, &other.dead_letters))
+            .or_else(|| differs("dead_letter_queue", dead_letter_queue, &other.dead_letter_queue))
+            .or_else(|| differs("dead_letter_key", dead_letter_key, &other.dead_letter_key))
+            .or_else(|| differs("dead_letter_ttl", dead_letter_ttl, &other.dead_letter_ttl))
+            .or_else(|| differs("queue_type", queue_type, &other.queue_type))
+            .or_else(|| differs("declare", declare, &other.declare))
+            .or_else(|| differs("ttl", ttl, &other.ttl))
+            .or_else(|| differs("max_length", max_length, &other.max_length))
+            .or_else(|| differs("overflow", overflow, &other.overflow))
+            .or_else(|| differs("max_priority", max_priority, &other.max_priority))
+            .or_else(|| differs("concurrency", concurrency, &other.concurrency))
+            .or_else(|| differs("prefetch", prefetch, &other.prefetch))
     }
 
     /// The queue's name.

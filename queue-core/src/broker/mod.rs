@@ -328,14 +328,23 @@ pub struct QueueStats {
     pub ready: u64,
     /// Messages delivered and not yet settled, where the broker tells.
     pub unsettled: Option<u64>,
+    /// Messages that are for this queue and not due yet, delayed jobs and retries, where the broker tells.
+    pub delayed: Option<u64>,
     /// Consumers.
     pub consumers: u64,
 }
 
 impl QueueStats {
-    /// Counts as a broker reports them.
+    /// Counts as a broker reports them that does not tell what is delayed.
     pub fn new(ready: u64, unsettled: Option<u64>, consumers: u64) -> Self {
-        Self { ready, unsettled, consumers }
+        Self { ready, unsettled, delayed: None, consumers }
+    }
+
+    /// How many messages for this queue are not due yet.
+    #[must_use]
+    pub fn delayed(mut self, delayed: u64) -> Self {
+        self.delayed = Some(delayed);
+        self
     }
 }
 
