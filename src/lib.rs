@@ -9,7 +9,9 @@ pub use queue_core::error::{BoxError, EnqueueError, Error, ErrorKind, PublishErr
 pub use queue_core::outcome::{Outcome, ResultExt, TaskError, TaskResult};
 pub use queue_core::task::Task;
 #[cfg(feature = "worker")]
-pub use queue_worker::Context;
+pub use queue_worker::{
+    Call, Context, Event, Events, HandlerFuture, HandlerService, JobInfo, Runnable, Summary, Worker, WorkerHandle,
+};
 
 /// What generated code names. Not public API: it changes without notice.
 #[doc(hidden)]

@@ -280,10 +280,18 @@ impl QueueSpec {
 
     /// The first option in which `other` describes the queue differently.
     pub fn difference(&self, other: &Self) -> Option<Difference> {
-        fn differs<T: PartialEq + fmt::Debug>(option: &'static str, left: &T, right: &T) -> Option<Difference> {
+        fn differs<T: PartialEq + fmt::Debug>(
+            option: &'static str,
+            left: &T,
+            right: &T,
+        ) -> Option<Difference> {
             let words = |value: &T| match format!("{value:?}") {
                 none if none == "None" => "not set".to_owned(),
-                some => some.strip_prefix("Some(").and_then(|some| some.strip_suffix(')')).unwrap_or(&some).to_owned(),
+                some => some
+                    .strip_prefix("Some(")
+                    .and_then(|some| some.strip_suffix(')'))
+                    .unwrap_or(&some)
+                    .to_owned(),
             };
             (left != right).then(|| Difference { option, left: words(left), right: words(right) })
         }

@@ -3,26 +3,52 @@
 use std::fmt;
 use std::time::Instant;
 
+use queue_core::broker::Delivery;
 use queue_core::client::Client;
 use queue_core::envelope::{Headers, JobId};
 use tokio_util::sync::CancellationToken;
 
+use crate::fetch::{Lane, Slot};
+use crate::registry::Task;
+
 /// What a handler may know about its job. A task takes it as `&Context`.
 pub struct Context {
     pub(crate) id: JobId,
-    pub(crate) task: String,
-    pub(crate) queue: String,
+    pub(crate) task: &'static str,
     pub(crate) attempt: u32,
     pub(crate) deadline: Option<Instant>,
-    pub(crate) cancelled: CancellationToken,
+    /// The attempt timed out. That the worker stops is in the lane's steps: one token for all jobs.
+    pub(crate) timed_out: CancellationToken,
     pub(crate) exchange: String,
     pub(crate) routing_key: String,
     pub(crate) redelivered: bool,
     pub(crate) headers: Headers,
-    pub(crate) client: Client,
+    /// Where the job runs. Freed with the context, and so only when the handler has let go of it: a blocking
+    /// function that outlives its timeout keeps its slot.
+    pub(crate) slot: Slot,
 }
 
 impl Context {
+    /// The context of `delivery`. Takes out of it what its settlement does not need.
+    pub(crate) fn new(slot: Slot, task: &Task, delivery: &mut Delivery, started: Instant) -> Self {
+        Self {
+            id: delivery.envelope.id.clone(),
+            task: task.name(),
+            attempt: delivery.envelope.attempt,
+            deadline: task.options.timeout.and_then(|timeout| started.checked_add(timeout)),
+            timed_out: CancellationToken::new(),
+            exchange: std::mem::take(&mut delivery.exchange),
+            routing_key: std::mem::take(&mut delivery.routing_key),
+            redelivered: delivery.redelivered,
+            headers: delivery.envelope.headers.clone(),
+            slot,
+        }
+    }
+
+    pub(crate) fn lane(&self) -> &Lane {
+        self.slot.lane()
+    }
+
     /// The job's id: the same through all its attempts, and so the key to deduplicate by.
     pub fn id(&self) -> &JobId {
         &self.id
@@ -30,12 +56,12 @@ impl Context {
 
     /// The task's name on the wire.
     pub fn task(&self) -> &str {
-        &self.task
+        self.task
     }
 
     /// The queue that the job came from.
     pub fn queue(&self) -> &str {
-        &self.queue
+        &self.lane().queue
     }
 
     /// Which attempt this is, from 1.
@@ -70,18 +96,21 @@ impl Context {
 
     /// A client on the worker's broker, to enqueue more.
     pub fn client(&self) -> &Client {
-        &self.client
+        &self.lane().shared.client
     }
 
     /// Whether the attempt should end: it timed out, or the worker was told to stop at once. A blocking function
     /// looks here from time to time, since nobody can stop it.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.is_cancelled()
+        self.timed_out.is_cancelled() || self.lane().shared.steps.is_cancelling()
     }
 
     /// Waits until the attempt should end. Cancel safe.
     pub async fn cancelled(&self) {
-        self.cancelled.cancelled().await;
+        tokio::select! {
+            () = self.timed_out.cancelled() => {}
+            () = self.lane().shared.steps.cancelling() => {}
+        }
     }
 }
 
@@ -90,7 +119,7 @@ impl fmt::Debug for Context {
         f.debug_struct("Context")
             .field("id", &self.id)
             .field("task", &self.task)
-            .field("queue", &self.queue)
+            .field("queue", &self.queue())
             .field("attempt", &self.attempt)
             .finish_non_exhaustive()
     }

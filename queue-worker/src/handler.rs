@@ -25,12 +25,17 @@ pub struct Call {
     payload: Bytes,
     /// An `Arc`, so that `&Context` is found in the same way as any state.
     context: Arc<Context>,
-    state: Arc<State>,
+    run: Handler,
 }
 
 impl Call {
-    pub(crate) fn new(payload: Bytes, context: Context, state: Arc<State>) -> Self {
-        Self { payload, context: Arc::new(context), state }
+    pub(crate) fn new(payload: Bytes, context: Arc<Context>, run: Handler) -> Self {
+        Self { payload, context, run }
+    }
+
+    /// Begins to run the task's code.
+    pub(crate) fn run(self) -> BoxFuture<'static, Outcome> {
+        (self.run)(self)
     }
 
     /// The job's context.
@@ -74,7 +79,7 @@ impl Call {
         if let Some(context) = context.downcast_ref::<Arc<T>>() {
             return context;
         }
-        self.state.get::<T>().expect("state was checked when the worker started")
+        self.context.lane().shared.state.get::<T>().expect("state was checked when the worker started")
     }
 }
 

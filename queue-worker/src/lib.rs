@@ -3,11 +3,23 @@
 //! A job's way through this crate: `fetch` → `execute` → `handler` → `settle`.
 
 mod context;
+mod events;
+mod execute;
+mod fetch;
 mod handler;
+mod idle;
+mod middleware;
 #[doc(hidden)]
 pub mod private;
 mod registry;
+mod settle;
+mod shutdown;
+mod worker;
 
 pub use context::Context;
+pub use events::{Event, Events, JobInfo, Summary};
 pub use handler::Call;
+pub use middleware::{HandlerFuture, HandlerService};
 pub use registry::Runnable;
+pub use shutdown::WorkerHandle;
+pub use worker::Worker;

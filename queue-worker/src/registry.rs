@@ -1,16 +1,20 @@
 //! Which tasks a worker can run: those compiled into the binary, or those it names.
 
-use queue_core::task::{Task, TaskOptions};
-use queue_core::topology::QueueSpec;
+use std::any::TypeId;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::handler::{Handler, Need};
+use queue_core::error::{Error, ErrorKind, Result};
+use queue_core::task::TaskOptions;
+use queue_core::topology::{Difference, QueueSpec};
+
+use crate::handler::{Handler, Need, State};
 
 /// A task whose code is at hand. `#[task]` writes the impl.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no handler in this program",
     note = "`#[task]` above a function makes one; a hand-written `Task` can only be enqueued"
 )]
-pub trait Runnable: Task {
+pub trait Runnable: queue_core::task::Task {
     /// Everything the worker needs to run it.
     #[doc(hidden)]
     fn registration() -> Registration;
@@ -36,7 +40,220 @@ pub struct Registration {
 
 inventory::collect!(Registration);
 
-/// All tasks compiled into this program.
-pub(crate) fn compiled_in() -> impl Iterator<Item = &'static Registration> {
-    inventory::iter::<Registration>.into_iter()
+/// Which tasks a worker was asked to run.
+#[derive(Default)]
+pub(crate) struct Selection {
+    /// Named one by one; `None` is all that are compiled in. The same task twice is once.
+    pub(crate) named: Option<Vec<(TypeId, Registration)>>,
+    pub(crate) only: Option<Vec<String>>,
+    pub(crate) queues: Option<Vec<String>>,
+}
+
+/// What a worker runs: its tasks by their name on the wire, and the queues that it consumes, by name.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) tasks: HashMap<&'static str, Task>,
+    pub(crate) queues: Vec<Queue>,
+}
+
+/// A task that the worker runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Task {
+    pub(crate) registration: Registration,
+    pub(crate) options: &'static TaskOptions,
+}
+
+/// A queue that the worker consumes, and its tasks.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) spec: &'static QueueSpec,
+    pub(crate) tasks: Vec<Task>,
+    /// Takes the messages that name no task: the queue's only task, or the one marked `default`.
+    pub(crate) fallback: Option<Task>,
+}
+
+impl Task {
+    fn new(registration: Registration) -> Self {
+        Self { registration, options: (registration.options)() }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.registration.name
+    }
+
+    fn path(&self) -> &'static str {
+        self.registration.path
+    }
+
+    fn queue(&self) -> &'static QueueSpec {
+        (self.registration.queue)()
+    }
+}
+
+impl Queue {
+    /// The names of its tasks, for people: "`resize`, `send_email`".
+    pub(crate) fn task_list(&self) -> String {
+        list(self.tasks.iter().map(Task::name))
+    }
+}
+
+impl Selection {
+    /// Selects and checks the tasks.
+    ///
+    /// # Errors
+    /// If there are none, if a name selects nothing, or if the tasks contradict each other.
+    pub(crate) fn plan(&self, state: &State) -> Result<Plan> {
+        let all = self.all()?;
+        let tasks = self.narrow(&all)?;
+        let plan = group(&tasks)?;
+        self.check_left_out(&all, &plan)?;
+        check_state(&tasks, state)?;
+        Ok(plan)
+    }
+
+    fn all(&self) -> Result<Vec<Task>> {
+        let mut all: Vec<_> = match &self.named {
+            Some(named) => named.iter().map(|(_, registration)| Task::new(*registration)).collect(),
+            None => inventory::iter::<Registration>.into_iter().copied().map(Task::new).collect(),
+        };
+        if all.is_empty() {
+            return Err(config(
+                "this program contains no tasks. A library of tasks that is not mentioned is not linked: write \
+                 `use my_tasks as _;` with its name in `main.rs`",
+            ));
+        }
+        // The linker's order is no order.
+        all.sort_by_key(|task| (task.queue().name(), task.name(), task.path()));
+        Ok(all)
+    }
+
+    /// Applies `.only(..)` and `.queues(..)`.
+    fn narrow(&self, all: &[Task]) -> Result<Vec<Task>> {
+        if let Some(unknown) = first_unknown(self.only.as_ref(), all.iter().map(Task::name)) {
+            let known = list(all.iter().map(Task::name));
+            return Err(config(format!(
+                "`.only(..)` names task `{unknown}`, which does not exist; there are {known}"
+            )));
+        }
+        if let Some(unknown) =
+            first_unknown(self.queues.as_ref(), all.iter().map(|task| task.queue().name().as_ref()))
+        {
+            let known = list(all.iter().map(|task| task.queue().name().as_ref()));
+            return Err(config(format!(
+                "`.queues(..)` names queue `{unknown}`, which no task has; there are {known}"
+            )));
+        }
+        let is_in = |names: &Option<Vec<String>>, name: &str| {
+            names.as_ref().is_none_or(|names| names.iter().any(|other| other == name))
+        };
+        let tasks: Vec<_> = all
+            .iter()
+            .filter(|task| is_in(&self.only, task.name()) && is_in(&self.queues, task.queue().name()))
+            .copied()
+            .collect();
+        if tasks.is_empty() {
+            return Err(config(
+                "`.only(..)` and `.queues(..)` together leave no task to run; drop one of them",
+            ));
+        }
+        Ok(tasks)
+    }
+
+    /// A consumed queue's task that was left out: its jobs would be retried for an hour and then die.
+    fn check_left_out(&self, all: &[Task], plan: &Plan) -> Result<()> {
+        for task in all {
+            let queue = task.queue().name();
+            let is_consumed = plan.queues.iter().any(|consumed| consumed.spec.name() == queue);
+            if is_consumed && !plan.tasks.contains_key(task.name()) {
+                let left_out = task.name();
+                return Err(config(format!(
+                    "task `{left_out}` of queue `{queue}` is left out, but the queue is consumed: its jobs would \
+                     come to this worker; add `{left_out}` to `.only(..)`, or give it a queue of its own"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tasks by name and by queue.
+fn group(tasks: &[Task]) -> Result<Plan> {
+    let mut by_name: HashMap<&'static str, Task> = HashMap::new();
+    let mut by_queue: BTreeMap<&'static str, Vec<Task>> = BTreeMap::new();
+    for task in tasks {
+        if let Some(other) = by_name.insert(task.name(), *task) {
+            let (name, one, two) = (task.name(), other.path(), task.path());
+            return Err(config(format!(
+                "two tasks are named `{name}`: `{one}` and `{two}`; rename one with `name = \"..\"`, or narrow the \
+                 worker to one of them with `.queues([..])` or `.task::<T>()`"
+            )));
+        }
+        by_queue.entry(task.queue().name()).or_default().push(*task);
+    }
+    let queues = by_queue.into_values().map(queue).collect::<Result<_>>()?;
+    Ok(Plan { tasks: by_name, queues })
+}
+
+/// The queue of `tasks`, of which there is at least one.
+fn queue(tasks: Vec<Task>) -> Result<Queue> {
+    let first = tasks[0];
+    let spec = first.queue();
+    let name = spec.name();
+    for task in &tasks {
+        if let Some(Difference { option, left, right, .. }) = spec.difference(task.queue()) {
+            let (one, two) = (first.path(), task.path());
+            return Err(config(format!(
+                "tasks `{one}` and `{two}` disagree about queue `{name}`: its `{option}` is {left} in the first and \
+                 {right} in the second; give both the same queue options"
+            )));
+        }
+    }
+    let mut defaults = tasks.iter().filter(|task| task.options.is_default);
+    let default = defaults.next().copied();
+    if let (Some(one), Some(two)) = (default, defaults.next()) {
+        let (one, two) = (one.path(), two.path());
+        return Err(config(format!(
+            "tasks `{one}` and `{two}` are both `default` in queue `{name}`: only one can take the messages that name \
+             no task"
+        )));
+    }
+    let only = (tasks.len() == 1).then_some(first);
+    Ok(Queue { spec, tasks, fallback: default.or(only) })
+}
+
+fn check_state(tasks: &[Task], state: &State) -> Result<()> {
+    for task in tasks {
+        if let Some(need) = (task.registration.needs)().iter().find(|need| !state.satisfies(need)) {
+            let (name, type_name) = (task.name(), need.type_name);
+            let remedy = if type_name.starts_with("dyn ") {
+                format!("give it to the worker with `.shared::<{type_name}>(Arc::new(..))`")
+            } else {
+                format!("give it to the worker with `.state(..)`, a value of type `{type_name}`")
+            };
+            return Err(config(format!(
+                "task `{name}` takes `&{type_name}`, which this worker lacks: {remedy}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The first of `names` that is not among `known`.
+fn first_unknown<'names, 'known>(
+    names: Option<&'names Vec<String>>,
+    known: impl Iterator<Item = &'known str>,
+) -> Option<&'names String> {
+    let known: HashSet<_> = known.collect();
+    names?.iter().find(|name| !known.contains(name.as_str()))
+}
+
+/// "`a`, `b`", each once.
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: BTreeSet<_> = names.collect();
+    let quoted: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    quoted.join(", ")
+}
+
+pub(crate) fn config(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Config, message)
 }

@@ -1,0 +1,259 @@
+//! What a worker tells about its jobs. Fed by `execute` and `settle`; read by the program.
+//!
+//! Events are news, not a ledger: they are not kept, and a reader that is slow misses some and is told how many.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::Stream;
+use queue_core::envelope::JobId;
+use queue_core::settlement::Reason;
+use queue_core::topology::Name;
+use tokio::sync::mpsc;
+
+/// Which run of which job an [`Event`] is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JobInfo {
+    /// The job's id, the same through all its attempts.
+    pub id: JobId,
+    /// The task it names, whether this worker knows it or not. Empty for a message that names none and for which
+    /// the queue has no task.
+    pub task: Name,
+    /// The queue it came from.
+    pub queue: Name,
+    /// Which attempt it was, from 1.
+    pub attempt: u32,
+}
+
+/// What became of a job. All but [`Started`](Self::Started) are told after the broker has confirmed it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The handler is about to run. Not told of messages that no handler of this worker can take.
+    Started {
+        /// The job.
+        job: JobInfo,
+    },
+    /// The handler succeeded, and the job is gone from the broker.
+    Succeeded {
+        /// The job.
+        job: JobInfo,
+        /// How long the attempt took.
+        took: Duration,
+    },
+    /// The attempt failed; the job runs again.
+    Retried {
+        /// The job.
+        job: JobInfo,
+        /// How long the attempt took.
+        took: Duration,
+        /// How long it waits at least.
+        after: Duration,
+        /// Why.
+        reason: Reason,
+    },
+    /// The job is a dead letter now.
+    Dead {
+        /// The job.
+        job: JobInfo,
+        /// How long the attempt took.
+        took: Duration,
+        /// Why.
+        reason: Reason,
+    },
+    /// The job went back to its queue as it came, because the worker stops.
+    Released {
+        /// The job.
+        job: JobInfo,
+    },
+    /// The broker did not take the settlement, and will deliver the job again.
+    SettleFailed {
+        /// The job.
+        job: JobInfo,
+        /// What went wrong, with its causes.
+        error: String,
+    },
+    /// This reader was too slow, and has missed so many events before the next one.
+    Missed {
+        /// How many.
+        count: u64,
+    },
+}
+
+impl Event {
+    /// The job it is about; `None` for [`Missed`](Self::Missed).
+    pub fn job(&self) -> Option<&JobInfo> {
+        match self {
+            Self::Started { job }
+            | Self::Succeeded { job, .. }
+            | Self::Retried { job, .. }
+            | Self::Dead { job, .. }
+            | Self::Released { job }
+            | Self::SettleFailed { job, .. } => Some(job),
+            Self::Missed { .. } => None,
+        }
+    }
+}
+
+/// Events as they happen, from the moment of [`Worker::events`](crate::Worker::events) on; ends when the worker
+/// has stopped. A `futures` stream.
+///
+/// Holds at most [`CAPACITY`](Self::CAPACITY) events; what comes beyond them is dropped and counted, since a worker
+/// never waits for who watches it.
+#[derive(Debug)]
+pub struct Events {
+    events: mpsc::Receiver<Event>,
+    missed: Arc<AtomicU64>,
+    /// Taken out of the channel, but told only after the [`Event::Missed`] that goes before it.
+    next: Option<Event>,
+}
+
+impl Events {
+    /// How many events wait for their reader at most.
+    pub const CAPACITY: usize = 4096;
+
+    /// The next event; `None` when the worker has stopped. Cancel safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        if let Some(event) = self.next.take() {
+            return Poll::Ready(Some(event));
+        }
+        let event = ready!(self.events.poll_recv(cx));
+        let count = self.missed.swap(0, Ordering::Relaxed);
+        if count == 0 {
+            return Poll::Ready(event);
+        }
+        self.next = event;
+        Poll::Ready(Some(Event::Missed { count }))
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.poll(cx)
+    }
+}
+
+pub(crate) type Listener = Box<dyn Fn(&Event) + Send + Sync>;
+
+/// The worker's end of all [`Events`].
+#[derive(Default)]
+pub(crate) struct Emitter {
+    /// Whether anybody listens: without, an event is not even built.
+    is_heard: AtomicBool,
+    /// Set once, when the worker starts.
+    listeners: OnceLock<Vec<Listener>>,
+    readers: RwLock<Vec<Reader>>,
+}
+
+struct Reader {
+    events: mpsc::Sender<Event>,
+    missed: Arc<AtomicU64>,
+}
+
+impl Emitter {
+    pub(crate) fn listen_all(&self, listeners: Vec<Listener>) {
+        if !listeners.is_empty() {
+            self.is_heard.store(true, Ordering::Relaxed);
+            // A worker starts once.
+            let _ = self.listeners.set(listeners);
+        }
+    }
+
+    pub(crate) fn subscribe(&self) -> Events {
+        let (sender, events) = mpsc::channel(Events::CAPACITY);
+        let missed = Arc::<AtomicU64>::default();
+        let reader = Reader { events: sender, missed: Arc::clone(&missed) };
+        self.readers.write().unwrap_or_else(PoisonError::into_inner).push(reader);
+        self.is_heard.store(true, Ordering::Relaxed);
+        Events { events, missed, next: None }
+    }
+
+    pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
+        if !self.is_heard.load(Ordering::Relaxed) {
+            return;
+        }
+        let event = event();
+        for listener in self.listeners.get().into_iter().flatten() {
+            // A listener that panics must not take the job with it. The panic hook has printed it.
+            let _ = catch_unwind(AssertUnwindSafe(|| listener(&event)));
+        }
+        for reader in self.readers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            if let Err(mpsc::error::TrySendError::Full(_)) = reader.events.try_send(event.clone()) {
+                reader.missed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Ends all readers' streams.
+    pub(crate) fn close(&self) {
+        self.readers.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl fmt::Debug for Emitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Emitter").finish_non_exhaustive()
+    }
+}
+
+/// What became of the jobs of one run of a worker, counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Attempts that succeeded.
+    pub succeeded: u64,
+    /// Attempts that failed and run again.
+    pub retried: u64,
+    /// Jobs that became dead letters.
+    pub dead: u64,
+    /// Jobs given back to their queue because the worker stopped.
+    pub released: u64,
+    /// Settlements that did not reach the broker, which delivers those jobs again.
+    pub settle_failed: u64,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { succeeded, retried, dead, released, settle_failed } = self;
+        write!(f, "{succeeded} succeeded, {retried} retried, {dead} dead, {released} released")?;
+        if *settle_failed > 0 {
+            write!(f, ", {settle_failed} could not be settled")?;
+        }
+        Ok(())
+    }
+}
+
+/// A [`Summary`] that many jobs add to.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) succeeded: AtomicU64,
+    pub(crate) retried: AtomicU64,
+    pub(crate) dead: AtomicU64,
+    pub(crate) released: AtomicU64,
+    pub(crate) settle_failed: AtomicU64,
+}
+
+impl Tally {
+    pub(crate) fn summary(&self) -> Summary {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Summary {
+            succeeded: read(&self.succeeded),
+            retried: read(&self.retried),
+            dead: read(&self.dead),
+            released: read(&self.released),
+            settle_failed: read(&self.settle_failed),
+        }
+    }
+}

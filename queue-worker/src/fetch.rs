@@ -1,0 +1,156 @@
+//! Takes deliveries from one queue's consumer and walks each through `execute` and `settle`, on a tokio task of its
+//! own. Called by `worker`, one per queue.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use queue_core::broker::{Consumer, Delivery};
+use queue_core::error::{Error, ErrorKind, Result};
+use queue_core::settlement::Settlement;
+use queue_core::topology::Name;
+use tokio::sync::Semaphore;
+use tracing::Instrument;
+
+use crate::context::Context;
+use crate::execute::{self, Executed};
+use crate::registry::Queue;
+use crate::settle;
+use crate::worker::Shared;
+
+/// How long deliveries that came too late to be started are waited for when the worker stops. What comes later is
+/// given back by the broker when the consumer goes.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One queue of one worker.
+pub(crate) struct Lane {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) queue: Name,
+    /// The tasks of this queue, for messages that name none or an unknown one.
+    pub(crate) plan: Queue,
+    concurrency: u16,
+    /// As many permits as jobs may still begin.
+    slots: Semaphore,
+}
+
+/// The right to run one job. Given back when dropped.
+pub(crate) struct Slot(Arc<Lane>);
+
+impl Lane {
+    pub(crate) fn new(shared: Arc<Shared>, plan: Queue, concurrency: u16) -> Arc<Self> {
+        let queue = plan.spec.name().clone();
+        let slots = Semaphore::new(concurrency.into());
+        Arc::new(Self { shared, queue, plan, concurrency, slots })
+    }
+
+    /// Waits for a free slot. Cancel safe.
+    async fn slot(self: &Arc<Self>) -> Slot {
+        self.slots.acquire().await.expect("slots are never closed").forget();
+        Slot(Arc::clone(self))
+    }
+
+    /// Waits until no job runs: not even a blocking function that has outlived its timeout. Only after fetching
+    /// has ended.
+    pub(crate) async fn empty(&self) {
+        let _ = self.slots.acquire_many(self.concurrency.into()).await.expect("slots are never closed");
+    }
+
+    /// How many slots are taken.
+    pub(crate) fn running(&self) -> usize {
+        usize::from(self.concurrency).saturating_sub(self.slots.available_permits())
+    }
+}
+
+impl Slot {
+    pub(crate) fn lane(&self) -> &Arc<Lane> {
+        &self.0
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.slots.add_permits(1);
+    }
+}
+
+/// Runs a queue's jobs until the worker stops, then gives back what has not been started.
+///
+/// # Errors
+/// If the broker says that the queue cannot be consumed any more.
+pub(crate) async fn fetch(lane: Arc<Lane>, mut consumer: Consumer) -> Result<()> {
+    let ended = consume(&lane, &mut consumer).await;
+    consumer.stop();
+    // Bounded, since a broker that is away cannot end the consumer; dropping it gives the rest back.
+    let _ = tokio::time::timeout(RELEASE_TIMEOUT, release(&lane, &mut consumer)).await;
+    ended
+}
+
+/// Permit first and then the work: nothing is taken that cannot be started at once.
+async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Result<()> {
+    let steps = &lane.shared.steps;
+    let stopping = steps.stopping();
+    tokio::pin!(stopping);
+    loop {
+        let slot = tokio::select! {
+            biased;
+            () = &mut stopping => return Ok(()),
+            slot = lane.slot() => slot,
+        };
+        let delivery = tokio::select! {
+            biased;
+            () = &mut stopping => return Ok(()),
+            delivery = consumer.next() => delivery,
+        };
+        match delivery {
+            Some(Ok(delivery)) => {
+                lane.shared.activity.began(&delivery.envelope);
+                lane.shared.jobs.spawn(process(slot, delivery));
+            }
+            Some(Err(error)) => return Err(cannot_consume(lane).with_source(error)),
+            None => return Err(closed(lane)),
+        }
+    }
+}
+
+/// One delivery's way.
+async fn process(slot: Slot, mut delivery: Delivery) {
+    let lane = Arc::clone(slot.lane());
+    let started = Instant::now();
+    let task = match execute::find(&lane, &delivery.envelope) {
+        Ok(task) => task,
+        Err(executed) => return settle::settle(&lane, delivery, executed, started).await,
+    };
+    let span = execute::span(&lane, task, &delivery);
+    let context = Arc::new(Context::new(slot, task, &mut delivery, started));
+    let payload = delivery.envelope.payload.clone();
+
+    let executed = execute::execute(&context, task, payload).instrument(span.clone()).await;
+    if let Executed::Ran { outcome, .. } = &executed {
+        execute::record(&span, outcome);
+    }
+    settle::settle(&lane, delivery, executed, started).instrument(span).await;
+    // The context holds the slot, and so it stays taken until the job is settled.
+    drop(context);
+}
+
+async fn release(lane: &Arc<Lane>, consumer: &mut Consumer) {
+    while let Some(Ok(delivery)) = consumer.next().await {
+        lane.shared.activity.began(&delivery.envelope);
+        settle::carry_out(lane, delivery, Settlement::Release, Instant::now()).await;
+    }
+}
+
+fn cannot_consume(lane: &Lane) -> Error {
+    let queue = &lane.queue;
+    Error::new(ErrorKind::Worker, format!("queue `{queue}` cannot be consumed any more"))
+}
+
+fn closed(lane: &Lane) -> Error {
+    let queue = &lane.queue;
+    Error::new(
+        ErrorKind::Closed,
+        format!(
+            "the client was closed while a worker consumed queue `{queue}`; shut the worker down before \
+             closing its client"
+        ),
+    )
+}

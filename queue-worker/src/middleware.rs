@@ -1,0 +1,108 @@
+//! What stands around the handler: any [`tower_layer::Layer`]. Called by `execute`; calls the handler.
+//!
+//! It sees the [`Call`] and the [`Outcome`], never the delivery: what becomes of a job is settled outside of it.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use queue_core::error::BoxError;
+use queue_core::outcome::{Failure, Outcome};
+use tower_service::Service;
+
+use crate::handler::{BoxFuture, Call};
+
+/// The handler, with the layers that are already around it: what a [`tower_layer::Layer`] is given as its inner
+/// service.
+#[derive(Clone, Default)]
+pub struct HandlerService {
+    /// `None` is the bare handler.
+    layers: Option<Arc<dyn Layered>>,
+}
+
+impl HandlerService {
+    /// The handler behind `service`.
+    pub(crate) fn layered<S>(service: S) -> Self
+    where
+        S: Service<Call, Response = Outcome> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+    {
+        Self { layers: Some(Arc::new(Erased(service))) }
+    }
+
+    pub(crate) fn run(&self, call: Call) -> BoxFuture<'static, Outcome> {
+        match &self.layers {
+            None => call.run(),
+            Some(layers) => layers.run(call),
+        }
+    }
+}
+
+impl Service<Call> for HandlerService {
+    type Response = Outcome;
+    type Error = Infallible;
+    type Future = HandlerFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: Call) -> HandlerFuture {
+        HandlerFuture(self.run(call))
+    }
+}
+
+impl fmt::Debug for HandlerService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandlerService").finish_non_exhaustive()
+    }
+}
+
+/// A run of a handler. It never fails: a failed job is an [`Outcome`].
+#[must_use = "a handler runs only while this is awaited"]
+pub struct HandlerFuture(BoxFuture<'static, Outcome>);
+
+impl Future for HandlerFuture {
+    type Output = Result<Outcome, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl fmt::Debug for HandlerFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandlerFuture").finish_non_exhaustive()
+    }
+}
+
+/// A layered service without its type.
+trait Layered: Send + Sync {
+    fn run(&self, call: Call) -> BoxFuture<'static, Outcome>;
+}
+
+struct Erased<S>(S);
+
+impl<S> Layered for Erased<S>
+where
+    S: Service<Call, Response = Outcome> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+{
+    fn run(&self, call: Call) -> BoxFuture<'static, Outcome> {
+        let mut service = self.0.clone();
+        Box::pin(async move {
+            // A layer's own error, such as an elapsed timeout, is a failure like the handler's.
+            let failed = |error: S::Error| Outcome::Failure(Failure::from_error(error.into()));
+            let ready = poll_fn(|cx| service.poll_ready(cx)).await.map_err(failed);
+            if let Err(outcome) = ready {
+                return outcome;
+            }
+            service.call(call).await.unwrap_or_else(failed)
+        })
+    }
+}

@@ -1,0 +1,159 @@
+//! Decides what becomes of a delivery, and has the broker do it. The only caller of [`Delivery::settle`], and never
+//! middleware: where retrying is an optional hook, a failed publish of the retry loses the job.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use queue_core::broker::Delivery;
+use queue_core::clock;
+use queue_core::envelope::{Envelope, HeaderValue, header};
+use queue_core::error::chain;
+use queue_core::retry;
+use queue_core::settlement::{Reason, ReasonKind, Settlement};
+use queue_core::topology::Name;
+
+use crate::context::Context;
+use crate::events::{Event, JobInfo};
+use crate::execute::Executed;
+use crate::fetch::Lane;
+
+/// For how long an unknown task is tried again: so long may a rolling update take.
+pub(crate) const UNKNOWN_FOR: Duration = Duration::from_secs(3600);
+/// The waits in between: 1 s, 2 s, 4 s … 60 s.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
+const UNKNOWN_WAIT_CAP: Duration = Duration::from_secs(60);
+
+/// Decides, and carries it out.
+pub(crate) async fn settle(lane: &Lane, mut delivery: Delivery, executed: Executed, started: Instant) {
+    let settlement = match executed {
+        Executed::Ran { outcome, retry } => {
+            // Should this job meet an unknown task again, its hour begins anew.
+            delivery.envelope.headers.remove(header::UNKNOWN_SINCE);
+            retry::decide(&outcome, delivery.envelope.attempt, &retry, fastrand::f64())
+        }
+        Executed::Unknown => {
+            let now = lane.shared.client.clock().now();
+            let since = unknown_since(&delivery.envelope).filter(|since| *since <= now).unwrap_or(now);
+            delivery.envelope.headers.insert(header::UNKNOWN_SINCE, clock::to_millis(since));
+            unknown(lane, &delivery.envelope, now.duration_since(since).unwrap_or_default())
+        }
+        Executed::CutOff => Settlement::Release,
+    };
+    carry_out(lane, delivery, settlement, started).await;
+}
+
+/// Carries a settlement out, and tells whoever listens.
+pub(crate) async fn carry_out(lane: &Lane, mut delivery: Delivery, settlement: Settlement, started: Instant) {
+    let shared = &lane.shared;
+    if matches!(settlement, Settlement::Retry { .. } | Settlement::DeadLetter { .. }) {
+        delivery.envelope.headers.insert(header::WORKER, shared.name.as_str());
+    }
+    let job = JobInfo::new(lane, &delivery.envelope);
+    let told = settlement.clone();
+
+    let settled = delivery.settle(settlement).await;
+
+    let took = started.elapsed();
+    match settled {
+        Ok(()) => {
+            count(lane, &told);
+            log(&job, &told);
+            shared.activity.ended(&job.id, &told);
+            shared.events.emit(|| event(job, told, took));
+        }
+        Err(error) => {
+            shared.tally.settle_failed.fetch_add(1, Ordering::Relaxed);
+            let error = chain(&error);
+            let (id, task, queue) = (&job.id, &job.task, &job.queue);
+            tracing::warn!(target: "leveret", %id, %task, %queue, %error, "job could not be settled, and will be delivered again");
+            shared.activity.ended(&job.id, &Settlement::Release);
+            shared.events.emit(|| Event::SettleFailed { job, error });
+        }
+    }
+}
+
+fn unknown_since(envelope: &Envelope) -> Option<SystemTime> {
+    envelope.headers.get(header::UNKNOWN_SINCE).and_then(HeaderValue::as_int).map(clock::from_millis)
+}
+
+/// What becomes of a job whose task has been unknown for `waited`. The attempt's number stays: nobody tried.
+fn unknown(lane: &Lane, envelope: &Envelope, waited: Duration) -> Settlement {
+    let task = envelope.task.as_deref().unwrap_or_default();
+    let (queue, known) = (&lane.queue, lane.plan.task_list());
+    if waited >= UNKNOWN_FOR {
+        let message = format!(
+            "no worker of queue `{queue}` has known task `{task}` for {} min; here it has {known}. Deploy a worker \
+             that knows it, or correct the AMQP property `type`, and replay the job",
+            waited.as_secs() / 60
+        );
+        return Settlement::DeadLetter { reason: Reason::new(ReasonKind::UnknownTask, message) };
+    }
+    let message = format!(
+        "task `{task}` is unknown to this worker of queue `{queue}`, which has {known}; a newer one may know it"
+    );
+    Settlement::Retry {
+        // Waits of 1 s, 2 s, 4 s … end 1 s, 3 s, 7 s … after the beginning: the next is one second more than what
+        // has passed.
+        after: (waited + UNKNOWN_WAIT).min(UNKNOWN_WAIT_CAP),
+        attempt: envelope.attempt,
+        reason: Reason::new(ReasonKind::UnknownTask, message),
+    }
+}
+
+fn count(lane: &Lane, settlement: &Settlement) {
+    let tally = &lane.shared.tally;
+    let counter = match settlement {
+        Settlement::Ack => &tally.succeeded,
+        Settlement::Retry { .. } => &tally.retried,
+        Settlement::DeadLetter { .. } => &tally.dead,
+        _ => &tally.released,
+    };
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+fn log(job: &JobInfo, settlement: &Settlement) {
+    let JobInfo { id, task, queue, attempt } = job;
+    match settlement {
+        Settlement::Retry { after, reason, .. } => {
+            tracing::warn!(target: "leveret", %id, %task, %queue, attempt, ?after, %reason, "job failed, and runs again");
+        }
+        Settlement::DeadLetter { reason } => {
+            tracing::error!(target: "leveret", %id, %task, %queue, attempt, %reason, "job is a dead letter");
+        }
+        _ => {}
+    }
+}
+
+fn event(job: JobInfo, settlement: Settlement, took: Duration) -> Event {
+    match settlement {
+        Settlement::Ack => Event::Succeeded { job, took },
+        Settlement::Retry { after, reason, .. } => Event::Retried { job, took, after, reason },
+        Settlement::DeadLetter { reason } => Event::Dead { job, took, reason },
+        _ => Event::Released { job },
+    }
+}
+
+impl JobInfo {
+    fn new(lane: &Lane, envelope: &Envelope) -> Self {
+        let task = match &envelope.task {
+            // Known names are static: no copy.
+            Some(name) => match lane.shared.tasks.get(name.as_str()) {
+                Some(task) => Name::Borrowed(task.name()),
+                None => Name::Owned(name.clone()),
+            },
+            None => Name::Borrowed(lane.plan.fallback.as_ref().map_or("", |task| task.name())),
+        };
+        Self { id: envelope.id.clone(), task, queue: lane.queue.clone(), attempt: envelope.attempt }
+    }
+}
+
+impl Context {
+    pub(crate) fn job_info(&self) -> JobInfo {
+        JobInfo {
+            id: self.id.clone(),
+            task: Name::Borrowed(self.task),
+            queue: self.lane().queue.clone(),
+            attempt: self.attempt,
+        }
+    }
+}

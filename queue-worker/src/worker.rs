@@ -1,0 +1,461 @@
+//! The worker: what it is given, how it starts, and how it stops. Starts one `fetch` per queue.
+
+use std::any::TypeId;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use queue_core::broker::{ConsumeOptions, Consumer, Settings};
+use queue_core::client::Client;
+use queue_core::error::{BoxError, Error, ErrorKind, Result, chain};
+use queue_core::outcome::Outcome;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::task::TaskTracker;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::events::{Emitter, Event, Events, Listener, Summary, Tally};
+use crate::fetch::{Lane, fetch};
+use crate::handler::{Call, State};
+use crate::idle::{Activity, until_idle};
+use crate::middleware::HandlerService;
+use crate::registry::{Plan, Runnable, Selection, Task, config};
+use crate::shutdown::{CutOffOnDrop, Signals, Steps, WorkerHandle};
+
+/// How long jobs that were told to end through their `Context` have to do so before they are cut off.
+const CANCEL_GRACE: Duration = Duration::from_secs(1);
+/// How long cut-off jobs have to be given back. One that blocks its thread cannot even be cut off.
+const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Runs jobs: those of all tasks compiled into the program, unless it is told which.
+///
+/// ```no_run
+/// # use queue_core::client::Client;
+/// # use queue_worker::Worker;
+/// # #[derive(Default)] struct Mailer;
+/// # async fn f() -> queue_core::error::Result<()> {
+/// let client = Client::connect("memory:").await?;
+/// Worker::new(&client).state(Mailer::default()).run().await
+/// # }
+/// ```
+///
+/// A process may run several workers, on one client or on many, beside whatever else it does. All futures are
+/// `Send`, and a current-thread runtime will do.
+#[must_use = "a worker does nothing until it is run"]
+pub struct Worker {
+    client: Client,
+    selection: Selection,
+    state: State,
+    /// A type that was given as state twice.
+    state_twice: Option<&'static str>,
+    handler: HandlerService,
+    concurrency: Option<u16>,
+    queue_concurrency: HashMap<String, u16>,
+    name: String,
+    shutdown_timeout: Duration,
+    takes_signals: bool,
+    events: Arc<Emitter>,
+    listeners: Vec<Listener>,
+    steps: Arc<Steps>,
+}
+
+/// What all jobs of a worker share.
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    /// OpenTelemetry's `messaging.system`.
+    pub(crate) system: &'static str,
+    pub(crate) name: String,
+    pub(crate) tasks: HashMap<&'static str, Task>,
+    pub(crate) state: State,
+    pub(crate) handler: HandlerService,
+    pub(crate) events: Arc<Emitter>,
+    pub(crate) steps: Arc<Steps>,
+    pub(crate) tally: Tally,
+    pub(crate) activity: Activity,
+    /// The deliveries under way.
+    pub(crate) jobs: TaskTracker,
+}
+
+impl Worker {
+    /// A worker for all tasks of this program, on the client's broker.
+    pub fn new(client: &Client) -> Self {
+        Self {
+            client: client.clone(),
+            selection: Selection::default(),
+            state: State::default(),
+            state_twice: None,
+            handler: HandlerService::default(),
+            concurrency: None,
+            queue_concurrency: HashMap::new(),
+            name: default_name(),
+            shutdown_timeout: Duration::from_secs(30),
+            takes_signals: true,
+            events: Arc::default(),
+            listeners: Vec::new(),
+            steps: Arc::default(),
+        }
+    }
+
+    /// What tasks with a parameter `&T` get. One value of each type.
+    pub fn state<T: Send + Sync + 'static>(self, value: T) -> Self {
+        self.shared(Arc::new(value))
+    }
+
+    /// The same for a value that the program keeps a share of, or that has no size:
+    /// `.shared::<dyn Mailer>(Arc::new(FakeMailer))` is what `&dyn Mailer` gets.
+    pub fn shared<T: ?Sized + Send + Sync + 'static>(mut self, value: Arc<T>) -> Self {
+        if self.state.insert(value) {
+            self.state_twice = Some(std::any::type_name::<T>());
+        }
+        self
+    }
+
+    /// Runs this task, and of all others only those that are named in the same way.
+    pub fn task<T: Runnable>(mut self) -> Self {
+        let named = self.selection.named.get_or_insert_default();
+        let id = TypeId::of::<T>();
+        if !named.iter().any(|(other, _)| *other == id) {
+            named.push((id, T::registration()));
+        }
+        self
+    }
+
+    /// Runs only the tasks of these names: `.only([SendEmail::NAME])`. A queue that is consumed must not lose one
+    /// of its tasks by it.
+    pub fn only<N: Into<String>>(mut self, tasks: impl IntoIterator<Item = N>) -> Self {
+        self.selection.only = Some(tasks.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Consumes only these queues, with all their tasks.
+    pub fn queues<N: Into<String>>(mut self, queues: impl IntoIterator<Item = N>) -> Self {
+        self.selection.queues = Some(queues.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// How many jobs of *each* queue run at once, instead of what the tasks say. At least 1.
+    pub fn concurrency(mut self, jobs: u16) -> Self {
+        self.concurrency = Some(jobs);
+        self
+    }
+
+    /// How many jobs of one queue run at once. Goes before [`concurrency`](Self::concurrency).
+    pub fn queue_concurrency(mut self, queue: impl Into<String>, jobs: u16) -> Self {
+        self.queue_concurrency.insert(queue.into(), jobs);
+        self
+    }
+
+    /// Puts a layer around all handlers; the last one added is the outermost. It may look at the
+    /// [`Call`], replace the [`Outcome`], or answer in the handler's stead; an error of its own is a failure of the
+    /// attempt, and is retried. It cannot settle a job. The task's timeout covers it.
+    ///
+    /// The layer's service is cloned for each job, so what jobs should share belongs behind an `Arc`.
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<HandlerService>,
+        L::Service: Service<Call, Response = Outcome> + Clone + Send + Sync + 'static,
+        <L::Service as Service<Call>>::Error: Into<BoxError>,
+        <L::Service as Service<Call>>::Future: Send + 'static,
+    {
+        self.handler = HandlerService::layered(layer.layer(self.handler));
+        self
+    }
+
+    /// Who this worker is: on failed jobs (`q-worker`) and in the broker's lists. Default: program, host and
+    /// process id.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// How long running jobs may go on after the worker was asked to stop. Default 30 s. Then they are told to end
+    /// through their `Context`; one second later they are dropped and given back to their queue, which costs no
+    /// attempt. A function without `async` cannot be dropped: it goes on while its job may already run elsewhere,
+    /// and a tokio runtime waits for it.
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.shutdown_timeout = timeout;
+        self
+    }
+
+    /// Whether SIGTERM and SIGINT stop the worker. Default true. tokio keeps a signal once somebody has listened to
+    /// it: afterwards the process no longer ends by itself on Ctrl-C.
+    pub fn signals(mut self, yes: bool) -> Self {
+        self.takes_signals = yes;
+        self
+    }
+
+    /// Calls `listener` at each event, on the job's own tokio task: it should be quick. If it panics, the job does
+    /// not mind.
+    pub fn on_event(mut self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.listeners.push(Box::new(listener));
+        self
+    }
+
+    /// Events as they happen, as a stream that ends with the worker.
+    pub fn events(&self) -> Events {
+        self.events.subscribe()
+    }
+
+    /// What stops this worker.
+    #[must_use]
+    pub fn handle(&self) -> WorkerHandle {
+        WorkerHandle::new(Arc::clone(&self.steps))
+    }
+
+    /// Declares and consumes the queues of its tasks until SIGTERM, SIGINT, or a [`handle`](Self::handle) stops it;
+    /// then waits for what runs, and returns.
+    ///
+    /// A broker that is away is waited for. A second signal stops at once: what runs is dropped and given back.
+    /// Dropping the future does the same, without waiting for it.
+    ///
+    /// # Errors
+    /// Before anything is consumed: if there is no task; tasks contradict each other, or want state that is missing;
+    /// a queue cannot be declared or consumed. Later: if the broker says that a queue cannot be consumed any more
+    /// (it was deleted), or the client is closed; all other queues are then stopped in the orderly way. At the end:
+    /// if jobs had to be cut off because of [`shutdown_now`](WorkerHandle::shutdown_now) or a second signal; none is
+    /// lost. With `main` returning it, an error is exit code 1, and every orderly stop 0.
+    pub async fn run(self) -> Result<()> {
+        self.drive(false).await.map(drop)
+    }
+
+    /// The same, but also returns when there is nothing left to do, and says what was done.
+    ///
+    /// On `memory:` and `sqlite:` that is when none of its queues has a job ready, unsettled or delayed. Where the
+    /// clock is one that a test moves, a delayed job is waited for until the test moves it. RabbitMQ does not tell
+    /// what is delayed: there it is when nothing is ready, nothing runs here, and every retry that this worker
+    /// scheduled has come back; jobs enqueued with `.delay(..)`, and jobs in other workers' hands, are not waited
+    /// for.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_until_idle(self) -> Result<Summary> {
+        self.drive(true).await
+    }
+
+    async fn drive(mut self, ends_when_idle: bool) -> Result<Summary> {
+        let mut signals = if self.takes_signals {
+            Signals::listen().map_err(|error| {
+                Error::new(
+                    ErrorKind::Worker,
+                    "SIGTERM and SIGINT cannot be listened to; leave them to the program with `.signals(false)`",
+                )
+                .with_source(error)
+            })?
+        } else {
+            Signals::none()
+        };
+        let shutdown_timeout = self.shutdown_timeout;
+        let plan = self.check()?;
+        let concurrency = self.concurrency_of(&plan)?;
+        let shared = self.into_shared(plan.tasks, ends_when_idle);
+        // From here on nothing outlives this future.
+        let _cut_off = CutOffOnDrop(Arc::clone(&shared.steps));
+        let _closed = CloseOnDrop(Arc::clone(&shared.events));
+
+        let lanes: Vec<_> = plan
+            .queues
+            .into_iter()
+            .zip(concurrency)
+            .map(|(queue, concurrency)| (Lane::new(Arc::clone(&shared), queue, concurrency), concurrency))
+            .collect();
+        // All are declared before the first is consumed: a worker that cannot start has run nothing.
+        for (lane, _) in &lanes {
+            shared.client.declare_queue(lane.plan.spec).await?;
+        }
+        let mut fetchers = JoinSet::new();
+        let mut consumers = Vec::new();
+        for (lane, concurrency) in &lanes {
+            consumers.push(consume(lane, *concurrency).await?);
+        }
+        let lanes: Vec<_> = lanes.into_iter().map(|(lane, _)| lane).collect();
+        for (lane, consumer) in lanes.iter().zip(consumers) {
+            fetchers.spawn(fetch(Arc::clone(lane), consumer));
+        }
+        tracing::info!(target: "leveret", worker = %shared.name, queues = lanes.len(), tasks = shared.tasks.len(), "worker started");
+
+        let idle = async {
+            if ends_when_idle {
+                until_idle(&shared.activity, &lanes).await
+            } else {
+                std::future::pending().await
+            }
+        };
+        let ended = tokio::select! {
+            signal = signals.next() => {
+                tracing::info!(target: "leveret", signal, "worker stops; a second signal stops it at once");
+                Ok(())
+            }
+            () = shared.steps.stopping() => Ok(()),
+            idle = idle => idle,
+            Some(fetched) = fetchers.join_next() => fetcher_result(fetched),
+        };
+        if let Err(error) = &ended {
+            let error = chain(error);
+            tracing::error!(target: "leveret", worker = %shared.name, %error, "worker stops, since it cannot go on");
+        }
+
+        let stopped = stop(&shared, &lanes, fetchers, &mut signals, shutdown_timeout).await;
+        let summary = shared.tally.summary();
+        tracing::info!(target: "leveret", worker = %shared.name, %summary, "worker stopped");
+        ended.and(stopped).map(|()| summary)
+    }
+
+    fn check(&self) -> Result<Plan> {
+        if let Some(twice) = self.state_twice {
+            return Err(config(format!(
+                "this worker was given two values of type `{twice}`; `&{twice}` can only be one of them"
+            )));
+        }
+        self.selection.plan(&self.state)
+    }
+
+    /// In the order of the plan's queues.
+    fn concurrency_of(&self, plan: &Plan) -> Result<Vec<u16>> {
+        let names: Vec<_> = plan.queues.iter().map(|queue| queue.spec.name().as_ref()).collect();
+        if let Some(unknown) = self.queue_concurrency.keys().find(|name| !names.contains(&name.as_str())) {
+            let known = names.join("`, `");
+            return Err(config(format!(
+                "`.queue_concurrency(..)` names queue `{unknown}`, which this worker does not consume; it consumes `{known}`"
+            )));
+        }
+        let of = |queue: &crate::registry::Queue| {
+            let name = queue.spec.name();
+            let own = self.queue_concurrency.get(name.as_ref()).copied();
+            match own.or(self.concurrency).or(queue.spec.get_concurrency()).unwrap_or(1) {
+                0 => Err(config(format!("the concurrency of queue `{name}` is 0; it must be at least 1"))),
+                jobs => Ok(jobs),
+            }
+        };
+        plan.queues.iter().map(of).collect()
+    }
+
+    fn into_shared(&mut self, tasks: HashMap<&'static str, Task>, is_watched: bool) -> Arc<Shared> {
+        self.events.listen_all(std::mem::take(&mut self.listeners));
+        let activity = Activity::default();
+        if is_watched {
+            activity.watch();
+        }
+        Arc::new(Shared {
+            client: self.client.clone(),
+            system: self.client.info().system,
+            name: std::mem::take(&mut self.name),
+            tasks,
+            state: std::mem::take(&mut self.state),
+            handler: std::mem::take(&mut self.handler),
+            events: Arc::clone(&self.events),
+            steps: Arc::clone(&self.steps),
+            tally: Tally::default(),
+            activity,
+            jobs: TaskTracker::new(),
+        })
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("client", &self.client)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+struct CloseOnDrop(Arc<Emitter>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// With as many unsettled deliveries as run at once, unless the queue asks for more: nothing is hoarded.
+async fn consume(lane: &Lane, concurrency: u16) -> Result<Consumer> {
+    let spec = lane.plan.spec;
+    let client = &lane.shared.client;
+    let mut options = ConsumeOptions::new(spec.name().clone())
+        .prefetch(spec.get_prefetch().unwrap_or(1).max(concurrency))
+        .dead_letter(spec.dead_letter_route(client.namespace()));
+    options.name = Some(lane.shared.name.clone());
+    client.broker().consume(options).await
+}
+
+/// Stops in three steps, each only if the one before was not enough.
+async fn stop(
+    shared: &Shared,
+    lanes: &[Arc<Lane>],
+    mut fetchers: JoinSet<Result<()>>,
+    signals: &mut Signals,
+    timeout: Duration,
+) -> Result<()> {
+    shared.steps.stop();
+    shared.jobs.close();
+    let finished = async {
+        while let Some(fetched) = fetchers.join_next().await {
+            // Only the first error is returned; this is another.
+            if let Err(error) = fetcher_result(fetched) {
+                let error = chain(&error);
+                tracing::error!(target: "leveret", %error, "a queue could not be consumed to the end");
+            }
+        }
+        for lane in lanes {
+            lane.empty().await;
+        }
+    };
+    tokio::pin!(finished);
+
+    let late = tokio::select! {
+        () = &mut finished => return Ok(()),
+        signal = signals.next() => {
+            tracing::warn!(target: "leveret", signal, "second signal: worker stops at once");
+            false
+        }
+        () = shared.steps.cutting_off() => false,
+        () = tokio::time::sleep(timeout) => true,
+    };
+    if late {
+        let running = lanes.iter().map(|lane| lane.running()).sum::<usize>();
+        tracing::warn!(target: "leveret", running, ?timeout, "jobs did not end within the shutdown timeout and are cancelled");
+        shared.steps.cancel();
+        tokio::select! {
+            () = &mut finished => return Ok(()),
+            _ = signals.next() => {}
+            () = shared.steps.cutting_off() => {}
+            () = tokio::time::sleep(CANCEL_GRACE) => {}
+        }
+    }
+
+    let running = lanes.iter().map(|lane| lane.running()).sum::<usize>();
+    shared.steps.cut_off();
+    // Not `finished`: a blocking function cannot be cut off, and its job is given back all the same.
+    if tokio::time::timeout(CUT_OFF_TIMEOUT, shared.jobs.wait()).await.is_err() {
+        let running = shared.jobs.len();
+        tracing::warn!(target: "leveret", running, "jobs could not be given back in time; the broker delivers them again");
+    }
+    if late || running == 0 {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Worker,
+        format!("the worker was stopped at once; {running} running jobs were cut off and run again"),
+    ))
+}
+
+fn fetcher_result(joined: Result<Result<()>, JoinError>) -> Result<()> {
+    match joined {
+        Ok(result) => result,
+        Err(error) => {
+            Err(Error::new(ErrorKind::Worker, "fetching jobs ended unexpectedly").with_source(error))
+        }
+    }
+}
+
+/// `program@host:process`.
+fn default_name() -> String {
+    let name = Settings::default().name;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    match (name.rsplit_once(':'), host.as_deref().map(str::trim)) {
+        (Some((program, process)), Some(host)) if !host.is_empty() => format!("{program}@{host}:{process}"),
+        _ => name,
+    }
+}
