@@ -5,12 +5,15 @@ pub use queue_macros::task;
 
 pub use queue_core::client::{Client, ClientBuilder, Enqueue};
 pub use queue_core::envelope::JobId;
-pub use queue_core::error::{BoxError, EnqueueError, Error, ErrorKind, PublishError, Result};
+pub use queue_core::error::{
+    BoxError, EnqueueError, Error, ErrorKind, PublishError, Result, chain as error_chain,
+};
 pub use queue_core::outcome::{Outcome, ResultExt, TaskError, TaskResult};
 pub use queue_core::task::Task;
 #[cfg(feature = "worker")]
 pub use queue_worker::{
-    Call, Context, Event, Events, HandlerFuture, HandlerService, JobInfo, Runnable, Summary, Worker, WorkerHandle,
+    Call, Context, Event, Events, HandlerFuture, HandlerService, JobInfo, Runnable, Summary, Worker,
+    WorkerHandle,
 };
 
 /// What generated code names. Not public API: it changes without notice.

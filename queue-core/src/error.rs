@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Refused,
     /// A queue, exchange or binding is missing, or exists with other settings.
     Topology,
+    /// A job was not enqueued, or an event not published; the source is the [`EnqueueError`] or [`PublishError`].
+    Enqueue,
     /// The client or broker has been closed.
     Closed,
     /// The worker failed in a way that is not a job's own failure.
@@ -160,6 +162,20 @@ pub enum EnqueueError {
     /// The broker did not take the job; the variants of [`PublishError`] say whether it may exist.
     #[error(transparent)]
     Publish(PublishError),
+}
+
+/// So that `?` works where both meet. What went wrong stays in `source()`.
+impl From<EnqueueError> for Error {
+    fn from(error: EnqueueError) -> Self {
+        Self::new(ErrorKind::Enqueue, "the job was not enqueued").with_source(error)
+    }
+}
+
+/// So that `?` works where both meet. What went wrong stays in `source()`.
+impl From<PublishError> for Error {
+    fn from(error: PublishError) -> Self {
+        Self::new(ErrorKind::Enqueue, "the message was not published").with_source(error)
+    }
 }
 
 /// Why a settlement did not reach the broker. The job is not lost: the broker delivers it again.

@@ -57,7 +57,6 @@ impl Steps {
         self.cut_off.cancel();
     }
 
-
     pub(crate) fn is_cancelling(&self) -> bool {
         self.cancel.is_cancelled()
     }

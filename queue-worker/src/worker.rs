@@ -248,7 +248,7 @@ impl Worker {
         let shutdown_timeout = self.shutdown_timeout;
         let plan = self.check()?;
         let concurrency = self.concurrency_of(&plan)?;
-        let shared = self.into_shared(plan.tasks, ends_when_idle);
+        let shared = self.take_shared(plan.tasks, ends_when_idle);
         // From here on nothing outlives this future.
         let _cut_off = CutOffOnDrop(Arc::clone(&shared.steps));
         let _closed = CloseOnDrop(Arc::clone(&shared.events));
@@ -330,7 +330,7 @@ impl Worker {
         plan.queues.iter().map(of).collect()
     }
 
-    fn into_shared(&mut self, tasks: HashMap<&'static str, Task>, is_watched: bool) -> Arc<Shared> {
+    fn take_shared(&mut self, tasks: HashMap<&'static str, Task>, is_watched: bool) -> Arc<Shared> {
         self.events.listen_all(std::mem::take(&mut self.listeners));
         let activity = Activity::default();
         if is_watched {

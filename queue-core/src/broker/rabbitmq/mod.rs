@@ -433,7 +433,7 @@ impl Broker for RabbitMq {
                     let found = channel.queue_declare(short(&queue), options, Default::default()).await;
                     let found = found.map_err(|error| declare::refusal("queue", &queue, true, &error))?;
                     let consumers = found.consumer_count().into();
-                    Ok(QueueStats { ready: found.message_count().into(), unsettled: None, consumers })
+                    Ok(QueueStats::new(found.message_count().into(), None, consumers))
                 })
                 .await
         })

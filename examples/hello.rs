@@ -1,0 +1,90 @@
+//! Three jobs: one that works, one that fails twice first, and one that fails for good.
+//!
+//! `cargo run --example hello` needs no server. With `LEVERET_URL=amqp://guest:guest@localhost/` the same program
+//! runs on RabbitMQ.
+
+use std::fmt;
+
+use leveret::{Client, Context, Event, Worker, task};
+
+/// Sends one email.
+#[task(
+    queue = "emails",
+    dlx = "emails.dlx",
+    retries = 5,
+    backoff = "20ms",
+    timeout = "30s",
+    permanent(MailError::NoMailbox)
+)]
+async fn send_email(
+    mailer: &Mailer,
+    context: &Context,
+    to: String,
+    subject: String,
+) -> Result<(), MailError> {
+    mailer.send(&to, &subject, context.attempt())
+}
+
+/// Stands for a mail server. `grace@` is reachable from the third attempt on, `nobody@` never.
+struct Mailer;
+
+impl Mailer {
+    fn send(&self, to: &str, subject: &str, attempt: u32) -> Result<(), MailError> {
+        match to.split('@').next() {
+            Some("nobody") => Err(MailError::NoMailbox),
+            Some("grace") if attempt < 3 => Err(MailError::Busy),
+            _ => {
+                println!("  {to} reads: {subject}");
+                Ok(())
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+enum MailError {
+    /// A retry may help.
+    Busy,
+    /// No retry will help: `permanent(..)` above says so.
+    NoMailbox,
+}
+
+impl fmt::Display for MailError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Busy => "the mail server is busy",
+            Self::NoMailbox => "there is no such mailbox",
+        })
+    }
+}
+
+impl std::error::Error for MailError {}
+
+#[tokio::main]
+async fn main() -> leveret::Result<()> {
+    let client = Client::from_env().await?;
+    for to in ["ada@example.com", "grace@example.com", "nobody@example.com"] {
+        let job = SendEmail { to: to.to_owned(), subject: "hello".to_owned() };
+        let id = client.enqueue(job).await?;
+        println!("enqueued {id} for {to}");
+    }
+
+    let worker = Worker::new(&client).state(Mailer);
+    let mut events = worker.events();
+    // Ends by itself when there is nothing left to do; a worker that stays calls `run`.
+    let summary = worker.run_until_idle().await?;
+
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Succeeded { job, .. } => println!("{} succeeded at attempt {}", job.id, job.attempt),
+            Event::Retried { job, after, reason, .. } => {
+                println!("{} runs again in {after:.0?}: {reason}", job.id)
+            }
+            Event::Dead { job, reason, .. } => println!("{} is a dead letter: {reason}", job.id),
+            _ => {}
+        }
+    }
+    println!("{summary}");
+    client.close().await;
+    Ok(())
+}
