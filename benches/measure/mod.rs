@@ -28,6 +28,7 @@ impl Sample {
 }
 
 /// A running measurement.
+#[derive(Debug)]
 pub(crate) struct Stopwatch {
     wall: Instant,
     cpu: ProcessTime,

@@ -123,7 +123,6 @@ pub(crate) async fn plain_work(url: &str, queue: &str, jobs: usize, concurrency:
     for _ in 0..concurrency {
         channels.push(connection.create_channel().await.expect("a channel"));
     }
-    let watch = Stopwatch::start();
     let mut slots = Vec::new();
     for channel in &channels {
         let mut consumer = consumer(channel, queue, 1).await;
@@ -131,12 +130,12 @@ pub(crate) async fn plain_work(url: &str, queue: &str, jobs: usize, concurrency:
         slots.push(tokio::spawn(async move {
             while let Some(Ok(delivery)) = consumer.next().await {
                 run(&delivery.data, &counter);
-                delivery.ack(BasicAckOptions::default()).await.expect("acked");
+                // The last one may come after the connection is closed.
+                let _ = delivery.ack(BasicAckOptions::default()).await;
             }
         }));
     }
-    counter.all_done().await;
-    let sample = watch.stop(jobs);
+    let sample = counter.all_done().await;
     close(connection).await;
     for slot in slots {
         slot.abort();
@@ -151,7 +150,6 @@ pub(crate) async fn tuned_work(url: &str, queue: &str, jobs: usize, concurrency:
     let counter = Counter::new(jobs);
     let channel = connection.create_channel().await.expect("a channel");
     let (finished, mut tags) = mpsc::unbounded_channel::<u64>();
-    let watch = Stopwatch::start();
     let mut consumer = consumer(&channel, queue, concurrency).await;
     let fetching = tokio::spawn({
         let counter = counter.clone();
@@ -182,8 +180,7 @@ pub(crate) async fn tuned_work(url: &str, queue: &str, jobs: usize, concurrency:
             }
         }
     });
-    counter.all_done().await;
-    let sample = watch.stop(jobs);
+    let sample = counter.all_done().await;
     close(connection).await;
     fetching.abort();
     acking.abort();

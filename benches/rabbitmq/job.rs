@@ -1,11 +1,13 @@
 //! The job that all contenders publish and work: about 256 bytes of JSON.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use leveret::task;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+
+use crate::measure::{Sample, Stopwatch};
 
 /// The payload of the hand-written loops, field for field that of the task below.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -21,9 +23,10 @@ pub(crate) fn text() -> String {
     "x".repeat(223)
 }
 
-/// Counts jobs, and says when the last one is done.
+/// Counts jobs, and measures from the first to the last: connecting and declaring is not what is compared.
 #[derive(Debug, Default)]
 pub(crate) struct Counter {
+    first: OnceLock<Stopwatch>,
     done: AtomicUsize,
     wanted: AtomicUsize,
     reached: Notify,
@@ -37,14 +40,17 @@ impl Counter {
 
     /// One more is done.
     pub(crate) fn count(&self) {
+        self.first.get_or_init(Stopwatch::start);
         if self.done.fetch_add(1, Ordering::Relaxed) + 1 == self.wanted.load(Ordering::Relaxed) {
             self.reached.notify_one();
         }
     }
 
     /// Returns when all are done.
-    pub(crate) async fn all_done(&self) {
+    pub(crate) async fn all_done(&self) -> Sample {
         self.reached.notified().await;
+        let first = self.first.get().expect("the last job is not the first");
+        first.stop(self.wanted.load(Ordering::Relaxed) - 1)
     }
 }
 

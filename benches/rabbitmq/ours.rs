@@ -40,10 +40,8 @@ pub(crate) async fn work<T: leveret::Runnable>(url: &str, jobs: usize, concurren
     let counter = Counter::new(jobs);
     let worker = Worker::new(&client).task::<T>().shared(counter.clone()).concurrency(concurrency);
     let handle = worker.handle();
-    let watch = Stopwatch::start();
     let working = tokio::spawn(worker.run());
-    counter.all_done().await;
-    let sample = watch.stop(jobs);
+    let sample = counter.all_done().await;
     handle.shutdown();
     working.await.expect("no panic").expect("the worker ends well");
     client.close().await;
