@@ -11,7 +11,7 @@ use crate::broker::Publish;
 use crate::broker::amqp::{self, DeathReason, Overflowing};
 use crate::envelope::Envelope;
 use crate::error::PublishError;
-use crate::topology::{MAX_NAME, Name, Route};
+use crate::topology::Route;
 
 /// A message that died in a queue, on its way to the queue's dead-letter exchange.
 #[derive(Debug)]
@@ -28,7 +28,6 @@ pub(super) struct Death {
 impl State {
     pub(super) fn publish(&mut self, client: ClientId, publish: Publish) -> Result<(), PublishError> {
         let Publish { route, envelope, mandatory, not_before } = publish;
-        check_route(&route)?;
         if let Some(due) = not_before {
             if !route.exchange.is_empty() {
                 let exchange = &route.exchange;
@@ -38,8 +37,7 @@ impl State {
             }
             if due > self.now() {
                 let unroutable = self.clients.get(&client).ok_or(PublishError::Closed)?.unroutable();
-                let target = Arc::from(&*route.routing_key);
-                self.delay(Some(due), Delayed::Job { target, envelope, unroutable });
+                self.delay_job(Some(due), Arc::from(&*route.routing_key), envelope, unroutable);
                 return Ok(());
             }
         }
@@ -217,18 +215,4 @@ fn unroutable(Route { exchange, routing_key }: &Route) -> PublishError {
         exchange: exchange.clone().into_owned(),
         routing_key: routing_key.clone().into_owned(),
     }
-}
-
-fn check_route(route: &Route) -> Result<(), PublishError> {
-    let check = |what: &str, name: &Name| {
-        if name.len() <= MAX_NAME {
-            return Ok(());
-        }
-        let (start, len) = (crate::envelope::truncate(name, 40), name.len());
-        Err(PublishError::Invalid(format!(
-            "{what} `{start}…` has {len} bytes; AMQP carries at most {MAX_NAME}: shorten it"
-        )))
-    };
-    check("exchange", &route.exchange)?;
-    check("routing key", &route.routing_key)
 }

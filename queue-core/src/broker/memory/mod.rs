@@ -13,7 +13,9 @@ use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::{Broker, BrokerInfo, ConsumeOptions, Consumer, Delivery, Publish, QueueStats, Settings, closed};
+use super::{
+    Broker, BrokerInfo, ConsumeOptions, Consumer, Delivery, Publish, QueueStats, Settings, amqp, closed,
+};
 use crate::envelope::{Envelope, JobId};
 use crate::error::{Error, PublishError, Result};
 use crate::topology::Topology;
@@ -227,10 +229,12 @@ impl Broker for MemoryBroker {
     }
 
     async fn declare(&self, topology: &Topology) -> Result<()> {
+        amqp::check_topology(topology)?;
         self.act(|state| state.declare(self.client, topology))?
     }
 
     async fn publish(&self, publish: Publish) -> Result<(), PublishError> {
+        amqp::check_publish(&publish)?;
         self.act(|state| state.publish(self.client, publish)).unwrap_or(Err(PublishError::Closed))
     }
 
@@ -241,7 +245,9 @@ impl Broker for MemoryBroker {
             let batch: Vec<_> = publishes.by_ref().take(BATCH).collect();
             let len = batch.len();
             let published = self.act(|state| {
-                results.extend(batch.into_iter().map(|publish| state.publish(self.client, publish)));
+                results.extend(batch.into_iter().map(|publish| {
+                    amqp::check_publish(&publish).and_then(|()| state.publish(self.client, publish))
+                }));
             });
             if published.is_err() {
                 results.extend((0..len).map(|_| Err(PublishError::Closed)));

@@ -309,12 +309,9 @@ impl State {
             }
             Settlement::Retry { after, attempt, reason } => {
                 let now = self.now();
-                let job = Delayed::Job {
-                    target: ticket.queue_name.clone(),
-                    envelope: retry_copy(envelope, attempt, &reason, now),
-                    unroutable: namespace.unroutable(),
-                };
-                self.delay(now.checked_add(after), job);
+                let copy = retry_copy(envelope, attempt, &reason, now);
+                let unroutable = namespace.unroutable();
+                self.delay_job(now.checked_add(after), ticket.queue_name.clone(), copy, unroutable);
             }
             Settlement::DeadLetter { reason } => match &ticket.dead_letter {
                 None => tracing::warn!(

@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::envelope::{HeaderValue, header};
 use crate::error::{ErrorKind, SettleError};
 use crate::settlement::{Reason, ReasonKind, Settlement};
-use crate::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Route};
+use crate::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Route, delay_ladder};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -136,6 +136,16 @@ async fn delayed_job_whose_queue_has_gone_is_kept_as_unroutable() {
 
     assert_eq!(ids(&broker, "leveret.unroutable"), ["a"]);
     assert_eq!(broker.snapshot()[0].envelope.headers.get(header::TARGET), Some(&"q".into()));
+}
+
+#[tokio::test]
+async fn queue_of_unroutable_jobs_is_declared_as_the_delay_ladder_declares_it() {
+    let broker = MemoryBroker::new(&Settings::default());
+    publish_after(&broker, "q", "a", SystemTime::now() + 3600 * SECOND).await;
+
+    broker.declare(&delay_ladder(&Settings::default().namespace)).await.unwrap();
+
+    assert_eq!(broker.activity().delayed, 1);
 }
 
 #[tokio::test]

@@ -43,8 +43,21 @@ impl Delayed {
 }
 
 impl State {
+    /// Lets a job for a queue wait until `due`.
+    pub(super) fn delay_job(
+        &mut self,
+        due: Option<SystemTime>,
+        target: Arc<str>,
+        envelope: Envelope,
+        unroutable: Name,
+    ) {
+        // Where an operator looks for what went astray is there before anything can.
+        self.unroutable_queue(&unroutable);
+        self.delay(due, Delayed::Job { target, envelope, unroutable });
+    }
+
     /// Lets it wait until `due`; `None` is beyond all time.
-    pub(super) fn delay(&mut self, due: Option<SystemTime>, delayed: Delayed) {
+    fn delay(&mut self, due: Option<SystemTime>, delayed: Delayed) {
         let order = self.next();
         // A century is as good as for ever, and a time that the system can tell.
         let due = due.unwrap_or_else(|| self.now() + Duration::from_secs(100 * 365 * 24 * 3600));
