@@ -47,6 +47,32 @@ static SHARED: Mutex<Option<HashMap<String, Weak<Shared>>>> = Mutex::new(None);
 ///
 /// Dropping it closes it, as it were a connection: its consumers end, its exclusive queues are deleted, and what it
 /// has not settled goes back to its queues.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+///
+/// use queue_core::broker::memory::MemoryBroker;
+/// use queue_core::broker::{Broker, Publish, Settings};
+/// use queue_core::clock::Clock;
+/// use queue_core::envelope::Envelope;
+/// use queue_core::topology::{QueueDecl, Topology};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut settings = Settings::default();
+/// settings.clock = Clock::manual(SystemTime::now());
+/// let broker = MemoryBroker::new(&settings);
+/// broker.declare(&Topology::new().queue(QueueDecl::new("emails"))).await?;
+///
+/// let mut tomorrow = Publish::to_queue("emails", Envelope::new("{}"));
+/// tomorrow.not_before = Some(settings.clock.now() + Duration::from_secs(24 * 3600));
+/// broker.publish(tomorrow).await?;
+/// assert_eq!(broker.activity().delayed, 1);
+///
+/// settings.clock.advance(Duration::from_secs(24 * 3600));
+/// assert_eq!(broker.inspect("emails").await?.ready, 1);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct MemoryBroker {
     shared: Arc<Shared>,

@@ -1,7 +1,7 @@
 //! Everything a memory broker knows: topology, consumers, settlements. How messages move stands in `flow`, what
 //! happens by the clock in `time`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
@@ -10,7 +10,7 @@ use super::flow::Death;
 use super::queue::{Held, Queue, QueueId, delivery};
 use super::settler::Ticket;
 use super::shared::Shared;
-use super::time::Delayed;
+use super::time::Delays;
 use super::{Activity, Waiting};
 use crate::broker::amqp::{self, QueueRules};
 use crate::broker::{ConsumeOptions, ConsumerHandle, Delivery, Publish, QueueStats};
@@ -34,8 +34,8 @@ pub(super) struct State {
     orphans: HashMap<Arc<str>, Vec<ConsumerId>>,
     /// The clients that are open, with the prefix of their own queues.
     pub(super) clients: HashMap<ClientId, Namespace>,
-    /// What waits for its time, by due time and then in the order in which it came.
-    pub(super) delayed: BTreeMap<(SystemTime, u64), Delayed>,
+    /// What waits for its time outside of any queue.
+    pub(super) delayed: Delays,
     /// When each queue is to be looked at.
     pub(super) alarms: BTreeSet<(SystemTime, QueueId)>,
     /// Messages that died and have not been dead-lettered yet; empty whenever the lock is free.
@@ -55,7 +55,7 @@ impl State {
             consumers: Consumers { by_id: HashMap::new(), shared, tags: 0, discarded: Discarded::default() },
             orphans: HashMap::new(),
             clients: HashMap::new(),
-            delayed: BTreeMap::new(),
+            delayed: Delays::default(),
             alarms: BTreeSet::new(),
             deaths: VecDeque::new(),
             sequence: 0,
@@ -144,6 +144,12 @@ impl State {
             }
             amqp::check_name("queue", &wanted.name)?;
             let rules = QueueRules::read(wanted)?;
+            if wanted.arguments.get("x-single-active-consumer").is_some() {
+                tracing::warn!(
+                    queue = &*wanted.name,
+                    "`memory:` delivers to all consumers, not to a single active one"
+                );
+            }
             self.add_queue(wanted.clone(), rules, wanted.exclusive.then_some(client));
             return Ok(());
         }
@@ -370,7 +376,8 @@ impl State {
 
     pub(super) fn inspect(&self, client: ClientId, name: &str) -> Result<QueueStats> {
         let id = self.accessible(client, name)?;
-        Ok(self.queues.get(&id).map(Queue::stats).unwrap_or_default())
+        let stats = self.queues.get(&id).map(Queue::stats).unwrap_or_default();
+        Ok(stats.delayed(self.delayed.jobs_for(name)))
     }
 
     pub(super) fn purge(&mut self, client: ClientId, name: &str) -> Result<u64> {
@@ -426,17 +433,17 @@ impl State {
                 not_before: None,
             })
         });
-        let delayed = self.delayed.iter().map(|((due, _), delayed)| Waiting {
+        let delayed = self.delayed.iter().map(|(due, delayed)| Waiting {
             queue: delayed.queue().to_owned(),
             envelope: delayed.envelope().clone(),
-            not_before: Some(*due),
+            not_before: Some(due),
         });
         ready.chain(delayed).collect()
     }
 
     pub(super) fn activity(&self) -> Activity {
-        let mut activity = Activity { delayed: self.delayed.len() as u64, ..Activity::default() };
-        activity.next_due = self.delayed.keys().next().map(|(due, _)| *due);
+        let (delayed, next_due) = (self.delayed.len(), self.delayed.next_due());
+        let mut activity = Activity { delayed, next_due, ..Activity::default() };
         for queue in self.queues.values() {
             let waiting = if queue.consumers > 0 { &mut activity.ready } else { &mut activity.parked };
             *waiting += queue.ready.len();

@@ -71,12 +71,13 @@ async fn delayed_jobs_fall_due_in_their_order_when_the_clock_is_moved() {
     let mut consumer = broker.consume(ConsumeOptions::new("q").prefetch(10)).await.unwrap();
 
     clock.advance(9 * SECOND);
-    assert_eq!(broker.activity().delayed, 3);
+    assert_eq!(broker.inspect("q").await.unwrap().delayed, Some(3));
     clock.advance(60 * SECOND);
 
     for expected in ["early", "early too", "late"] {
         assert_eq!(next(&mut consumer).await.envelope.id.as_str(), expected);
     }
+    assert_eq!(broker.inspect("q").await.unwrap().delayed, Some(0));
 }
 
 #[tokio::test]

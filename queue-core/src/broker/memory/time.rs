@@ -1,5 +1,7 @@
 //! What happens by the clock: delayed jobs fall due, messages and unused queues expire.
 
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -42,6 +44,54 @@ impl Delayed {
     }
 }
 
+/// All that waits for its time, by due time and then in the order in which it came.
+#[derive(Debug, Default)]
+pub(super) struct Delays {
+    by_time: BTreeMap<(SystemTime, u64), Delayed>,
+    /// How many jobs wait for each queue, so that nobody has to count them.
+    by_queue: HashMap<Arc<str>, u64>,
+}
+
+impl Delays {
+    fn insert(&mut self, due: SystemTime, order: u64, delayed: Delayed) {
+        if let Delayed::Job { target, .. } = &delayed {
+            *self.by_queue.entry(target.clone()).or_default() += 1;
+        }
+        self.by_time.insert((due, order), delayed);
+    }
+
+    fn pop(&mut self) -> Option<Delayed> {
+        let (_, delayed) = self.by_time.pop_first()?;
+        if let Delayed::Job { target, .. } = &delayed
+            && let Entry::Occupied(mut count) = self.by_queue.entry(target.clone())
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(delayed)
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.by_time.len() as u64
+    }
+
+    /// How many jobs wait for a queue.
+    pub(super) fn jobs_for(&self, queue: &str) -> u64 {
+        self.by_queue.get(queue).copied().unwrap_or(0)
+    }
+
+    /// When the next one is due.
+    pub(super) fn next_due(&self) -> Option<SystemTime> {
+        self.by_time.keys().next().map(|(due, _)| *due)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SystemTime, &Delayed)> {
+        self.by_time.iter().map(|((due, _), delayed)| (*due, delayed))
+    }
+}
+
 impl State {
     /// Lets a job for a queue wait until `due`.
     pub(super) fn delay_job(
@@ -61,7 +111,7 @@ impl State {
         let order = self.next();
         // A century is as good as for ever, and a time that the system can tell.
         let due = due.unwrap_or_else(|| self.now() + Duration::from_secs(100 * 365 * 24 * 3600));
-        self.delayed.insert((due, order), delayed);
+        self.delayed.insert(due, order, delayed);
     }
 
     /// Waits from the present on, also while the past is being replayed: else a clock that was moved far ahead would
@@ -73,7 +123,7 @@ impl State {
 
     /// When something happens by itself next.
     pub(super) fn deadline(&self) -> Option<SystemTime> {
-        let delayed = self.delayed.keys().next().map(|(due, _)| *due);
+        let delayed = self.delayed.next_due();
         let alarm = self.alarms.first().map(|(at, _)| *at);
         [delayed, alarm].into_iter().flatten().min()
     }
@@ -92,7 +142,7 @@ impl State {
                 // A queue is looked at first, so that what is due at the same moment finds it as it then is.
                 Some((at, queue)) if at <= next => self.ring(at, queue),
                 _ => {
-                    if let Some((_, delayed)) = self.delayed.pop_first() {
+                    if let Some(delayed) = self.delayed.pop() {
                         self.fall_due(delayed);
                     }
                 }
