@@ -1,4 +1,5 @@
-//! What AMQP can carry: names and header names of at most 255 bytes, all headers in one frame.
+//! What AMQP can carry: names and header names of at most 255 bytes, all headers in one frame, no float that is no
+//! number.
 
 use crate::broker::Publish;
 use crate::envelope::{HeaderValue, Headers, truncate};
@@ -21,8 +22,8 @@ pub(crate) fn check_publish(publish: &Publish) -> Result<(), PublishError> {
         ("reply address", envelope.reply_to.as_deref()),
     ];
     let names = names.into_iter().filter_map(|(what, name)| Some((what, name?)));
-    let too_long = names.filter_map(|(what, name)| too_long(what, name)).next();
-    if let Some(text) = too_long.or_else(|| too_long_header(&envelope.headers)) {
+    let name = names.filter_map(|(what, name)| too_long(what, name)).next();
+    if let Some(text) = name.or_else(|| unfit_header(&envelope.headers)) {
         return Err(PublishError::Invalid(text));
     }
     let size = envelope.headers.wire_size();
@@ -44,7 +45,7 @@ pub(crate) fn check_topology(topology: &Topology) -> Result<(), Error> {
     let arguments = topology.queues.iter().map(|queue| &queue.arguments);
     let arguments = arguments.chain(topology.bindings.iter().map(|binding| &binding.arguments));
     let keys = topology.bindings.iter().filter_map(|binding| too_long("routing key", &binding.routing_key));
-    match arguments.filter_map(too_long_header).chain(keys).next() {
+    match arguments.filter_map(unfit_header).chain(keys).next() {
         None => Ok(()),
         Some(text) => Err(Error::new(ErrorKind::Topology, text)),
     }
@@ -58,13 +59,53 @@ pub(crate) fn too_long(what: &str, name: &str) -> Option<String> {
     })
 }
 
-fn too_long_header(headers: &Headers) -> Option<String> {
-    fn nested(value: &HeaderValue) -> Option<String> {
+/// Words for a header that AMQP, or RabbitMQ, cannot carry.
+fn unfit_header(headers: &Headers) -> Option<String> {
+    fn unfit(name: &str, value: &HeaderValue) -> Option<String> {
         match value {
-            HeaderValue::Table(table) => too_long_header(table),
-            HeaderValue::List(values) => values.iter().find_map(nested),
+            HeaderValue::Table(table) => unfit_header(table),
+            HeaderValue::List(values) => values.iter().find_map(|value| unfit(name, value)),
+            // Erlang has no such float, and RabbitMQ ends the connection.
+            HeaderValue::Float(float) if !float.is_finite() => {
+                Some(format!("header `{name}` is {float}, which RabbitMQ cannot read: send a finite number"))
+            }
             _ => None,
         }
     }
-    headers.iter().find_map(|(name, value)| too_long("header name", name).or_else(|| nested(value)))
+    headers.iter().find_map(|(name, value)| too_long("header name", name).or_else(|| unfit(name, value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::Envelope;
+
+    fn refusal(name: &str, value: impl Into<HeaderValue>) -> Option<String> {
+        let mut envelope = Envelope::new("{}");
+        envelope.headers.insert(name, value);
+        check_publish(&Publish::to_queue("q", envelope)).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn names_fit_up_to_255_bytes_also_deep_inside() {
+        let nested = |len| HeaderValue::List(vec![HeaderValue::Table([("x".repeat(len), 1_i64)].into())]);
+
+        assert_eq!(refusal(&"x".repeat(255), nested(255)), None);
+        assert!(refusal(&"x".repeat(256), 1_i64).unwrap().contains("has 256 bytes"));
+        assert!(refusal("list", nested(256)).unwrap().contains("has 256 bytes"));
+    }
+
+    #[test]
+    fn headers_that_do_not_fit_one_frame_are_refused() {
+        assert_eq!(refusal("blob", "x".repeat(Headers::MAX_SIZE - 100)), None);
+        assert!(refusal("blob", "x".repeat(Headers::MAX_SIZE)).unwrap().contains("limit of 32768"));
+    }
+
+    #[test]
+    fn floats_that_are_no_numbers_are_refused_by_name() {
+        assert_eq!(refusal("weight", 0.5), None);
+        assert!(
+            refusal("weight", HeaderValue::List(vec![f64::NAN.into()])).unwrap().contains("`weight` is NaN")
+        );
+    }
 }
