@@ -1,0 +1,152 @@
+//! The promises, by subject. One line each; a promise that is missing here is never tested, and the compiler warns
+//! that it is unused.
+
+/// Makes each promise a test of one broker: `contract!(memory: place)` makes `memory::<promise>` of all of them.
+macro_rules! contract {
+    ($broker:ident: $place:expr) => {
+        mod $broker {
+            use crate::support::place::Place;
+
+            const PLACE: Place = $place;
+
+            promises! {
+                publish: [
+                    every_field_of_an_envelope_survives,
+                    bare_message_arrives_without_additions,
+                    body_of_many_frames_survives,
+                    delivery_says_where_it_came_from,
+                    jobs_arrive_in_the_order_they_were_published,
+                    confirmed_means_present,
+                    mandatory_message_that_no_queue_takes_is_an_error,
+                    message_that_is_not_mandatory_may_reach_nobody,
+                    missing_exchange_fails_only_its_own_publish,
+                    results_of_a_batch_are_those_of_its_messages,
+                    concurrent_publishers_get_their_own_results,
+                    empty_batch_has_no_results,
+                    two_jobs_of_one_id_are_two_jobs,
+                    abandoned_publish_does_not_answer_for_the_next,
+                ]
+                size: [
+                    overlong_names_are_refused_by_a_publish,
+                    overlong_names_are_refused_everywhere_else,
+                    headers_over_the_cap_are_refused,
+                    huge_body_is_kept_or_refused,
+                ]
+                limit: [
+                    full_queue_refuses_until_there_is_room,
+                    batch_into_a_full_queue_is_told_apart,
+                    overflow_dead_letters_the_oldest,
+                    job_too_old_for_its_queue_becomes_a_dead_letter,
+                    message_expires_by_its_own_expiration,
+                    expired_message_is_never_delivered,
+                    higher_priority_is_delivered_first,
+                ]
+                prefetch: [
+                    prefetch_is_exact,
+                    fifty_jobs_pass_under_prefetch_two,
+                    each_settlement_makes_room_for_one,
+                    two_consumers_share_the_work,
+                    busy_consumer_hoards_nothing,
+                    deliveries_go_round_among_consumers,
+                ]
+                settle: [
+                    acked_job_never_comes_back,
+                    unsettled_job_comes_back,
+                    deliveries_nobody_took_go_back_when_the_consumer_is_dropped,
+                    delivery_outlives_its_consumer,
+                    released_job_comes_back_first_and_costs_no_attempt,
+                    delivery_dropped_unsettled_comes_back,
+                    retried_job_comes_back_not_earlier_and_unchanged,
+                    retry_at_once_comes_back,
+                    retried_job_keeps_its_priority,
+                    retried_copy_carries_no_trace_of_the_broker,
+                    job_may_be_dead_lettered_and_retried_over_and_over,
+                    concurrent_settlements_do_not_mix,
+                ]
+                dead_letter: [
+                    dead_letter_arrives_with_its_reason,
+                    settled_dead_letter_is_present,
+                    dead_letter_without_an_exchange_is_not_lost,
+                    dead_letter_that_nothing_takes_is_not_lost,
+                    dead_letter_refused_by_a_full_queue_is_not_lost,
+                    dead_letter_goes_nowhere_only_where_that_was_asked_for,
+                    delivery_limit_ends_in_the_dead_letters,
+                ]
+                delay: [
+                    delayed_job_arrives_not_earlier,
+                    delay_of_zero_or_past_is_now,
+                    short_delay_does_not_wait_behind_a_long_one,
+                    many_delays_none_early_none_lost,
+                    delayed_job_survives_its_publisher,
+                    delayed_job_reaches_a_queue_that_nobody_consumes,
+                    delayed_job_of_a_full_queue_waits_for_room,
+                    delayed_job_whose_queue_is_gone_is_kept,
+                    delay_by_an_exchange_is_refused,
+                    delayed_jobs_keep_their_priority_at_their_queue,
+                    batch_may_mix_delayed_and_immediate,
+                ]
+                routing: [
+                    direct_exchange_routes_by_the_exact_key,
+                    fanout_reaches_twenty_queues,
+                    topic_exchange_matches_words,
+                    headers_exchange_matches_all_or_any,
+                    queue_bound_twice_gets_a_message_once,
+                    standard_exchanges_are_there,
+                    bindings_of_a_deleted_queue_are_gone,
+                ]
+                topology: [
+                    same_declaration_twice_is_fine,
+                    other_arguments_are_refused_by_name,
+                    missing_or_added_arguments_are_refused,
+                    one_bad_declaration_does_not_undo_the_others,
+                    passive_declaration_only_looks,
+                    passive_declaration_of_what_is_missing_is_an_error,
+                    exchange_of_another_kind_is_refused,
+                    binding_to_what_is_missing_is_an_error,
+                    missing_queue_cannot_be_consumed_or_inspected_or_purged,
+                    exclusive_queue_belongs_to_one_client,
+                    inspect_counts_what_is_ready_and_who_consumes,
+                    purge_drops_what_is_ready_and_counts_it,
+                    deleting_what_is_missing_is_fine,
+                    consumer_survives_the_deletion_of_its_queue,
+                    queue_deleted_by_its_own_client_can_be_declared_again,
+                ]
+                lifecycle: [
+                    broker_says_what_it_is,
+                    stopped_consumer_ends_after_what_is_here,
+                    stopped_consumer_takes_no_new_jobs,
+                    closed_client_says_so,
+                    close_answers_everybody_who_waits,
+                    close_ends_a_consumer_that_waits,
+                ]
+                client: [
+                    enqueue_declares_the_queue_and_sends_plain_json,
+                    delayed_enqueue_declares_the_queue_too,
+                    enqueue_works_again_after_the_queue_was_deleted,
+                    enqueue_all_works_again_after_the_queue_was_deleted,
+                    enqueue_all_reports_each_job,
+                    full_queue_is_named,
+                    two_enqueued_jobs_of_one_id_are_two_jobs,
+                    depth_counts_the_jobs_of_a_task,
+                    twenty_megabytes_are_refused_before_they_are_sent,
+                    names_that_amqp_cannot_carry_are_refused,
+                    queue_with_other_arguments_is_an_error_at_enqueue,
+                    closed_client_refuses_to_enqueue,
+                    clones_enqueue_side_by_side,
+                ]
+            }
+        }
+    };
+}
+
+/// A test function for each promise.
+macro_rules! promises {
+    ($($subject:ident: [$($promise:ident),* $(,)?])*) => {
+        $($(
+            #[test]
+            fn $promise() {
+                crate::support::run(&PLACE, stringify!($promise), crate::$subject::$promise);
+            }
+        )*)*
+    };
+}

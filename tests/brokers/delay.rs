@@ -1,0 +1,240 @@
+//! Delays: never early, never lost, none behind another.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
+
+use leveret::PublishError;
+use queue_core::broker::{ConsumeOptions, Publish};
+use queue_core::envelope::{Envelope, header};
+use queue_core::settlement::Settlement;
+use queue_core::topology::{Name, QueueDecl, QueueSpec, Topology};
+
+use crate::settle::retry_in;
+use crate::support::fixture::message;
+use crate::support::{Fixture, next, take, text};
+
+/// How late a delayed job may be on a loaded machine. What is usual is milliseconds; the benchmarks tell.
+const LATENESS: Duration = Duration::from_secs(5);
+
+fn delayed(queue: &Name, text: impl Into<String>, after: Duration) -> Publish {
+    let mut publish = message(queue, text);
+    publish.not_before = Some(SystemTime::now() + after);
+    publish
+}
+
+pub(crate) async fn delayed_job_arrives_not_earlier(t: &Fixture) {
+    let queue = t.work_queue("jobs").await;
+    let mut consumer = t.work(&queue, 1).await;
+    let mut publish = delayed(queue.name(), "later", Duration::from_millis(700));
+    publish.envelope.headers.insert("tenant", "blue");
+    publish.envelope.priority = Some(3);
+    let (due, id) = (publish.not_before.unwrap(), publish.envelope.id.clone());
+
+    t.broker.publish(publish).await.unwrap();
+    let delivery = next(&mut consumer).await;
+    let arrived = SystemTime::now();
+
+    assert!(arrived >= due, "{:?} early", due.duration_since(arrived));
+    assert!(arrived < due + LATENESS, "{:?} late", arrived.duration_since(due));
+    assert_eq!((text(&delivery), &delivery.envelope.id), ("later".to_owned(), &id));
+    assert_eq!(delivery.envelope.attempt, 1);
+    assert_eq!(delivery.envelope.priority, Some(3));
+    assert_eq!(delivery.envelope.headers.get("tenant"), Some(&"blue".into()));
+    assert_eq!(delivery.queue, *queue.name());
+    let traces: Vec<_> = delivery.envelope.headers.iter().map(|(name, _)| name).collect();
+    assert!(!traces.iter().any(|name| header::is_broker_trace(name)), "{traces:?}");
+}
+
+pub(crate) async fn delay_of_zero_or_past_is_now(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    let mut past = message(&queue, "past");
+    past.not_before = Some(SystemTime::UNIX_EPOCH);
+
+    t.broker.publish(delayed(&queue, "zero", Duration::ZERO)).await.unwrap();
+    t.broker.publish(past).await.unwrap();
+    let mut consumer = t.consume(&queue).await;
+
+    let mut texts = take(&mut consumer, 2).await;
+    texts.sort();
+    assert_eq!(texts, ["past", "zero"]);
+}
+
+pub(crate) async fn short_delay_does_not_wait_behind_a_long_one(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    let mut consumer = t.consume(&queue).await;
+
+    t.broker.publish(delayed(&queue, "long", Duration::from_secs(10))).await.unwrap();
+    let short = delayed(&queue, "short", Duration::from_millis(200));
+    let due = short.not_before.unwrap();
+    t.broker.publish(short).await.unwrap();
+    let delivery = next(&mut consumer).await;
+
+    let arrived = SystemTime::now();
+    assert_eq!(text(&delivery), "short");
+    assert!((due..due + LATENESS).contains(&arrived), "due {due:?}, arrived {arrived:?}");
+}
+
+/// Published and retried, in one batch and one by one: 200 delays of up to two seconds.
+pub(crate) async fn many_delays_none_early_none_lost(t: &Fixture) {
+    let queue = t.work_queue("jobs").await;
+    let mut consumer = t.work(&queue, 50).await;
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut delay = || Duration::from_micros(random.u64(0..2_000_000));
+
+    // The payload says when the job is due, in microseconds, so that nothing is rounded.
+    let due = |after: Duration| {
+        let due = SystemTime::now() + after;
+        (due, due.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros().to_string())
+    };
+    let batch = (0..100).map(|_| {
+        let (due, micros) = due(delay());
+        let mut publish = message(queue.name(), micros);
+        publish.not_before = Some(due);
+        publish
+    });
+    for result in t.broker.publish_all(batch.collect()).await {
+        result.unwrap();
+    }
+
+    // Each job is delayed once more by a retry, and must then be at least so much later.
+    let (mut done, mut waiting) = (0, std::collections::HashMap::new());
+    while done < 100 {
+        let delivery = next(&mut consumer).await;
+        let arrived = SystemTime::now();
+        let first_due = SystemTime::UNIX_EPOCH + Duration::from_micros(text(&delivery).parse().unwrap());
+        let id = delivery.envelope.id.clone();
+        if delivery.envelope.attempt == 1 {
+            assert!(arrived >= first_due, "{:?} early", first_due.duration_since(arrived));
+            assert!(arrived < first_due + LATENESS, "{:?} late", arrived.duration_since(first_due));
+            let after = delay();
+            waiting.insert(id, SystemTime::now() + after);
+            delivery.settle(retry_in(after)).await.unwrap();
+        } else {
+            let due = waiting.remove(&id).expect("retried once");
+            assert!(arrived >= due, "the retry came {:?} early", due.duration_since(arrived));
+            assert!(arrived < due + LATENESS, "the retry came {:?} late", arrived.duration_since(due));
+            done += 1;
+            delivery.settle(Settlement::Ack).await.unwrap();
+        }
+    }
+}
+
+pub(crate) async fn delayed_job_survives_its_publisher(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    let publisher = t.other_client().await;
+
+    publisher.broker().publish(delayed(&queue, "orphan", Duration::from_millis(500))).await.unwrap();
+    publisher.close().await;
+    let mut consumer = t.consume(&queue).await;
+
+    assert_eq!(take(&mut consumer, 1).await, ["orphan"]);
+}
+
+/// Who consumes an unrelated queue routes delayed jobs too: any worker will do.
+pub(crate) async fn delayed_job_reaches_a_queue_that_nobody_consumes(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    let unrelated = t.plain_queue("unrelated").await;
+    let _consumer = t.consume(&unrelated).await;
+
+    t.broker.publish(delayed(&queue, "later", Duration::from_millis(300))).await.unwrap();
+
+    crate::support::until_ready(&*t.broker, &queue, 1).await;
+}
+
+pub(crate) async fn delayed_job_of_a_full_queue_waits_for_room(t: &Fixture) {
+    let spec = QueueSpec::new(t.name("jobs")).max_length(3);
+    t.declare_spec(&spec).await;
+    let filled = crate::limit::fill(t, spec.name()).await;
+
+    t.broker.publish(delayed(spec.name(), "patient", Duration::from_millis(100))).await.unwrap();
+    let mut consumer = t.work(&spec, 1).await;
+    // It finds the queue full at least once, since nothing is taken before it has been due.
+    let first = next(&mut consumer).await;
+    t.broker
+        .publish(delayed(&t.plain_queue("clock").await, "tick", Duration::from_millis(300)))
+        .await
+        .unwrap();
+    first.settle(Settlement::Ack).await.unwrap();
+
+    let mut texts = take(&mut consumer, filled as usize).await;
+    assert_eq!(texts.pop().as_deref(), Some("patient"));
+}
+
+pub(crate) async fn delayed_job_whose_queue_is_gone_is_kept(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    let unrelated = t.plain_queue("unrelated").await;
+    let _router = t.consume(&unrelated).await;
+    let publish = delayed(&queue, "homeless", Duration::from_millis(400));
+    let id = publish.envelope.id.clone();
+
+    t.broker.publish(publish).await.unwrap();
+    t.broker.delete(&queue).await.unwrap();
+
+    // Other promises leave jobs there too, whose queues they delete.
+    let unroutable = t.client.namespace().unroutable();
+    let mut consumer = t.consume_with(ConsumeOptions::new(unroutable).prefetch(100)).await;
+    loop {
+        let delivery = next(&mut consumer).await;
+        let is_ours = delivery.envelope.id == id;
+        if is_ours {
+            assert_eq!(text(&delivery), "homeless");
+            assert_eq!(
+                delivery.envelope.headers.get(header::TARGET),
+                Some(&queue.clone().into_owned().into())
+            );
+        }
+        delivery.settle(Settlement::Ack).await.unwrap();
+        if is_ours {
+            return;
+        }
+    }
+}
+
+pub(crate) async fn delay_by_an_exchange_is_refused(t: &Fixture) {
+    let mut publish = Publish::to_exchange("amq.fanout", "", Envelope::new("later"));
+    publish.not_before = Some(SystemTime::now() + Duration::from_secs(1));
+
+    let result = t.broker.publish(publish).await;
+
+    assert!(matches!(result, Err(PublishError::Invalid(_))), "{result:?}");
+}
+
+pub(crate) async fn delayed_jobs_keep_their_priority_at_their_queue(t: &Fixture) {
+    let queue = t.name("jobs");
+    t.declare(&Topology::new().queue(QueueDecl::new(queue.clone()).argument("x-max-priority", 5_i64))).await;
+    let unrelated = t.plain_queue("unrelated").await;
+    let _router = t.consume(&unrelated).await;
+    for (text, priority) in [("low", 1), ("high", 5)] {
+        let mut publish = delayed(&queue, text, Duration::from_millis(300));
+        publish.envelope.priority = Some(priority);
+        t.broker.publish(publish).await.unwrap();
+    }
+    crate::support::until_ready(&*t.broker, &queue, 2).await;
+
+    let mut consumer = t.consume(&queue).await;
+
+    assert_eq!(take(&mut consumer, 2).await, ["high", "low"]);
+}
+
+/// Those of a batch that are delayed and those that are not get their own results.
+pub(crate) async fn batch_may_mix_delayed_and_immediate(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    let missing = t.name("missing");
+    let batch = vec![
+        delayed(&queue, "later", Duration::from_millis(250)),
+        message(&queue, "now"),
+        message(&missing, "nowhere"),
+        delayed(&queue, "at once", Duration::ZERO),
+    ];
+
+    let results = t.broker.publish_all(batch).await;
+    let mut consumer = t.consume(&queue).await;
+
+    assert!(
+        matches!(results[..], [Ok(()), Ok(()), Err(PublishError::Unroutable { .. }), Ok(())]),
+        "{results:?}"
+    );
+    let mut texts = take(&mut consumer, 3).await;
+    assert_eq!(texts.pop().as_deref(), Some("later"));
+    assert_eq!(texts.into_iter().collect::<HashSet<_>>(), ["now", "at once"].map(str::to_owned).into());
+}

@@ -1,0 +1,38 @@
+//! The contract: what every broker promises, tested on each of them through the same functions.
+//!
+//! [`contract`] lists the promises; the modules beside it hold them by subject. A promise `p` becomes the tests
+//! `memory::p`, `rabbitmq3::p`, `rabbitmq4::p`. Whoever fixes a broker's behaviour adds it here, so that all keep it.
+//!
+//! A RabbitMQ node is found by `LEVERET_TEST_RABBITMQ3` and `LEVERET_TEST_RABBITMQ4` (AMQP URLs). Without one its
+//! tests pass without doing anything, and one line on stderr says so; `./scripts/test` starts the nodes.
+
+#[macro_use]
+mod contract;
+
+mod client;
+mod dead_letter;
+mod delay;
+mod lifecycle;
+mod limit;
+mod prefetch;
+mod publish;
+mod routing;
+mod settle;
+mod size;
+mod support;
+mod topology;
+
+contract!(memory: Place::InProcess);
+contract!(rabbitmq3: Place::Environment("LEVERET_TEST_RABBITMQ3"));
+contract!(rabbitmq4: Place::Environment("LEVERET_TEST_RABBITMQ4"));
+
+/// On a laptop a missing node is a line on stderr. In CI a suite that left out RabbitMQ would be green and say nothing.
+#[test]
+fn ci_has_a_rabbitmq_3_node() {
+    let in_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let missing = support::place::missing();
+    assert!(
+        !in_ci || !missing.contains(&"LEVERET_TEST_RABBITMQ3"),
+        "CI=true, but LEVERET_TEST_RABBITMQ3 is not set: run the tests by ./scripts/test, which starts a node"
+    );
+}

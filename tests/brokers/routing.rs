@@ -1,0 +1,186 @@
+//! Exchanges and bindings, as AMQP 0-9-1 defines them.
+
+use queue_core::broker::{ConsumeOptions, Publish};
+use queue_core::envelope::{Envelope, HeaderValue};
+use queue_core::topology::{BindingDecl, ExchangeKind, Name, QueueDecl, Topology};
+
+use crate::support::{Fixture, ready, take};
+
+/// Publishes `text` and waits for the confirm: it is then in every queue that it reaches.
+async fn publish(t: &Fixture, exchange: &Name, key: &str, text: &str) {
+    let publish = Publish::to_exchange(exchange.clone(), key.to_owned(), Envelope::new(text.to_owned()));
+    t.broker.publish(publish).await.unwrap();
+}
+
+/// All that is in a queue.
+async fn contents(t: &Fixture, queue: &Name) -> Vec<String> {
+    let count = ready(&*t.broker, queue).await;
+    let mut consumer = t.consume_with(ConsumeOptions::new(queue.clone()).prefetch(50)).await;
+    take(&mut consumer, count as usize).await
+}
+
+pub(crate) async fn direct_exchange_routes_by_the_exact_key(t: &Fixture) {
+    let exchange = t.exchange("direct", ExchangeKind::Direct).await;
+    let red = t.bound_queue(&exchange, "red").await;
+    let pattern = t.bound_queue(&exchange, "#").await;
+    let also_red = t.bound_queue(&exchange, "red").await;
+
+    for key in ["red", "re", "red.", "", "#", "RED"] {
+        publish(t, &exchange, key, key).await;
+    }
+
+    assert_eq!(contents(t, &red).await, ["red"]);
+    assert_eq!(contents(t, &also_red).await, ["red"]);
+    assert_eq!(contents(t, &pattern).await, ["#"]);
+}
+
+pub(crate) async fn fanout_reaches_twenty_queues(t: &Fixture) {
+    let exchange = t.exchange("fanout", ExchangeKind::Fanout).await;
+    let mut queues = Vec::new();
+    for n in 0..20 {
+        queues.push(t.bound_queue(&exchange, &format!("ignored {n}")).await);
+    }
+
+    let mut event = Publish::to_exchange(exchange, "any key", Envelope::new("event"));
+    event.mandatory = true;
+    t.broker.publish(event).await.unwrap();
+
+    for queue in &queues {
+        assert_eq!(contents(t, queue).await, ["event"]);
+    }
+}
+
+/// Every pattern of up to three words out of `a`, `b`, `*`, `#`, against every key of up to four words, and against
+/// keys with empty words. All of them, since there are few.
+pub(crate) async fn topic_exchange_matches_words(t: &Fixture) {
+    let exchange = t.exchange("topic", ExchangeKind::Topic).await;
+    let mut patterns = sequences(&["a", "b", "*", "#"], 3);
+    patterns.push(String::new());
+    patterns.push("a.".to_owned());
+    let queues: Vec<_> = patterns.iter().map(|_| t.name("bound")).collect();
+    let mut topology = Topology::new();
+    for (queue, pattern) in queues.iter().zip(&patterns) {
+        topology = topology.queue(QueueDecl::new(queue.clone())).binding(BindingDecl::new(
+            exchange.clone(),
+            queue.clone(),
+            pattern.clone(),
+        ));
+    }
+    t.declare(&topology).await;
+    let mut keys = sequences(&["a", "b"], 4);
+    keys.extend(["", ".", "a.", ".a", "a..b", "ab", "a.*", "#"].map(str::to_owned));
+
+    let to_key =
+        |key: &String| Publish::to_exchange(exchange.clone(), key.clone(), Envelope::new(key.clone()));
+    for result in t.broker.publish_all(keys.iter().map(to_key).collect()).await {
+        result.unwrap();
+    }
+
+    for (queue, pattern) in queues.iter().zip(&patterns) {
+        let expected: Vec<_> = keys.iter().filter(|key| matches(pattern, key)).cloned().collect();
+        assert_eq!(contents(t, queue).await, expected, "pattern `{pattern}`");
+    }
+}
+
+/// All sequences of one to `longest` words.
+fn sequences(words: &[&str], longest: usize) -> Vec<String> {
+    let mut all: Vec<String> = words.iter().map(ToString::to_string).collect();
+    let mut last = all.clone();
+    for _ in 1..longest {
+        last =
+            last.iter().flat_map(|start| words.iter().map(move |word| format!("{start}.{word}"))).collect();
+        all.extend_from_slice(&last);
+    }
+    all
+}
+
+/// The reference: slow, and plainly what AMQP says. `*` is one word, `#` any number of them.
+fn matches(pattern: &str, key: &str) -> bool {
+    fn words(text: &str) -> Vec<&str> {
+        if text.is_empty() { vec![] } else { text.split('.').collect() }
+    }
+    fn go(pattern: &[&str], key: &[&str]) -> bool {
+        match pattern {
+            [] => key.is_empty(),
+            ["#", rest @ ..] => (0..=key.len()).any(|skipped| go(rest, &key[skipped..])),
+            [word, rest @ ..] => {
+                key.split_first().is_some_and(|(k, key)| (*word == "*" || word == k) && go(rest, key))
+            }
+        }
+    }
+    go(&words(pattern), &words(key))
+}
+
+pub(crate) async fn headers_exchange_matches_all_or_any(t: &Fixture) {
+    let exchange = t.exchange("headers", ExchangeKind::Headers).await;
+    let bind = async |arguments: &[(&str, HeaderValue)]| {
+        let queue = t.plain_queue("bound").await;
+        let mut binding = BindingDecl::new(exchange.clone(), queue.clone(), "");
+        for (name, value) in arguments {
+            binding = binding.argument(*name, value.clone());
+        }
+        t.declare(&Topology::new().binding(binding)).await;
+        queue
+    };
+    let colour = || ("colour", HeaderValue::from("red"));
+    let weight = || ("weight", HeaderValue::from(7_i64));
+    let all = bind(&[("x-match", "all".into()), colour(), weight()]).await;
+    let any = bind(&[("x-match", "any".into()), colour(), weight()]).await;
+    let by_default = bind(&[colour(), weight()]).await;
+    let present = bind(&[("x-match", "all".into()), ("colour", HeaderValue::Null)]).await;
+
+    let messages: [(&str, &[(&str, HeaderValue)]); 6] = [
+        ("both", &[colour(), weight()]),
+        ("both and more", &[colour(), weight(), ("shape", "round".into())]),
+        ("colour", &[colour()]),
+        ("other values", &[("colour", "blue".into()), ("weight", HeaderValue::from(8_i64))]),
+        ("other type", &[("weight", HeaderValue::from("7"))]),
+        ("none", &[]),
+    ];
+    for (text, headers) in messages {
+        let mut envelope = Envelope::new(text);
+        envelope.headers = headers.iter().cloned().collect();
+        t.broker.publish(Publish::to_exchange(exchange.clone(), "ignored", envelope)).await.unwrap();
+    }
+
+    assert_eq!(contents(t, &all).await, ["both", "both and more"]);
+    assert_eq!(contents(t, &by_default).await, ["both", "both and more"]);
+    assert_eq!(contents(t, &any).await, ["both", "both and more", "colour"]);
+    assert_eq!(contents(t, &present).await, ["both", "both and more", "colour", "other values"]);
+}
+
+pub(crate) async fn queue_bound_twice_gets_a_message_once(t: &Fixture) {
+    let exchange = t.exchange("topic", ExchangeKind::Topic).await;
+    let queue = t.bound_queue(&exchange, "a.*").await;
+    let again = BindingDecl::new(exchange.clone(), queue.clone(), "a.*");
+    let also = BindingDecl::new(exchange.clone(), queue.clone(), "#");
+
+    t.declare(&Topology::new().binding(again.clone()).binding(again).binding(also)).await;
+    publish(t, &exchange, "a.b", "once").await;
+
+    assert_eq!(contents(t, &queue).await, ["once"]);
+}
+
+/// `amq.direct` and its like are there without being declared.
+pub(crate) async fn standard_exchanges_are_there(t: &Fixture) {
+    for exchange in ["amq.direct", "amq.topic", "amq.fanout"] {
+        let key = t.name("key");
+        let queue = t.bound_queue(&exchange.into(), &key).await;
+
+        publish(t, &exchange.into(), &key, exchange).await;
+
+        // Others may bind to these, and so may reach our queue by fanout.
+        assert!(contents(t, &queue).await.contains(&exchange.to_owned()));
+    }
+}
+
+pub(crate) async fn bindings_of_a_deleted_queue_are_gone(t: &Fixture) {
+    let exchange = t.exchange("fanout", ExchangeKind::Fanout).await;
+    let queue = t.bound_queue(&exchange, "").await;
+
+    t.broker.delete(&queue).await.unwrap();
+    t.declare(&Topology::new().queue(QueueDecl::new(queue.clone()))).await;
+    publish(t, &exchange, "", "nobody").await;
+
+    assert_eq!(ready(&*t.broker, &queue).await, 0);
+}

@@ -1,0 +1,52 @@
+//! Where the brokers under test are, and which of them are missing.
+
+use std::io::Write as _;
+use std::sync::Once;
+
+/// The variables that name RabbitMQ nodes.
+const NODES: [&str; 2] = ["LEVERET_TEST_RABBITMQ3", "LEVERET_TEST_RABBITMQ4"];
+
+/// Where a broker under test is.
+pub(crate) enum Place {
+    /// In this process: one of its own for each promise.
+    InProcess,
+    /// A node shared by all promises, whose URL stands in this environment variable.
+    Environment(&'static str),
+}
+
+impl Place {
+    /// The broker's URL for one promise; `None`, with one line on stderr for the whole run, where there is none.
+    pub(crate) fn url(&self) -> Option<String> {
+        match self {
+            Self::InProcess => Some(format!("memory:{}", super::fixture::unique("contract"))),
+            Self::Environment(variable) => {
+                let url = url_in(variable);
+                if url.is_none() {
+                    say_what_is_left_out();
+                }
+                url
+            }
+        }
+    }
+}
+
+/// The variables of nodes that are not there.
+pub(crate) fn missing() -> Vec<&'static str> {
+    NODES.into_iter().filter(|variable| url_in(variable).is_none()).collect()
+}
+
+fn url_in(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|url| !url.is_empty())
+}
+
+fn say_what_is_left_out() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let missing = missing().join(" and ");
+        // Not `eprintln!`, which the test harness swallows when the test passes.
+        let _ = writeln!(
+            std::io::stderr(),
+            "brokers left out: {missing} not set. ./scripts/test starts the nodes and runs their tests."
+        );
+    });
+}
