@@ -278,7 +278,7 @@ pub(crate) async fn concurrent_settlements_do_not_mix(t: &Fixture) {
     while back.len() < 32 {
         let delivery = next(&mut consumer).await;
         let number: u32 = text(&delivery).parse().unwrap();
-        let expected_attempt = if number % 4 == 0 { 1 } else { 2 };
+        let expected_attempt = if number.is_multiple_of(4) { 1 } else { 2 };
         assert!(number % 4 < 2, "job {number} was settled for good and came back");
         assert_eq!(delivery.envelope.attempt, expected_attempt, "job {number}");
         back.insert(number);
