@@ -30,6 +30,7 @@ macro_rules! contract {
                     overlong_names_are_refused_by_a_publish,
                     overlong_names_are_refused_everywhere_else,
                     headers_over_the_cap_are_refused,
+                    floats_that_are_no_numbers_are_refused,
                     huge_body_is_kept_or_refused,
                 ]
                 limit: [
@@ -60,6 +61,7 @@ macro_rules! contract {
                     retry_at_once_comes_back,
                     retried_job_keeps_its_priority,
                     retried_copy_carries_no_trace_of_the_broker,
+                    copies_do_not_go_where_the_original_was_copied_to,
                     job_may_be_dead_lettered_and_retried_over_and_over,
                     concurrent_settlements_do_not_mix,
                 ]

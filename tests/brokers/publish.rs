@@ -65,7 +65,6 @@ fn every_kind_of_header() -> Headers {
         ("float", HeaderValue::Float(-0.1)),
         ("largest float", HeaderValue::Float(f64::MAX)),
         ("tiny float", HeaderValue::Float(f64::MIN_POSITIVE)),
-        ("infinite", HeaderValue::Float(f64::INFINITY)),
         ("text", HeaderValue::from("grüße, 世界")),
         ("empty text", HeaderValue::from("")),
         ("not UTF-8", HeaderValue::Bytes(Bytes::from_static(&[0xff, 0xfe, 0x00, 0x80]))),

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use queue_core::broker::{ConsumeOptions, Publish};
-use queue_core::envelope::{Envelope, header};
+use queue_core::envelope::{Envelope, HeaderValue, header};
 use queue_core::error::SettleError;
 use queue_core::settlement::{Reason, ReasonKind, Settlement};
 use queue_core::topology::{QueueDecl, Topology};
@@ -217,6 +217,27 @@ pub(crate) async fn retried_copy_carries_no_trace_of_the_broker(t: &Fixture) {
     let traces: Vec<_> = traces.into_iter().filter(|name| header::is_broker_trace(name)).collect();
     assert!(traces.is_empty(), "{traces:?}");
     assert_eq!(text(&again), "expired");
+}
+
+/// `CC` sends a message to more queues (RabbitMQ's sender-selected distribution). It is about the original, and must
+/// not send each retry and dead letter there as well.
+pub(crate) async fn copies_do_not_go_where_the_original_was_copied_to(t: &Fixture) {
+    let queue = t.work_queue("jobs").await;
+    let copied = t.plain_queue("copied").await;
+    let mut consumer = t.work(&queue, 1).await;
+    let mut publish = message(queue.name(), "job");
+    let to = HeaderValue::List(vec![copied.clone().into_owned().into()]);
+    publish.envelope.headers.insert("CC", to);
+    t.broker.publish(publish).await.unwrap();
+
+    let first = next(&mut consumer).await;
+    // A broker that does not know `CC` sends it nowhere.
+    let before = crate::support::ready(&*t.broker, &copied).await;
+    assert!(before <= 1);
+    first.settle(retry_in(Duration::from_millis(130))).await.unwrap();
+    next(&mut consumer).await.settle(dead_letter("no")).await.unwrap();
+
+    assert_eq!(crate::support::ready(&*t.broker, &copied).await, before);
 }
 
 /// The message passes a cycle of dead-lettering and retrying more often than RabbitMQ lets its own pass.

@@ -117,9 +117,9 @@ impl Fixture {
 
     /// A plain queue bound to `exchange`.
     pub(crate) async fn bound_queue(&self, exchange: &Name, key: &str) -> Name {
-        let queue = self.plain_queue("bound").await;
+        let queue = self.name("bound");
         let binding = BindingDecl::new(exchange.clone(), queue.clone(), key.to_owned());
-        self.declare(&Topology::new().binding(binding)).await;
+        self.declare(&Topology::new().queue(QueueDecl::new(queue.clone())).binding(binding)).await;
         queue
     }
 
