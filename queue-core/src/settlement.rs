@@ -119,9 +119,11 @@ pub fn dead_copy(mut job: Envelope, queue: &str, reason: &Reason, now: SystemTim
     job
 }
 
-/// Takes out what brokers wrote on the message's way: RabbitMQ 3 silently drops a copy that carries a cycle.
+/// Takes out what brokers wrote on the message's way: RabbitMQ 3 silently drops a copy that carries a cycle. Also
+/// `CC` and `BCC`, by which a producer sends to more queues: a copy would go to all of them once more.
+/// See <https://www.rabbitmq.com/docs/sender-selected>.
 pub fn strip_broker_traces(job: &mut Envelope) {
-    job.headers.retain(|name, _| !header::is_broker_trace(name));
+    job.headers.retain(|name, _| !header::is_broker_trace(name) && name != "CC" && name != "BCC");
 }
 
 fn note_failure(job: &mut Envelope, reason: &Reason, now: SystemTime) {
@@ -163,6 +165,7 @@ mod tests {
         let mut job = Envelope::new("{}");
         job.headers.insert("x-death", HeaderValue::List(vec![]));
         job.headers.insert("x-delivery-count", 3_i64);
+        job.headers.insert("CC", HeaderValue::List(vec!["audit".into()]));
         job.headers.insert("tenant", "blue");
 
         let copy = retry_copy(job, 2, &failed(), UNIX_EPOCH);
@@ -170,6 +173,7 @@ mod tests {
         assert_eq!(copy.attempt, 2);
         assert_eq!(copy.headers.get("x-death"), None);
         assert_eq!(copy.headers.get("x-delivery-count"), None);
+        assert_eq!(copy.headers.get("CC"), None);
         assert_eq!(copy.headers.get("tenant"), Some(&"blue".into()));
         assert_eq!(copy.headers.get(header::ERROR), Some(&"mail server said 451".into()));
     }
