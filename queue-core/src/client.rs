@@ -9,6 +9,8 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+
 use crate::admin::Admin;
 use crate::broker::{Broker, BrokerInfo, Publish, QueueStats, Settings};
 use crate::clock::Clock;
@@ -84,38 +86,64 @@ impl Client {
         &self,
         tasks: impl IntoIterator<Item = T>,
     ) -> Vec<Result<JobId, EnqueueError>> {
-        let publishes: Vec<_> = tasks
-            .into_iter()
-            .map(|task| {
-                self.check_payload(self.envelope(&task)?).map(|envelope| {
-                    (envelope.id.clone(), Publish::to_queue(T::queue().name().clone(), envelope))
-                })
-            })
-            .collect();
+        let envelopes: Vec<_> =
+            tasks.into_iter().map(|task| self.check_payload(self.envelope(&task)?)).collect();
         if let Err(error) = self.declare_queue(T::queue()).await {
             let again = || Error::new(error.kind(), crate::error::chain(&error));
-            return publishes
+            return envelopes
                 .into_iter()
-                .map(|publish| publish.and_then(|_| Err(declare_error(T::queue(), again()))))
+                .map(|envelope| envelope.and_then(|_| Err(declare_error(T::queue(), again()))))
                 .collect();
         }
 
-        let mut ids = Vec::with_capacity(publishes.len());
-        let mut batch = Vec::with_capacity(publishes.len());
-        for publish in publishes {
-            ids.push(publish.map(|(id, publish)| {
-                batch.push(publish);
-                id
+        // The outcome of each job, and what it takes to make its message once more: a payload is shared, not copied.
+        let mut jobs: Vec<Result<(JobId, Bytes), EnqueueError>> = Vec::with_capacity(envelopes.len());
+        let mut batch = Vec::with_capacity(envelopes.len());
+        for envelope in envelopes {
+            jobs.push(envelope.map(|envelope| {
+                let job = (envelope.id.clone(), envelope.payload.clone());
+                batch.push(Publish::to_queue(T::queue().name().clone(), envelope));
+                job
             }));
         }
-        let mut confirmed = self.inner.broker.publish_all(batch).await.into_iter();
-        ids.into_iter()
-            .map(|id| {
-                let id = id?;
-                let confirm = confirmed.next().unwrap_or(Err(PublishError::Closed));
-                confirm.map(|()| id).map_err(|error| enqueue_error(T::queue(), error))
+        let mut outcomes = self.inner.broker.publish_all(batch).await;
+        if outcomes.iter().any(|outcome| matches!(outcome, Err(PublishError::Unroutable { .. }))) {
+            self.publish_unroutable_again::<T>(jobs.iter().flatten(), &mut outcomes).await;
+        }
+        let mut outcomes = outcomes.into_iter();
+        jobs.into_iter()
+            .map(|job| {
+                let (id, _) = job?;
+                let outcome = outcomes.next().unwrap_or(Err(PublishError::Closed));
+                outcome.map(|()| id).map_err(|error| enqueue_error(T::queue(), error))
             })
             .collect()
+    }
+
+    /// Declares a queue that was deleted since we declared it, and publishes what did not reach it.
+    async fn publish_unroutable_again<T: Task>(
+        &self,
+        jobs: impl Iterator<Item = &(JobId, Bytes)>,
+        outcomes: &mut [Result<(), PublishError>],
+    ) {
+        self.forget(T::queue());
+        if self.declare_queue(T::queue()).await.is_err() {
+            // The jobs keep their outcome, which names the queue that is missing.
+            return;
+        }
+        let mut unroutable = Vec::new();
+        let mut batch = Vec::new();
+        for ((id, payload), outcome) in jobs.zip(outcomes) {
+            if matches!(outcome, Err(PublishError::Unroutable { .. })) {
+                let mut envelope = self.envelope_around::<T>(payload.clone());
+                envelope.id = id.clone();
+                batch.push(Publish::to_queue(T::queue().name().clone(), envelope));
+                unroutable.push(outcome);
+            }
+        }
+        for (outcome, again) in unroutable.into_iter().zip(self.inner.broker.publish_all(batch).await) {
+            *outcome = again;
+        }
     }
 
     /// How deep the task's queue is.
@@ -185,12 +213,16 @@ impl Client {
     fn envelope<T: Task>(&self, task: &T) -> Result<Envelope, EnqueueError> {
         let payload = serde_json::to_vec(task)
             .map_err(|source| EnqueueError::Encode { task: T::NAME, source: source.into() })?;
+        Ok(self.envelope_around::<T>(payload))
+    }
+
+    fn envelope_around<T: Task>(&self, payload: impl Into<Bytes>) -> Envelope {
         let mut envelope = Envelope::new(payload);
         envelope.task = Some(T::NAME.to_owned());
         envelope.content_type = Some("application/json".to_owned());
         envelope.priority = T::options().priority;
         envelope.enqueued_at = Some(self.clock().now());
-        Ok(envelope)
+        envelope
     }
 
     fn check_payload(&self, envelope: Envelope) -> Result<Envelope, EnqueueError> {
