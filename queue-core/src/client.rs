@@ -33,6 +33,8 @@ struct Inner {
     max_payload: usize,
     /// Queues whose topology the broker has confirmed to us.
     declared: RwLock<HashSet<String>>,
+    /// Held while a queue is declared, so that a hundred first jobs do not declare it a hundred times.
+    declaring: tokio::sync::Mutex<()>,
 }
 
 impl Client {
@@ -168,12 +170,16 @@ impl Client {
     /// # Errors
     /// If its description contradicts itself, or it exists with other settings.
     pub async fn declare_queue(&self, spec: &QueueSpec) -> Result<()> {
-        let declared = &self.inner.declared;
-        if declared.read().unwrap_or_else(PoisonError::into_inner).contains(spec.name().as_ref()) {
+        if self.is_declared(spec) {
+            return Ok(());
+        }
+        let _declaring = self.inner.declaring.lock().await;
+        if self.is_declared(spec) {
             return Ok(());
         }
         let topology = spec.topology(&self.inner.settings.namespace)?;
         self.inner.broker.declare(&topology).await?;
+        let declared = &self.inner.declared;
         declared.write().unwrap_or_else(PoisonError::into_inner).insert(spec.name().clone().into_owned());
         Ok(())
     }
@@ -247,6 +253,11 @@ impl Client {
             confirmed => confirmed,
         }
         .map_err(|error| enqueue_error(spec, error))
+    }
+
+    fn is_declared(&self, spec: &QueueSpec) -> bool {
+        let declared = &self.inner.declared;
+        declared.read().unwrap_or_else(PoisonError::into_inner).contains(spec.name().as_ref())
     }
 
     fn forget(&self, spec: &QueueSpec) {
@@ -470,6 +481,7 @@ impl ClientBuilder {
                 settings: self.settings,
                 max_payload: self.max_payload,
                 declared: RwLock::default(),
+                declaring: tokio::sync::Mutex::default(),
             }),
         }
     }
