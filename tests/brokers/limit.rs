@@ -60,10 +60,14 @@ pub(crate) async fn batch_into_a_full_queue_is_told_apart(t: &Fixture) {
     for result in &results {
         assert!(matches!(result, Ok(()) | Err(PublishError::QueueFull { .. })), "{result:?}");
     }
-    assert!((10..300).contains(&kept.len()), "{} of 300 were kept at a limit of 10", kept.len());
+    assert!(kept.len() >= 10, "{} were kept at a limit of 10", kept.len());
     assert_eq!(ready(&*t.broker, spec.name()).await, kept.len() as u64);
+    // RabbitMQ tells a publisher after the fact that it is to stop, so that all of a batch may have been kept. But
+    // then it does tell.
+    let more = fill(t, spec.name()).await;
     let mut consumer = t.work(&spec, 10).await;
     assert_eq!(take(&mut consumer, kept.len()).await, kept);
+    take(&mut consumer, more as usize).await;
 }
 
 pub(crate) async fn overflow_dead_letters_the_oldest(t: &Fixture) {
