@@ -10,9 +10,9 @@ pub use crate::topology::{Declare, Overflow, QueueSpec, QueueType};
 
 use crate::outcome::{Failure, ReasonKind, Verdict};
 
-/// The outcome of a task that declares some of its errors `permanent(..)`. The pattern outweighs a mark that the
-/// error carries.
-pub fn outcome<R: IntoOutcome>(result: R, is_permanent: bool) -> Outcome {
+/// What the function of task `T` returned. `is_permanent` is whether it is one of the errors that the task declares
+/// `permanent(..)`, which outweighs a mark that the error carries.
+pub fn outcome<T: Task, R: IntoOutcome<Output = T::Output>>(result: R, is_permanent: bool) -> Outcome {
     match result.into_outcome() {
         Outcome::Failure(Failure { mut reason, .. }) if is_permanent => {
             reason.kind = ReasonKind::Permanent;
@@ -22,15 +22,16 @@ pub fn outcome<R: IntoOutcome>(result: R, is_permanent: bool) -> Outcome {
     }
 }
 
-/// A task in a program that has no worker: its code is not registered, and mentioned only so that the compiler
-/// does not take it for dead.
+/// A task in a program that has no worker: its code is not registered. Function and payload are mentioned only so
+/// that the compiler does not take them for dead.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __enqueue_only {
-    ($(#[$attribute:meta])* $function:path => $($handler:tt)*) => {
+    ($(#[$attribute:meta])* $function:path, $payload:ty => $($handler:tt)*) => {
         $(#[$attribute])*
         const _: () = {
             let _ = $function;
+            let _ = <$payload as $crate::task::Task>::NAME;
         };
     };
 }

@@ -215,26 +215,38 @@ impl Permanent {
         if !input.is_empty() {
             return Err(input.error("unexpected token: separate several patterns by `|`"));
         }
-        if guard.is_none() && matches_everything(&pattern) {
-            return Err(Error::new_spanned(
-                &pattern,
-                "this pattern matches every error: name a variant, as in `permanent(MailError::Banned)`; a task \
-                 that is never tried again says `retries = 0`",
-            ));
+        if let (None, Some(catch_all)) = (&guard, catch_all(&pattern)) {
+            return Err(catch_all);
         }
         Ok(Self { pattern, guard })
     }
 }
 
-/// Whether the pattern is `_` or a bare name, alone or as an alternative. A bare name may be meant as a
-/// variant, but binds every error.
-fn matches_everything(pattern: &Pat) -> bool {
+/// Refuses `_` or a bare name, alone or as an alternative. A bare name may be meant as a variant, but one that is
+/// misspelt or not imported binds every error.
+fn catch_all(pattern: &Pat) -> Option<Error> {
     match pattern {
-        Pat::Wild(_) => true,
-        Pat::Ident(ident) => ident.subpat.as_ref().is_none_or(|(_, pattern)| matches_everything(pattern)),
-        Pat::Or(or) => or.cases.iter().any(matches_everything),
-        Pat::Paren(paren) => matches_everything(&paren.pat),
-        _ => false,
+        Pat::Wild(_) => Some(Error::new_spanned(
+            pattern,
+            "this matches every error: name some, as in `permanent(MailError::Banned)`; a task that is never \
+             tried again says `retries = 0`",
+        )),
+        Pat::Ident(name) => match &name.subpat {
+            Some((_, pattern)) => catch_all(pattern),
+            None => {
+                let name = &name.ident;
+                Some(Error::new_spanned(
+                    name,
+                    format!(
+                        "a bare `{name}` may match every error: write the variant with its type, as in \
+                         `MailError::{name}`, or a unit struct as `{name} {{}}`"
+                    ),
+                ))
+            }
+        },
+        Pat::Or(or) => or.cases.iter().find_map(catch_all),
+        Pat::Paren(paren) => catch_all(&paren.pat),
+        _ => None,
     }
 }
 

@@ -2,8 +2,9 @@
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::LitStr;
+use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
+use syn::{GenericArgument, LitStr, PathArguments, ReturnType, Type};
 
 use crate::attr::{Attribute, Permanent, Written};
 use crate::model::Model;
@@ -25,6 +26,8 @@ pub(crate) fn payload(model: &Model) -> TokenStream {
     let conditions = function.conditions();
     let deprecated = function.attributes("deprecated");
     let allowances = function.allowances();
+    // The compiler looks for `non_snake_case` of a field on the struct.
+    let field_allowances = fields(model).flat_map(|field| &field.allowances);
     let visibility = &function.visibility;
     let name = function.ident().to_string();
     let doc =
@@ -41,7 +44,8 @@ pub(crate) fn payload(model: &Model) -> TokenStream {
     let shows_fields = model.attribute.debug.as_ref().is_none_or(|debug| debug.value);
     let derived_debug = shows_fields.then(|| quote!(::core::fmt::Debug,));
     let opaque_debug = (!shows_fields).then(|| {
-        let name = payload.to_string();
+        let name = payload.unraw().to_string();
+        let allowances = self::allowances(model);
         quote! {
             #(#conditions)*
             #allowances
@@ -59,6 +63,7 @@ pub(crate) fn payload(model: &Model) -> TokenStream {
         #(#conditions)*
         #(#deprecated)*
         #allowances
+        #(#field_allowances)*
         #[doc = #doc]
         #[derive(
             ::core::clone::Clone,
@@ -81,13 +86,12 @@ fn fields(model: &Model) -> impl Iterator<Item = &Field> {
 
 /// What whoever enqueues needs to know.
 fn task(model: &Model) -> TokenStream {
-    let Model { function, private, name, payload, output, attribute, .. } = model;
+    let Model { function, private, name, payload, attribute, .. } = model;
     let conditions = function.conditions();
     let allowances = allowances(model);
     let queue = queue(attribute, private);
     let options = options(attribute, private);
-    // Spanned, so that a return type which is none of a task's is reported where it stands.
-    let output = quote_spanned!(output.span()=> <#output as #private::IntoOutcome>::Output);
+    let reply = reply(model);
     quote! {
         #(#conditions)*
         #allowances
@@ -95,7 +99,7 @@ fn task(model: &Model) -> TokenStream {
         impl #private::Task for #payload {
             const NAME: &'static ::core::primitive::str = #name;
 
-            type Output = #output;
+            type Output = #reply;
 
             fn queue() -> &'static #private::QueueSpec {
                 static QUEUE: ::std::sync::LazyLock<#private::QueueSpec> =
@@ -110,6 +114,27 @@ fn task(model: &Model) -> TokenStream {
             }
         }
     }
+}
+
+/// The type of the task's reply.
+///
+/// The trait knows it of any return type. But the compiler refuses a private type anywhere in a public
+/// impl, and errors often are private: so where `T` and `E` are both in sight only `T` is written, and
+/// `__private::outcome` has it checked against the trait.
+fn reply(model: &Model) -> TokenStream {
+    let Model { function, private, output, .. } = model;
+    if let ReturnType::Type(_, ty) = &function.signature.output
+        && let Type::Path(path) = &**ty
+        && let Some(last) = path.path.segments.last()
+        && last.ident == "Result"
+        && let PathArguments::AngleBracketed(arguments) = &last.arguments
+        && let [GenericArgument::Type(reply), GenericArgument::Type(_)] =
+            arguments.args.iter().collect::<Vec<_>>()[..]
+    {
+        return reply.to_token_stream();
+    }
+    // Spanned, so that a return type which is none of a task's is reported where it stands.
+    quote_spanned!(output.span()=> <#output as #private::IntoOutcome>::Output)
 }
 
 /// The queue as attribute and defaults describe it: each option that was written is one call.
@@ -148,7 +173,7 @@ fn queue(attribute: &Attribute, private: &TokenStream) -> TokenStream {
 
 /// How jobs are run: the defaults, and each option that was written.
 fn options(attribute: &Attribute, private: &TokenStream) -> TokenStream {
-    let options = Ident::new("options", Span::mixed_site());
+    let options = Ident::new("__options", Span::mixed_site());
     let mut changes = TokenStream::new();
     if let Some(Written { value: retries, .. }) = &attribute.retries {
         changes.extend(quote!(#options.retry.retries = #retries;));
@@ -200,7 +225,7 @@ fn handler(model: &Model) -> TokenStream {
         #(#conditions)*
         #private::register! {
             #allowances
-            #ident =>
+            #ident, #payload =>
             const _: () = {
                 fn __run(#call: #private::Call) -> #private::BoxFuture<'static, #private::Outcome> {
                     #run
@@ -239,6 +264,7 @@ fn job(model: &Model, call: &Ident) -> TokenStream {
     let read = Ident::new("__payload", Span::mixed_site());
     let bad = Ident::new("__bad", Span::mixed_site());
     let result = Ident::new("__result", Span::mixed_site());
+    let permanent = Ident::new("__is_permanent", Span::mixed_site());
     let arguments = parameters.iter().map(|parameter| match parameter {
         // By field and not by a pattern, which could hit a constant of the same name.
         Parameter::Field(Field { ident, .. }) => quote!(#read.#ident),
@@ -247,23 +273,21 @@ fn job(model: &Model, call: &Ident) -> TokenStream {
     let awaited = (!model.is_blocking()).then(|| quote!(.await));
     // Without by-value parameters the payload is read all the same: what is not an object is a bad message.
     let reading = if fields(model).next().is_some() { quote!(#read) } else { quote!(_) };
-    let outcome = match &attribute.permanent {
+    let is_permanent = match &attribute.permanent {
         Some(Written { value: Permanent { pattern, guard }, .. }) => {
             let guard = guard.as_ref().map(|guard| quote!(if #guard));
-            quote! {
-                let __permanent =
-                    ::core::matches!(&#result, ::core::result::Result::Err(#pattern) #guard);
-                #private::outcome(#result, __permanent)
-            }
+            quote!(::core::matches!(&#result, ::core::result::Result::Err(#pattern) #guard))
         }
-        None => quote_spanned!(output.span()=> #private::IntoOutcome::into_outcome(#result)),
+        None => quote!(false),
     };
+    let outcome = quote_spanned!(output.span()=> #private::outcome::<#payload, _>(#result, #permanent));
     quote!({
         let #reading: #payload = match #call.payload() {
             ::core::result::Result::Ok(#read) => #read,
             ::core::result::Result::Err(#bad) => return #bad,
         };
         let #result = #ident(#(#arguments),*)#awaited;
+        let #permanent = #is_permanent;
         #outcome
     })
 }

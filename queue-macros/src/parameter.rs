@@ -21,7 +21,10 @@ pub(crate) enum Parameter {
 
 /// A field of the payload.
 pub(crate) struct Field {
-    pub(crate) attributes: Vec<TokenStream>,
+    /// What serde and rustdoc are told of it.
+    pub(crate) attributes: Vec<Attribute>,
+    /// Lints that the parameter allows.
+    pub(crate) allowances: Vec<TokenStream>,
     pub(crate) is_documented: bool,
     /// The parameter's name without a leading `_`: that is the compiler's business and must not change the wire.
     pub(crate) ident: Ident,
@@ -157,11 +160,11 @@ fn field(parameter: &PatType, ty: TokenStream, errors: &mut Errors) -> Option<Fi
     };
     let ident = without_leading_underscores(ident);
     let key = renamed(&parameter.attrs).unwrap_or_else(|| ident.unraw().to_string());
-    let attributes = parameter.attrs.iter().filter_map(|attribute| {
-        if belongs_to_field(attribute) { Some(attribute.to_token_stream()) } else { allowance(attribute) }
-    });
+    let attributes =
+        parameter.attrs.iter().filter(|attribute| belongs_to_field(attribute)).cloned().collect();
+    let allowances = parameter.attrs.iter().filter_map(allowance).collect();
     let is_documented = parameter.attrs.iter().any(|attribute| attribute.path().is_ident("doc"));
-    Some(Field { attributes: attributes.collect(), is_documented, ident, key, ty })
+    Some(Field { attributes, allowances, is_documented, ident, key, ty })
 }
 
 /// Checks a parameter that belongs to the worker, and finds the type by which its value is looked up.

@@ -10,7 +10,7 @@ pub use crate::registry::{Registration, Runnable};
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __register {
-    ($(#[$attribute:meta])* $function:path => $($handler:tt)*) => {
+    ($(#[$attribute:meta])* $function:path, $payload:ty => $($handler:tt)*) => {
         $(#[$attribute])*
         $($handler)*
     };
