@@ -1,0 +1,7 @@
+//! `#[task]` as a user meets it: what is generated, what a function may take and return, and what is refused.
+
+mod handlers;
+mod options;
+mod payload;
+mod support;
+mod ui;

@@ -1,0 +1,8 @@
+use leveret::task;
+
+#[task(queue = "q")]
+async fn string(number: u32) {
+    let _ = number;
+}
+
+fn main() {}

@@ -1,0 +1,10 @@
+use leveret::task;
+
+#[task(queue = "q")]
+async fn job(number: u32, to: Option<&str>) {
+    let _ = (number, to);
+}
+
+fn main() {
+    drop(Job { number: 1 });
+}

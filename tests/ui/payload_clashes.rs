@@ -1,0 +1,8 @@
+use leveret::task;
+
+struct Job;
+
+#[task(queue = "q")]
+async fn job() {}
+
+fn main() {}
