@@ -16,6 +16,12 @@ pub use queue_worker::{
     WorkerHandle,
 };
 
+#[cfg(feature = "testing")]
+#[doc = include_str!("testing.md")]
+pub mod testing {
+    pub use queue_worker::testing::TestQueue;
+}
+
 /// What generated code names. Not public API: it changes without notice.
 #[doc(hidden)]
 pub mod __private {

@@ -43,7 +43,7 @@ impl Lane {
     }
 
     /// Waits for a free slot. Cancel safe.
-    async fn slot(self: &Arc<Self>) -> Slot {
+    pub(crate) async fn slot(self: &Arc<Self>) -> Slot {
         self.slots.acquire().await.expect("slots are never closed").forget();
         Slot(Arc::clone(self))
     }
@@ -103,7 +103,7 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Result<()> {
         match delivery {
             Some(Ok(delivery)) => {
                 lane.shared.activity.began(&delivery.envelope);
-                lane.shared.jobs.spawn(process(slot, delivery));
+                lane.shared.jobs.spawn(async move { drop(process(slot, delivery).await) });
             }
             Some(Err(error)) => return Err(cannot_consume(lane).with_source(error)),
             None => return Err(closed(lane)),
@@ -111,13 +111,16 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Result<()> {
     }
 }
 
-/// One delivery's way.
-async fn process(slot: Slot, mut delivery: Delivery) {
+/// One delivery's way. What came of it has been settled by then.
+pub(crate) async fn process(slot: Slot, mut delivery: Delivery) -> Executed {
     let lane = Arc::clone(slot.lane());
     let started = Instant::now();
     let task = match execute::find(&lane, &delivery.envelope) {
         Ok(task) => task,
-        Err(executed) => return settle::settle(&lane, delivery, executed, started).await,
+        Err(executed) => {
+            settle::settle(&lane, delivery, &executed, started).await;
+            return executed;
+        }
     };
     let span = execute::span(&lane, task, &delivery);
     let context = Arc::new(Context::new(slot, task, &mut delivery, started));
@@ -127,9 +130,10 @@ async fn process(slot: Slot, mut delivery: Delivery) {
     if let Executed::Ran { outcome, .. } = &executed {
         execute::record(&span, outcome);
     }
-    settle::settle(&lane, delivery, executed, started).instrument(span).await;
+    settle::settle(&lane, delivery, &executed, started).instrument(span).await;
     // The context holds the slot, and so it stays taken until the job is settled.
     drop(context);
+    executed
 }
 
 async fn release(lane: &Arc<Lane>, consumer: &mut Consumer) {

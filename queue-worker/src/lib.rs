@@ -14,6 +14,8 @@ pub mod private;
 mod registry;
 mod settle;
 mod shutdown;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod worker;
 
 pub use context::Context;

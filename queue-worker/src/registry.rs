@@ -73,7 +73,7 @@ pub(crate) struct Queue {
 }
 
 impl Task {
-    fn new(registration: Registration) -> Self {
+    pub(crate) fn new(registration: Registration) -> Self {
         Self { registration, options: (registration.options)() }
     }
 
@@ -85,8 +85,22 @@ impl Task {
         self.registration.path
     }
 
-    fn queue(&self) -> &'static QueueSpec {
+    pub(crate) fn queue(&self) -> &'static QueueSpec {
         (self.registration.queue)()
+    }
+
+    /// Checks that there is something for each of its by-reference parameters.
+    pub(crate) fn check_state(&self, state: &State) -> Result<()> {
+        let Some(need) = (self.registration.needs)().into_iter().find(|need| !state.satisfies(need)) else {
+            return Ok(());
+        };
+        let (name, type_name) = (self.name(), need.type_name);
+        let remedy = if type_name.starts_with("dyn ") {
+            format!("give it with `.shared::<{type_name}>(Arc::new(..))`")
+        } else {
+            format!("give it with `.state(..)`, a value of type `{type_name}`")
+        };
+        Err(config(format!("task `{name}` takes `&{type_name}`, which this worker lacks: {remedy}")))
     }
 }
 
@@ -98,6 +112,15 @@ impl Queue {
 }
 
 impl Selection {
+    /// Selects a task by name, and no longer all that are compiled in.
+    pub(crate) fn name<T: Runnable>(&mut self) {
+        let named = self.named.get_or_insert_default();
+        let id = TypeId::of::<T>();
+        if !named.iter().any(|(other, _)| *other == id) {
+            named.push((id, T::registration()));
+        }
+    }
+
     /// Selects and checks the tasks.
     ///
     /// # Errors
@@ -107,11 +130,12 @@ impl Selection {
         let tasks = self.narrow(&all)?;
         let plan = group(&tasks)?;
         self.check_left_out(&all, &plan)?;
-        check_state(&tasks, state)?;
+        tasks.iter().try_for_each(|task| task.check_state(state))?;
         Ok(plan)
     }
 
-    fn all(&self) -> Result<Vec<Task>> {
+    /// All tasks, before narrowing.
+    pub(crate) fn all(&self) -> Result<Vec<Task>> {
         let mut all: Vec<_> = match &self.named {
             Some(named) => named.iter().map(|(_, registration)| Task::new(*registration)).collect(),
             None => inventory::iter::<Registration>.into_iter().copied().map(Task::new).collect(),
@@ -177,7 +201,10 @@ impl Selection {
 }
 
 /// Tasks by name and by queue.
-fn group(tasks: &[Task]) -> Result<Plan> {
+///
+/// # Errors
+/// If they contradict each other.
+pub(crate) fn group(tasks: &[Task]) -> Result<Plan> {
     let mut by_name: HashMap<&'static str, Task> = HashMap::new();
     let mut by_queue: BTreeMap<&'static str, Vec<Task>> = BTreeMap::new();
     for task in tasks {
@@ -219,23 +246,6 @@ fn queue(tasks: Vec<Task>) -> Result<Queue> {
     }
     let only = (tasks.len() == 1).then_some(first);
     Ok(Queue { spec, tasks, fallback: default.or(only) })
-}
-
-fn check_state(tasks: &[Task], state: &State) -> Result<()> {
-    for task in tasks {
-        if let Some(need) = (task.registration.needs)().iter().find(|need| !state.satisfies(need)) {
-            let (name, type_name) = (task.name(), need.type_name);
-            let remedy = if type_name.starts_with("dyn ") {
-                format!("give it to the worker with `.shared::<{type_name}>(Arc::new(..))`")
-            } else {
-                format!("give it to the worker with `.state(..)`, a value of type `{type_name}`")
-            };
-            return Err(config(format!(
-                "task `{name}` takes `&{type_name}`, which this worker lacks: {remedy}"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// The first of `names` that is not among `known`.

@@ -24,12 +24,12 @@ const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
 const UNKNOWN_WAIT_CAP: Duration = Duration::from_secs(60);
 
 /// Decides, and carries it out.
-pub(crate) async fn settle(lane: &Lane, mut delivery: Delivery, executed: Executed, started: Instant) {
+pub(crate) async fn settle(lane: &Lane, mut delivery: Delivery, executed: &Executed, started: Instant) {
     let settlement = match executed {
         Executed::Ran { outcome, retry } => {
             // Should this job meet an unknown task again, its hour begins anew.
             delivery.envelope.headers.remove(header::UNKNOWN_SINCE);
-            retry::decide(&outcome, delivery.envelope.attempt, &retry, fastrand::f64())
+            retry::decide(outcome, delivery.envelope.attempt, retry, (lane.shared.jitter)())
         }
         Executed::Unknown => {
             let now = lane.shared.client.clock().now();

@@ -1,6 +1,5 @@
 //! The worker: what it is given, how it starts, and how it stops. Starts one `fetch` per queue.
 
-use std::any::TypeId;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -71,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) handler: HandlerService,
     pub(crate) events: Arc<Emitter>,
     pub(crate) steps: Arc<Steps>,
+    /// A random number from 0 to 1; a constant in users' tests.
+    pub(crate) jitter: fn() -> f64,
     pub(crate) tally: Tally,
     pub(crate) activity: Activity,
     /// The deliveries under way.
@@ -113,11 +114,7 @@ impl Worker {
 
     /// Runs this task, and of all others only those that are named in the same way.
     pub fn task<T: Runnable>(mut self) -> Self {
-        let named = self.selection.named.get_or_insert_default();
-        let id = TypeId::of::<T>();
-        if !named.iter().any(|(other, _)| *other == id) {
-            named.push((id, T::registration()));
-        }
+        self.selection.name::<T>();
         self
     }
 
@@ -345,10 +342,32 @@ impl Worker {
             handler: std::mem::take(&mut self.handler),
             events: Arc::clone(&self.events),
             steps: Arc::clone(&self.steps),
+            jitter: fastrand::f64,
             tally: Tally::default(),
             activity,
             jobs: TaskTracker::new(),
         })
+    }
+}
+
+#[cfg(feature = "testing")]
+impl Shared {
+    /// What runs jobs in users' tests: without middleware, and without jitter.
+    pub(crate) fn for_test(client: &Client, tasks: HashMap<&'static str, Task>, state: &State) -> Self {
+        Self {
+            client: client.clone(),
+            system: client.info().system,
+            name: "test".to_owned(),
+            tasks,
+            state: state.clone(),
+            handler: HandlerService::default(),
+            events: Arc::default(),
+            steps: Arc::default(),
+            jitter: || 0.0,
+            tally: Tally::default(),
+            activity: Activity::default(),
+            jobs: TaskTracker::new(),
+        }
     }
 }
 

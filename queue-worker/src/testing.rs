@@ -1,0 +1,291 @@
+//! Unit tests of tasks: a client on a memory broker of its own, with a clock that the test moves. Runs jobs by the
+//! same `execute` and `settle` as a worker does, one at a time, when the test says so.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use queue_core::broker::memory::{MemoryBroker, Waiting};
+use queue_core::broker::{Broker, ConsumeOptions, Delivery, Settings, Settler};
+use queue_core::client::Client;
+use queue_core::clock::Clock;
+use queue_core::envelope::Envelope;
+use queue_core::error::{Error, SettleError, chain};
+use queue_core::outcome::{Outcome, ReasonKind};
+use queue_core::settlement::Settlement;
+use queue_core::topology::Name;
+
+use crate::context::Context;
+use crate::execute::{Executed, execute, find};
+use crate::fetch::{Lane, process};
+use crate::handler::State;
+use crate::registry::{Queue, Runnable, Selection, Task, group};
+use crate::worker::Shared;
+
+/// More jobs than a test drains at once on purpose.
+const TOO_MANY: usize = 10_000;
+/// How much of a payload a failed assertion shows, in characters.
+const SHOWN: usize = 300;
+
+/// A queue system for one test: a broker in memory, a client on it, a clock that stands still, and what runs jobs.
+///
+/// Its retries wait exactly as long as stated, without jitter, so that [`advance`](Self::advance) reaches them.
+#[must_use]
+pub struct TestQueue {
+    broker: Arc<MemoryBroker>,
+    client: Client,
+    clock: Clock,
+    selection: Selection,
+    state: State,
+}
+
+impl TestQueue {
+    /// An empty one, whose clock stands at the present moment.
+    pub fn new() -> Self {
+        let clock = Clock::manual(SystemTime::now());
+        let mut settings = Settings::default();
+        settings.clock = clock.clone();
+        let broker = MemoryBroker::new(&settings);
+        let client =
+            Client::builder().clock(clock.clone()).with_broker(Arc::clone(&broker) as Arc<dyn Broker>);
+        Self { broker, client, clock, selection: Selection::default(), state: State::default() }
+    }
+
+    /// What tasks with a parameter `&T` get, as [`Worker::state`](crate::Worker::state).
+    pub fn state<T: Send + Sync + 'static>(self, value: T) -> Self {
+        self.shared(Arc::new(value))
+    }
+
+    /// The same for a value that the test keeps a share of, or for a fake: `.shared::<dyn Mailer>(fake.clone())`.
+    pub fn shared<T: ?Sized + Send + Sync + 'static>(mut self, value: Arc<T>) -> Self {
+        self.state.insert(value);
+        self
+    }
+
+    /// Runs this task, and of all others only those that are named in the same way. Without it, all tasks compiled
+    /// into the test are run.
+    pub fn task<T: Runnable>(mut self) -> Self {
+        self.selection.name::<T>();
+        self
+    }
+
+    /// The client, for the code under test.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Moves the clock forward, to the time of delayed jobs and retries. [`drain`](Self::drain) then runs them.
+    pub fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// The jobs of a task that wait in its queue: those that are ready in their order, then those that are delayed.
+    ///
+    /// # Panics
+    /// If one cannot be decoded.
+    pub fn all_enqueued<T: queue_core::task::Task>(&self) -> Vec<T> {
+        self.jobs(T::queue().name())
+    }
+
+    /// The jobs of a task that are dead letters, in the order in which they died.
+    ///
+    /// # Panics
+    /// If one cannot be decoded.
+    pub fn dead_letters<T: queue_core::task::Task>(&self) -> Vec<T> {
+        T::queue().dead_queue().map(|queue| self.jobs(&queue)).unwrap_or_default()
+    }
+
+    /// Asserts that a job is enqueued for which `is_meant` says so: ready or delayed, and not yet run.
+    ///
+    /// # Panics
+    /// If there is none. The message shows what is enqueued.
+    #[track_caller]
+    pub fn assert_enqueued<T: queue_core::task::Task>(&self, is_meant: impl Fn(&T) -> bool) {
+        if !self.all_enqueued::<T>().iter().any(is_meant) {
+            let all = self.broker.snapshot();
+            let name = T::NAME;
+            assert!(!all.is_empty(), "no job of task `{name}` is enqueued, nor any other");
+            panic!("no such job of task `{name}` is enqueued, but:{}", self.show(&all));
+        }
+    }
+
+    /// Asserts that no job is enqueued for which `is_meant` says so.
+    ///
+    /// # Panics
+    /// If there is one. The message shows it.
+    #[track_caller]
+    pub fn refute_enqueued<T: queue_core::task::Task>(&self, is_meant: impl Fn(&T) -> bool) {
+        let waiting: Vec<_> = self.waiting::<T>(T::queue().name()).collect();
+        let meant: Vec<_> = waiting.into_iter().filter(|waiting| is_meant(&decode(waiting))).collect();
+        let name = T::NAME;
+        assert!(
+            meant.is_empty(),
+            "a job of task `{name}` is enqueued that should not be:{}",
+            self.show(&meant)
+        );
+    }
+
+    /// Runs one job, past the broker: its payload is encoded and decoded, the handler gets its state and a
+    /// `Context`, and a panic or timeout is an outcome. Nothing is retried.
+    ///
+    /// # Panics
+    /// If the job cannot be encoded, or the task wants state that is missing.
+    #[track_caller]
+    pub fn perform<T: Runnable>(&self, job: T) -> impl Future<Output = Outcome> + Send + use<T> {
+        let task = Task::new(T::registration());
+        let payload = serde_json::to_vec(&job).unwrap_or_else(|error| {
+            let name = T::NAME;
+            panic!("the payload of task `{name}` could not be encoded: {error}")
+        });
+        task.check_state(&self.state).unwrap_or_else(|error| fail(&error));
+
+        let mut envelope = Envelope::new(payload);
+        envelope.task = Some(T::NAME.to_owned());
+        envelope.enqueued_at = Some(self.clock.now());
+        let queue = Queue { spec: T::queue(), tasks: vec![task], fallback: Some(task) };
+        let lane = self.lane(queue);
+        async move {
+            let mut delivery = Delivery::new(envelope, T::queue().name().clone(), Box::new(Nowhere));
+            let context = Context::new(lane.slot().await, &task, &mut delivery, Instant::now());
+            let payload = delivery.envelope.payload.clone();
+            outcome(execute(&Arc::new(context), &task, payload).await, delivery.envelope.task.as_deref())
+        }
+    }
+
+    /// Runs what is ready, one job after the other, queue by queue, until nothing is: also what these jobs enqueue.
+    /// Returns the outcomes in the order in which they came about. Retries and dead letters are made as on any
+    /// broker; retries and delayed jobs wait for [`advance`](Self::advance).
+    ///
+    /// # Panics
+    /// If a task wants state that is missing, if the tasks contradict each other, or if it does not end (10,000
+    /// jobs).
+    pub async fn drain(&self) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        loop {
+            let lanes = self.ready_lanes();
+            if lanes.is_empty() {
+                return outcomes;
+            }
+            for lane in lanes {
+                let spec = lane.plan.spec;
+                let options = ConsumeOptions::new(spec.name().clone())
+                    .dead_letter(spec.dead_letter_route(self.client.namespace()));
+                while let Some(delivery) =
+                    self.broker.take(&options, None).unwrap_or_else(|error| fail(&error))
+                {
+                    if let Ok(task) = find(&lane, &delivery.envelope) {
+                        task.check_state(&self.state).unwrap_or_else(|error| fail(&error));
+                    }
+                    let name = delivery.envelope.task.clone();
+                    let executed = process(lane.slot().await, delivery).await;
+                    outcomes.push(outcome(executed, name.as_deref()));
+                    let ran = outcomes.len();
+                    assert!(
+                        ran < TOO_MANY,
+                        "{ran} jobs ran and there are still more: does one enqueue itself?"
+                    );
+                }
+            }
+        }
+    }
+
+    /// The queues that have something ready for a task.
+    fn ready_lanes(&self) -> Vec<Arc<Lane>> {
+        let ready: BTreeSet<_> = self
+            .broker
+            .snapshot()
+            .into_iter()
+            .filter(|waiting| waiting.not_before.is_none())
+            .map(|waiting| waiting.queue)
+            .collect();
+        if ready.is_empty() {
+            return Vec::new();
+        }
+        let mut tasks = self.selection.all().unwrap_or_else(|error| fail(&error));
+        tasks.retain(|task| ready.contains(task.queue().name().as_ref()));
+        let plan = group(&tasks).unwrap_or_else(|error| fail(&error));
+        let shared = Arc::new(Shared::for_test(&self.client, plan.tasks, &self.state));
+        plan.queues.into_iter().map(|queue| Lane::new(Arc::clone(&shared), queue, 1)).collect()
+    }
+
+    fn lane(&self, queue: Queue) -> Arc<Lane> {
+        let tasks = queue.tasks.iter().map(|task| (task.name(), *task)).collect();
+        Lane::new(Arc::new(Shared::for_test(&self.client, tasks, &self.state)), queue, 1)
+    }
+
+    fn waiting<T: queue_core::task::Task>(&self, queue: &Name) -> impl Iterator<Item = Waiting> {
+        let is_meant = move |waiting: &Waiting| {
+            waiting.queue == queue.as_ref() && waiting.envelope.task.as_deref() == Some(T::NAME)
+        };
+        self.broker.snapshot().into_iter().filter(is_meant)
+    }
+
+    #[track_caller]
+    fn jobs<T: queue_core::task::Task>(&self, queue: &Name) -> Vec<T> {
+        self.waiting::<T>(queue).map(|waiting| decode(&waiting)).collect()
+    }
+
+    /// One line a job.
+    fn show(&self, jobs: &[Waiting]) -> String {
+        let now = self.clock.now();
+        let mut text = String::new();
+        for Waiting { queue, envelope, not_before, .. } in jobs {
+            let task = envelope.task.as_deref().unwrap_or("(no task)");
+            let payload: String = String::from_utf8_lossy(&envelope.payload).chars().take(SHOWN).collect();
+            let due = not_before.and_then(|due| due.duration_since(now).ok());
+            let due = due.map(|due| format!(", due in {due:?}")).unwrap_or_default();
+            text.push_str(&format!("\n  {task} {payload} in queue `{queue}`{due}"));
+        }
+        text
+    }
+}
+
+impl Default for TestQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for TestQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestQueue").field("broker", &self.broker).finish_non_exhaustive()
+    }
+}
+
+#[track_caller]
+fn decode<T: queue_core::task::Task>(waiting: &Waiting) -> T {
+    serde_json::from_slice(&waiting.envelope.payload).unwrap_or_else(|error| {
+        let (name, queue) = (T::NAME, &waiting.queue);
+        panic!("a job of task `{name}` in queue `{queue}` does not fit its payload: {error}")
+    })
+}
+
+#[track_caller]
+fn fail(error: &Error) -> ! {
+    panic!("{}", chain(error))
+}
+
+fn outcome(executed: Executed, task: Option<&str>) -> Outcome {
+    match executed {
+        Executed::Ran { outcome, .. } => outcome,
+        Executed::Unknown => {
+            let task = task.unwrap_or_default();
+            Outcome::failed(ReasonKind::UnknownTask, format!("task `{task}` is not compiled into this test"))
+        }
+        // Only a worker that stops cuts off, and there is none.
+        Executed::CutOff => Outcome::failed(ReasonKind::Failed, "the job was cut off"),
+    }
+}
+
+/// Settles a job that has not come from a broker.
+#[derive(Debug)]
+struct Nowhere;
+
+#[async_trait]
+impl Settler for Nowhere {
+    async fn settle(self: Box<Self>, _: Envelope, _: Settlement) -> Result<(), SettleError> {
+        Ok(())
+    }
+}
