@@ -1,0 +1,15 @@
+//! What a worker promises, by its public interface.
+
+mod bad_message;
+mod concurrency;
+mod events;
+mod failure;
+mod layer;
+mod program;
+mod shutdown;
+#[cfg(unix)]
+mod signal;
+mod start;
+mod support;
+mod testing;
+mod unknown_task;

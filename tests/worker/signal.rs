@@ -1,0 +1,118 @@
+//! SIGTERM and SIGINT, on a process of their own: this test program, started once more.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+
+use leveret::Worker;
+
+use crate::support::{client, options, queue, task};
+
+task!(Ends {} = "ends", queue: queue("signal"), options: options(), needs: [],
+async |_call, _job| {
+    println!("job runs");
+    // Until the worker stops: so the test needs no second channel into the process.
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap().recv().await;
+    println!("job ended");
+});
+task!(Hangs {} = "hangs", queue: queue("signal"), options: options(), needs: [],
+async |_call, _job| {
+    println!("job runs");
+    std::future::pending::<()>().await;
+});
+
+/// Not a test: what the tests below start as a process. Which job it runs stands in the environment.
+#[test]
+#[ignore = "the process that the other tests here start"]
+fn process() {
+    let Ok(job) = std::env::var("LEVERET_TEST_SIGNAL_JOB") else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let result = runtime.block_on(async {
+        let (client, _clock) = client();
+        match job.as_str() {
+            "ends" => client.enqueue(Ends {}).await.unwrap(),
+            _ => client.enqueue(Hangs {}).await.unwrap(),
+        };
+        Worker::new(&client).task::<Ends>().task::<Hangs>().run().await
+    });
+    match result {
+        Ok(()) => std::process::exit(0),
+        Err(error) => {
+            println!("{error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+struct Process {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Process {
+    /// Starts a worker, and waits until its job runs.
+    fn with(job: &str) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["signal::process", "--exact", "--ignored", "--nocapture"])
+            .env("LEVERET_TEST_SIGNAL_JOB", job)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut process = Self { child, output };
+        process.wait_for("job runs");
+        process
+    }
+
+    fn wait_for(&mut self, words: &str) {
+        let mut line = String::new();
+        while !line.contains(words) {
+            line.clear();
+            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "ended without saying `{words}`");
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Its exit code, and what else it said.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap().code(), rest)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
+}
+
+#[test]
+fn sigterm_waits_for_the_running_job_and_exits_0() {
+    let process = Process::with("ends");
+
+    process.signal("TERM");
+
+    let (code, rest) = process.end();
+    assert_eq!(code, Some(0), "{rest}");
+    assert!(rest.contains("job ended"), "{rest}");
+}
+
+#[test]
+fn second_signal_stops_at_once() {
+    let process = Process::with("hangs");
+
+    // The same signal twice may arrive as one, so two different ones.
+    process.signal("TERM");
+    process.signal("INT");
+
+    let (code, rest) = process.end();
+    assert_eq!(code, Some(1), "{rest}");
+    assert!(
+        rest.contains("the worker was stopped at once; 1 running jobs were cut off and run again"),
+        "{rest}"
+    );
+}

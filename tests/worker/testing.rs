@@ -1,0 +1,162 @@
+//! What users write their unit tests with.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use leveret::testing::TestQueue;
+use leveret::{Context, Outcome};
+use queue_core::settlement::ReasonKind;
+
+use crate::support::{message, options, publish, queue, retries, task};
+
+#[derive(Default)]
+struct Mailer {
+    sent: AtomicU32,
+}
+
+task!(SendEmail { to: String } = "send_email", queue: queue("testing.emails"), options: options(), needs: [Mailer],
+    async |call, _job| { call.arg::<Mailer>().sent.fetch_add(1, Ordering::SeqCst); });
+task!(Flaky {} = "flaky", queue: queue("testing.flaky"), options: retries(2), needs: [Context],
+    async |call, _job| { if call.arg::<Context>().attempt() < 3 { Err("not yet") } else { Ok(()) } });
+task!(Doomed { number: u32 } = "doomed", queue: queue("testing.doomed"), options: retries(0), needs: [],
+    async |_call, job| { assert!(job.number == 0, "number {}", job.number) });
+task!(Chain { left: u32 } = "chain", queue: queue("testing.chain"), options: options(), needs: [Context],
+async |call, job| {
+    let client = call.context().client();
+    if job.left > 0 { client.enqueue(Chain { left: job.left - 1 }).await.map(drop) } else { Ok(()) }
+});
+
+fn email(to: &str) -> SendEmail {
+    SendEmail { to: to.into() }
+}
+
+/// What a failed assertion says.
+fn words(assertion: impl FnOnce()) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(assertion)).expect_err("the assertion held");
+    *panic.downcast::<String>().expect("a panic with words")
+}
+
+#[tokio::test]
+async fn enqueued_job_is_found_until_it_has_run() {
+    let mailer = Arc::new(Mailer::default());
+    let queue = TestQueue::new().task::<SendEmail>().shared(Arc::clone(&mailer));
+    queue.client().enqueue(email("ada@example.com")).await.unwrap();
+    queue.assert_enqueued::<SendEmail>(|job| job.to == "ada@example.com");
+    queue.refute_enqueued::<SendEmail>(|job| job.to == "bob@example.com");
+    assert_eq!(queue.all_enqueued::<SendEmail>().len(), 1);
+
+    let outcomes = queue.drain().await;
+
+    assert_eq!(outcomes, [Outcome::Success]);
+    assert_eq!(mailer.sent.load(Ordering::SeqCst), 1);
+    queue.refute_enqueued::<SendEmail>(|_| true);
+}
+
+#[tokio::test]
+async fn failed_assertion_shows_what_is_enqueued_instead() {
+    let queue = TestQueue::new();
+    assert_eq!(
+        words(|| queue.assert_enqueued::<SendEmail>(|_| true)),
+        "no job of task `send_email` is enqueued, nor any other"
+    );
+    queue.client().enqueue(email("bob@example.com")).await.unwrap();
+    queue.client().enqueue(Chain { left: 2 }).delay(Duration::from_secs(60)).await.unwrap();
+
+    assert_eq!(
+        words(|| queue.assert_enqueued::<SendEmail>(|job| job.to == "ada@example.com")),
+        "no such job of task `send_email` is enqueued, but:\n  \
+         send_email {\"to\":\"bob@example.com\"} in queue `testing.emails`\n  \
+         chain {\"left\":2} in queue `testing.chain`, due in 60s"
+    );
+    assert_eq!(
+        words(|| queue.refute_enqueued::<SendEmail>(|_| true)),
+        "a job of task `send_email` is enqueued that should not be:\n  \
+         send_email {\"to\":\"bob@example.com\"} in queue `testing.emails`"
+    );
+}
+
+#[tokio::test]
+async fn retry_runs_when_the_clock_reaches_it_and_not_before() {
+    let queue = TestQueue::new().task::<Flaky>();
+    queue.client().enqueue(Flaky {}).await.unwrap();
+
+    assert_eq!(queue.drain().await.len(), 1);
+    assert_eq!(queue.drain().await.len(), 0);
+    queue.assert_enqueued::<Flaky>(|_| true);
+    queue.advance(Duration::from_millis(999));
+    assert_eq!(queue.drain().await.len(), 0);
+    queue.advance(Duration::from_millis(1));
+    assert_eq!(queue.drain().await, [Outcome::failed(ReasonKind::Failed, "not yet")]);
+    queue.advance(Duration::from_secs(1));
+    assert_eq!(queue.drain().await, [Outcome::Success]);
+}
+
+#[tokio::test]
+async fn job_that_fails_for_good_is_among_the_dead_letters_and_no_longer_enqueued() {
+    let queue = TestQueue::new().task::<Doomed>();
+    queue.client().enqueue(Doomed { number: 7 }).await.unwrap();
+
+    let outcomes = queue.drain().await;
+
+    assert_eq!(outcomes, [Outcome::failed(ReasonKind::Panic, "the handler panicked: number 7")]);
+    assert_eq!(queue.dead_letters::<Doomed>().len(), 1);
+    queue.refute_enqueued::<Doomed>(|_| true);
+}
+
+#[tokio::test]
+async fn drain_runs_what_jobs_enqueue_too() {
+    let queue = TestQueue::new().task::<Chain>();
+    queue.client().enqueue(Chain { left: 4 }).await.unwrap();
+
+    assert_eq!(queue.drain().await.len(), 5);
+}
+
+#[tokio::test]
+async fn perform_runs_one_job_and_enqueues_nothing() {
+    let queue = TestQueue::new().state(Mailer::default());
+
+    assert_eq!(queue.perform(email("ada@example.com")).await, Outcome::Success);
+    assert_eq!(queue.perform(Flaky {}).await, Outcome::failed(ReasonKind::Failed, "not yet"));
+    queue.refute_enqueued::<Flaky>(|_| true);
+}
+
+#[tokio::test]
+async fn perform_can_run_as_a_tokio_task() {
+    let queue = TestQueue::new();
+
+    let outcome = tokio::spawn(queue.perform(Doomed { number: 0 })).await.unwrap();
+
+    assert!(outcome.is_success());
+}
+
+#[tokio::test]
+async fn missing_state_is_said_at_once() {
+    let queue = TestQueue::new();
+
+    let words = words(|| drop(queue.perform(email("ada@example.com"))));
+
+    assert!(words.contains("task `send_email` takes `&worker::testing::Mailer`"), "{words}");
+}
+
+#[tokio::test]
+async fn only_the_tasks_that_run_need_their_state() {
+    let queue = TestQueue::new().task::<SendEmail>().task::<Chain>();
+    queue.client().enqueue(Chain { left: 0 }).await.unwrap();
+
+    assert_eq!(queue.drain().await, [Outcome::Success]);
+}
+
+#[tokio::test]
+async fn job_of_an_unknown_task_is_an_outcome() {
+    let queue = TestQueue::new().task::<Chain>();
+    publish(queue.client(), &crate::support::queue("testing.chain"), message(Some("newer"), "{}")).await;
+
+    let outcomes = queue.drain().await;
+
+    assert_eq!(
+        outcomes,
+        [Outcome::failed(ReasonKind::UnknownTask, "task `newer` is not compiled into this test")]
+    );
+}
