@@ -16,9 +16,6 @@ pub(crate) async fn broker_says_what_it_is(t: &Fixture) {
 
     assert!(["memory", "sqlite", "rabbitmq"].contains(&info.system), "{info:?}");
     assert_eq!(info.health, Health::Up);
-    if info.system == "rabbitmq" {
-        assert!(info.version.is_some_and(|version| version.starts_with(['3', '4'])));
-    }
 }
 
 /// What is already here can be worked on or given back; nothing more is sent.

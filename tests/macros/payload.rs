@@ -22,6 +22,7 @@ fn by_value_parameters_are_the_keys() {
 
 #[test]
 fn leading_underscore_does_not_change_the_wire() {
+    #[allow(clippy::just_underscores_and_digits, reason = "what is left of `_1` would be no name")]
     #[task(queue = "q")]
     async fn unused(_to: String, _type: u8, __deep: u8, _1: u8) {}
 

@@ -6,5 +6,6 @@
 #[macro_use]
 mod support;
 
+mod connect;
 mod publish;
 mod settle;

@@ -11,7 +11,6 @@ mod conflict;
 mod death;
 #[cfg(feature = "memory")]
 mod rules;
-#[cfg(feature = "memory")]
 mod size;
 
 #[cfg_attr(not(feature = "memory"), allow(unused_imports, reason = "as above"))]
@@ -22,5 +21,6 @@ pub(crate) use conflict::{
 pub(crate) use death::{DeathReason, die, is_cycle};
 #[cfg(feature = "memory")]
 pub(crate) use rules::{Overflowing, QueueRules};
-#[cfg(feature = "memory")]
+#[cfg_attr(not(feature = "rabbitmq"), allow(unused_imports, reason = "as above"))]
+pub(crate) use size::check_queue;
 pub(crate) use size::{check_publish, check_topology};

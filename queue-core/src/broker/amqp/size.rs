@@ -36,19 +36,30 @@ pub(crate) fn check_publish(publish: &Publish) -> Result<(), PublishError> {
     Ok(())
 }
 
-/// Whether AMQP can carry the names of arguments and routing keys; those of queues and exchanges are checked where
-/// they are declared.
+/// Whether AMQP can carry the names of queues, exchanges, arguments and routing keys.
 ///
 /// # Errors
 /// [`Topology`](ErrorKind::Topology), which names what is too long, and the limit.
 pub(crate) fn check_topology(topology: &Topology) -> Result<(), Error> {
     let arguments = topology.queues.iter().map(|queue| &queue.arguments);
     let arguments = arguments.chain(topology.bindings.iter().map(|binding| &binding.arguments));
-    let keys = topology.bindings.iter().filter_map(|binding| too_long("routing key", &binding.routing_key));
-    match arguments.filter_map(unfit_header).chain(keys).next() {
+    let queues = topology.queues.iter().map(|queue| ("queue", &queue.name));
+    let exchanges = topology.exchanges.iter().map(|exchange| ("exchange", &exchange.name));
+    let keys = topology.bindings.iter().map(|binding| ("routing key", &binding.routing_key));
+    let names = queues.chain(exchanges).chain(keys).filter_map(|(what, name)| too_long(what, name));
+    match arguments.filter_map(unfit_header).chain(names).next() {
         None => Ok(()),
         Some(text) => Err(Error::new(ErrorKind::Topology, text)),
     }
+}
+
+/// Whether AMQP can carry a queue's name: a longer one names no queue.
+///
+/// # Errors
+/// [`Topology`](ErrorKind::Topology), which names it, and the limit.
+#[cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "a store of ours has no such queue anyway"))]
+pub(crate) fn check_queue(name: &str) -> Result<(), Error> {
+    too_long("queue", name).map_or(Ok(()), |text| Err(Error::new(ErrorKind::Topology, text)))
 }
 
 /// Words for a name that AMQP cannot carry.

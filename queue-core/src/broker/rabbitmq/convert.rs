@@ -6,69 +6,13 @@ use std::time::{Duration, UNIX_EPOCH};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 
-use crate::broker::Publish;
 use crate::envelope::{Envelope, HeaderValue, Headers, JobId, header};
-use crate::error::PublishError;
 use crate::topology::MAX_NAME;
 
 /// AMQP's `delivery_mode` of a message that survives a restart of the broker.
 const PERSISTENT: u8 = 2;
 
-/// Checks that AMQP can carry the message at all. lapin does not: a name over 255 bytes panics there, and a
-/// header over the frame's size breaks the connection.
-pub(super) fn check(publish: &Publish) -> Result<(), PublishError> {
-    let envelope = &publish.envelope;
-    let names = [
-        ("exchange", Some(publish.route.exchange.as_ref())),
-        ("routing key", Some(publish.route.routing_key.as_ref())),
-        ("job id", Some(envelope.id.as_str())),
-        ("task name", envelope.task.as_deref()),
-        ("content type", envelope.content_type.as_deref()),
-        ("correlation id", envelope.correlation_id.as_deref()),
-        ("reply address", envelope.reply_to.as_deref()),
-    ];
-    for (what, name) in names {
-        if let Some(name) = name {
-            check_name(what, name)?;
-        }
-    }
-    check_header_names(&envelope.headers)?;
-    let size = envelope.headers.wire_size();
-    if size > Headers::MAX_SIZE {
-        return Err(PublishError::Invalid(format!(
-            "the headers take {size} bytes, over the limit of {}: put what is large into the payload",
-            Headers::MAX_SIZE
-        )));
-    }
-    Ok(())
-}
-
-fn check_name(what: &str, name: &str) -> Result<(), PublishError> {
-    if name.len() <= MAX_NAME {
-        return Ok(());
-    }
-    let start = crate::envelope::truncate(name, 40);
-    Err(PublishError::Invalid(format!(
-        "the {what} `{start}…` has {} bytes; AMQP carries at most {MAX_NAME}: shorten it",
-        name.len()
-    )))
-}
-
-fn check_header_names(headers: &Headers) -> Result<(), PublishError> {
-    fn check_value(value: &HeaderValue) -> Result<(), PublishError> {
-        match value {
-            HeaderValue::Table(table) => check_header_names(table),
-            HeaderValue::List(values) => values.iter().try_for_each(check_value),
-            _ => Ok(()),
-        }
-    }
-    headers.iter().try_for_each(|(name, value)| {
-        check_name("header name", name)?;
-        check_value(value)
-    })
-}
-
-/// A short string of what [`check`] has let through; what is longer nevertheless is cut, never a panic.
+/// A short string of what [`check_publish`](crate::broker::amqp::check_publish) has let through; what is longer nevertheless is cut, never a panic.
 pub(super) fn short(text: &str) -> ShortString {
     ShortString::try_new(crate::envelope::truncate(text, MAX_NAME)).unwrap_or_default()
 }
@@ -261,22 +205,5 @@ mod tests {
         let odd = envelope(BasicProperties::default().with_headers(headers), Vec::new());
 
         assert_eq!(odd.attempt, 1);
-    }
-
-    #[test]
-    fn what_amqp_cannot_carry_is_refused_before_lapin_sees_it() {
-        let refusal = |publish: &Publish| check(publish).unwrap_err().to_string();
-        let long = "x".repeat(256);
-
-        let queue = Publish::to_queue(long.clone(), Envelope::new("{}"));
-        let mut header_name = Publish::to_queue("q", Envelope::new("{}"));
-        let nested = HeaderValue::List(vec![HeaderValue::Table(Headers::from([(long, 1_i64)]))]);
-        header_name.envelope.headers.insert("list", nested);
-        let mut bulk = Publish::to_queue("q", Envelope::new("{}"));
-        bulk.envelope.headers.insert("bulk", "x".repeat(40_000));
-
-        assert!(refusal(&queue).contains("routing key `xxx"), "{}", refusal(&queue));
-        assert!(refusal(&header_name).contains("header name"));
-        assert!(refusal(&bulk).contains("over the limit of 32768"));
     }
 }

@@ -19,6 +19,7 @@ use self::fault::Fault;
 use self::publisher::PublisherHandle;
 use self::session::State;
 use self::url::Target;
+use super::amqp::{check_publish, check_queue, check_topology};
 use super::{Broker, BrokerInfo, ConsumeOptions, Consumer, Health, Publish, QueueStats, Settings, closed};
 use crate::error::{Error, ErrorKind, PublishError, Result, chain};
 use crate::topology::{Topology, delay_ladder};
@@ -48,6 +49,7 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
         target,
         settings: settings.clone(),
         remembered: Mutex::default(),
+        exclusive: Mutex::default(),
         good_host: Default::default(),
         sessions: AtomicU64::new(0),
         closed: CancellationToken::new(),
@@ -56,7 +58,7 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
     let first = shared.clone();
     let link = runtime.run(async move { first_link(&first).await }).await?;
 
-    let (state, publishing) = watch::channel(State::default());
+    let (state, mut publishing) = watch::channel(State::default());
     let (publisher, publisher_task) = publisher::publisher(publishing.clone(), settings.publish_timeout);
     let publisher_done = CancellationToken::new();
     let (stop, done) = (shared.closed.clone(), publisher_done.clone().drop_guard());
@@ -64,7 +66,9 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
         publisher_task.run(stop).await;
         drop(done);
     });
-    runtime.handle().spawn(session::supervise(shared.clone(), "publisher", state, Some(link)));
+    runtime.handle().spawn(session::supervise(shared.clone(), session::PUBLISHER, state, Some(link)));
+    // So that whoever asks for the broker's health at once hears of the connection that there is.
+    let _ = publishing.wait_for(|state| state.session.is_some() || state.down.is_some()).await;
     Ok(Arc::new(RabbitMq {
         core: Arc::new(Core {
             shared,
@@ -84,7 +88,7 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
 /// The first connection: a broker that is away is tried as often as the URL says, one that refuses us once.
 async fn first_link(shared: &Shared) -> Result<connect::Link> {
     for attempt in 1.. {
-        match session::open_any(shared, "publisher").await {
+        match session::open_any(shared, session::PUBLISHER).await {
             Ok(link) => return Ok(link),
             Err(Fault { permanent, error }) => {
                 if permanent || attempt >= shared.target.attempts {
@@ -128,6 +132,8 @@ struct Shared {
     settings: Settings,
     /// Declared on every connect.
     remembered: Mutex<Topology>,
+    /// Declared on every connect of the consumers: a connection's exclusive queues go with it.
+    exclusive: Mutex<Topology>,
     /// Which host last worked.
     good_host: session::HostIndex,
     /// How many sessions there have been.
@@ -143,11 +149,20 @@ impl Shared {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn exclusive(&self) -> std::sync::MutexGuard<'_, Topology> {
+        self.exclusive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_exclusive(&self, queue: &str) -> bool {
+        self.exclusive().queues.iter().any(|decl| decl.name == queue)
+    }
+
     /// Declares this queue no more.
     fn forget(&self, queue: &str) {
-        let mut remembered = self.remembered();
-        remembered.queues.retain(|decl| decl.name != queue);
-        remembered.bindings.retain(|decl| decl.queue != queue);
+        for mut topology in [self.remembered(), self.exclusive()] {
+            topology.queues.retain(|decl| decl.name != queue);
+            topology.bindings.retain(|decl| decl.queue != queue);
+        }
     }
 
     /// Runs `work` on a channel of a connection of its own, which is closed afterwards.
@@ -183,6 +198,15 @@ impl Shared {
             }
         }
     }
+}
+
+/// Splits the exclusive queues off, with their bindings: only their own connection may declare either.
+fn take_exclusive(topology: &mut Topology) -> Topology {
+    let mut exclusive = Topology::default();
+    exclusive.queues = topology.queues.extract_if(.., |queue| queue.exclusive).collect();
+    let is_exclusive = |name: &str| exclusive.queues.iter().any(|queue| queue.name == name);
+    exclusive.bindings = topology.bindings.extract_if(.., |binding| is_exclusive(&binding.queue)).collect();
+    exclusive
 }
 
 /// The broker's own runtime. Dropped, it shuts down without waiting, so that it may be dropped anywhere.
@@ -275,7 +299,7 @@ impl Core {
     fn consuming(&self) -> watch::Receiver<State> {
         let receiver = self.consuming.get_or_init(|| {
             let (state, receiver) = watch::channel(State::default());
-            self.handle.spawn(session::supervise(self.shared.clone(), "consumer", state, None));
+            self.handle.spawn(session::supervise(self.shared.clone(), session::CONSUMER, state, None));
             receiver
         });
         receiver.clone()
@@ -286,15 +310,49 @@ impl Core {
     }
 
     /// Declares, and remembers for the next connect.
-    async fn declare(self: &Arc<Self>, topology: Topology) -> Result<()> {
+    async fn declare(self: &Arc<Self>, mut topology: Topology) -> Result<()> {
         self.ensure_open()?;
-        let shared = self.shared.clone();
+        check_topology(&topology)?;
+        let exclusive = take_exclusive(&mut topology);
+        let core = self.clone();
         on(&self.handle, async move {
-            shared.aside(async |channel| declare::declare(channel, &topology).await).await?;
-            shared.remembered().merge(topology);
+            let shared = &core.shared;
+            if topology != Topology::default() {
+                shared.aside(async |channel| declare::declare(channel, &topology).await).await?;
+                shared.remembered().merge(topology);
+            }
+            if exclusive != Topology::default() {
+                core.on_consuming(async |channel| declare::declare(channel, &exclusive).await).await?;
+                shared.exclusive().merge(exclusive);
+            }
             Ok(())
         })
         .await
+    }
+
+    /// Runs `work` on a channel of the connection that consumes: exclusive queues belong to it.
+    async fn on_consuming<T>(&self, work: impl AsyncFnOnce(&lapin::Channel) -> Result<T>) -> Result<T> {
+        let deadline = self.shared.target.deadline;
+        let mut state = self.consuming();
+        let working = async {
+            let found = state.wait_for(|state| state.session.is_some()).await.ok();
+            let session = found.and_then(|state| state.session.clone()).ok_or_else(closed)?;
+            let channel = session.channel(deadline).await.map_err(|error| fault::lost(&error))?;
+            work(&channel).await
+        };
+        tokio::time::timeout(deadline, working).await.unwrap_or_else(|_| {
+            let words = format!("RabbitMQ did not answer within {deadline:?}");
+            Err(Error::new(ErrorKind::Connection, words))
+        })
+    }
+
+    /// Runs `work` on a queue, on the connection that may touch it.
+    async fn on_queue<T>(
+        &self,
+        is_exclusive: bool,
+        work: impl AsyncFnOnce(&lapin::Channel) -> Result<T>,
+    ) -> Result<T> {
+        if is_exclusive { self.on_consuming(work).await } else { self.shared.aside(work).await }
     }
 
     /// Declares the delay ladder, once.
@@ -326,13 +384,13 @@ impl Core {
         let rung =
             crate::topology::rung_for(left).map_or_else(|| namespace.due(), |rung| namespace.rung(rung));
         let publish = Publish::to_queue(rung, due::delayed(envelope, &target, eta));
-        convert::check(&publish)?;
+        check_publish(&publish)?;
         self.publisher.publish(publish).await
     }
 
     /// Publishes at once, or by the ladder.
     async fn publish(self: &Arc<Self>, publish: Publish) -> Result<(), PublishError> {
-        convert::check(&publish)?;
+        check_publish(&publish)?;
         match publish.not_before {
             Some(eta) if eta > self.shared.settings.clock.now() => {
                 if !publish.route.exchange.is_empty() {
@@ -407,7 +465,7 @@ impl Broker for RabbitMq {
     async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>> {
         let now = self.core.shared.settings.clock.now();
         let plain = |publish: &Publish| {
-            publish.not_before.is_none_or(|eta| eta <= now) && convert::check(publish).is_ok()
+            publish.not_before.is_none_or(|eta| eta <= now) && check_publish(publish).is_ok()
         };
         if publishes.iter().all(plain) {
             return self.core.publisher.publish_all(publishes).await;
@@ -418,6 +476,7 @@ impl Broker for RabbitMq {
 
     async fn consume(&self, options: ConsumeOptions) -> Result<Consumer> {
         self.core.ensure_open()?;
+        check_queue(&options.queue)?;
         self.core.ensure_ladder().await?;
         let router = NeedsRouter::new(&self.core);
         consumer::start(self.core.clone(), options, Some(router)).await
@@ -425,48 +484,49 @@ impl Broker for RabbitMq {
 
     async fn inspect(&self, queue: &str) -> Result<QueueStats> {
         self.core.ensure_open()?;
-        let (shared, queue) = (self.core.shared.clone(), queue.to_owned());
+        check_queue(queue)?;
+        let (core, queue) = (self.core.clone(), queue.to_owned());
         on(&self.core.handle, async move {
-            shared
-                .aside(async |channel| {
-                    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-                    let found = channel.queue_declare(short(&queue), options, Default::default()).await;
-                    let found = found.map_err(|error| declare::refusal("queue", &queue, true, &error))?;
-                    let consumers = found.consumer_count().into();
-                    Ok(QueueStats::new(found.message_count().into(), None, consumers))
-                })
-                .await
+            core.on_queue(core.shared.is_exclusive(&queue), async |channel| {
+                let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+                let found = channel.queue_declare(short(&queue), options, Default::default()).await;
+                let found = found.map_err(|error| declare::refusal("queue", &queue, true, &error))?;
+                let consumers = found.consumer_count().into();
+                Ok(QueueStats::new(found.message_count().into(), None, consumers))
+            })
+            .await
         })
         .await
     }
 
     async fn purge(&self, queue: &str) -> Result<u64> {
         self.core.ensure_open()?;
-        let (shared, queue) = (self.core.shared.clone(), queue.to_owned());
+        check_queue(queue)?;
+        let (core, queue) = (self.core.clone(), queue.to_owned());
         on(&self.core.handle, async move {
-            shared
-                .aside(async |channel| {
-                    let purged = channel.queue_purge(short(&queue), QueuePurgeOptions::default()).await;
-                    purged.map(u64::from).map_err(|error| declare::refusal("queue", &queue, true, &error))
-                })
-                .await
+            core.on_queue(core.shared.is_exclusive(&queue), async |channel| {
+                let purged = channel.queue_purge(short(&queue), QueuePurgeOptions::default()).await;
+                purged.map(u64::from).map_err(|error| declare::refusal("queue", &queue, true, &error))
+            })
+            .await
         })
         .await
     }
 
     async fn delete(&self, queue: &str) -> Result<()> {
         self.core.ensure_open()?;
-        let (shared, queue) = (self.core.shared.clone(), queue.to_owned());
+        check_queue(queue)?;
+        let (core, queue) = (self.core.clone(), queue.to_owned());
         on(&self.core.handle, async move {
+            let is_exclusive = core.shared.is_exclusive(&queue);
             // First, or a reconnect in between would declare it again.
-            shared.forget(&queue);
-            shared
-                .aside(async |channel| {
-                    // RabbitMQ says ok to the deletion of a queue that does not exist.
-                    let deleted = channel.queue_delete(short(&queue), QueueDeleteOptions::default()).await;
-                    deleted.map(drop).map_err(|error| declare::refusal("queue", &queue, true, &error))
-                })
-                .await
+            core.shared.forget(&queue);
+            core.on_queue(is_exclusive, async |channel| {
+                // RabbitMQ says ok to the deletion of a queue that does not exist.
+                let deleted = channel.queue_delete(short(&queue), QueueDeleteOptions::default()).await;
+                deleted.map(drop).map_err(|error| declare::refusal("queue", &queue, true, &error))
+            })
+            .await
         })
         .await
     }

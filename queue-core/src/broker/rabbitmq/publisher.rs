@@ -50,7 +50,7 @@ impl std::fmt::Debug for Command {
 }
 
 impl PublisherHandle {
-    /// Publishes one message and waits for its outcome. The message has been [checked](convert::check).
+    /// Publishes one message and waits for its outcome. The message has been [checked](crate::broker::amqp::check_publish).
     pub(super) async fn publish(&self, publish: Publish) -> Outcome {
         let (reply, outcome) = oneshot::channel();
         self.0.send(Command::One(publish, reply)).map_err(|_| PublishError::Closed)?;

@@ -18,6 +18,9 @@ use super::connect::{self, Link};
 use super::fault::Fault;
 use crate::error::{Error, ErrorKind, chain};
 
+/// The connections' roles, which stand in their names.
+pub(super) const PUBLISHER: &str = "publisher";
+pub(super) const CONSUMER: &str = "consumer";
 /// How long a session must have lived for the pauses to begin anew.
 const SETTLED: Duration = Duration::from_secs(30);
 /// How long a polite close may take.
@@ -118,6 +121,9 @@ pub(super) async fn supervise(
             };
             // What was declared may be gone with the node's disk, or never have been on this one.
             shared.redeclare().await?;
+            if role == CONSUMER {
+                declare_exclusive(&shared, &link).await?;
+            }
             Ok::<_, Fault>(link)
         };
         let connected = tokio::select! {
@@ -163,6 +169,28 @@ pub(super) async fn supervise(
         }
     }
     state.send_replace(State::default());
+}
+
+/// Declares the queues that went with the last connection. One that somebody else has by now must not keep the
+/// others from working: whoever consumes it hears of it.
+async fn declare_exclusive(shared: &Shared, link: &Link) -> Result<(), Fault> {
+    let topology = shared.exclusive().clone();
+    if topology.queues.is_empty() {
+        return Ok(());
+    }
+    let declaring = async {
+        let channel = link.connection.create_channel().await.map_err(|error| super::fault::lost(&error))?;
+        super::declare::declare(&channel, &topology).await
+    };
+    match tokio::time::timeout(shared.target.deadline, declaring).await {
+        Ok(Err(error)) if error.kind() == ErrorKind::Connection => Err(Fault { permanent: false, error }),
+        Ok(Err(error)) => {
+            tracing::error!(error = %chain(&error), "an exclusive queue cannot be declared again");
+            Ok(())
+        }
+        Ok(Ok(())) => Ok(()),
+        Err(_) => Err(Fault { permanent: false, error: gone() }),
+    }
 }
 
 /// Watches a session until it is dead, or the broker is closed and flushed.

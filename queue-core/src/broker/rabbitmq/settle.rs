@@ -10,6 +10,7 @@ use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 
 use super::Core;
+use crate::broker::amqp::check_publish;
 use crate::broker::{Publish, Settler};
 use crate::envelope::Envelope;
 use crate::error::{PublishError, SettleError};
@@ -163,7 +164,7 @@ impl Settler for Receipt {
                 Some(route) => {
                     let copy = settlement::dead_copy(envelope, &self.queue, &reason, now);
                     let publish = Publish { route, envelope: copy, mandatory: true, not_before: None };
-                    if let Err(error) = super::convert::check(&publish) {
+                    if let Err(error) = check_publish(&publish) {
                         return Err(SettleError::Republish(error));
                     }
                     self.on_runtime(Copy::Dead(publish)).await

@@ -81,9 +81,9 @@ impl Target {
             "amqp" => false,
             "amqps" => true,
             _ => {
-                return Err(Error::config(
-                    "a RabbitMQ URL begins with `amqp://`, or with `amqps://` for TLS",
-                ));
+                return Err(Error::config(format!(
+                    "a RabbitMQ URL begins with `amqp://`, or with `amqps://` for TLS, and not with `{scheme}://`"
+                )));
             }
         };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));

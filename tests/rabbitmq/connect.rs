@@ -1,0 +1,129 @@
+//! Connecting: what is refused at start, and in which words.
+
+use std::time::{Duration, Instant};
+
+use queue_core::broker::rabbitmq;
+use queue_core::error::{Error, ErrorKind, chain};
+
+use crate::support::{Node, settings, soon};
+
+on_each_node!(
+    wrong_password_is_refused_at_once_and_names_the_user,
+    missing_vhost_is_refused_at_once_and_named,
+    next_host_takes_over_from_one_that_does_not_answer,
+    pikas_options_are_understood,
+);
+
+async fn refusal(url: &str) -> Error {
+    soon("a refusal", rabbitmq::connect(url, &settings())).await.expect_err("the node let us in")
+}
+
+async fn wrong_password_is_refused_at_once_and_names_the_user(node: Node) {
+    // Many attempts are allowed, and none but the first makes sense: a server may lock the account.
+    let url = node.with(|url| {
+        url.password = "wrong-secret".into();
+        url.query = "connection_attempts=1000&retry_delay=10".into();
+    });
+
+    let error = refusal(&url).await;
+
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    let words = error.to_string();
+    assert!(words.contains("user `guest`") && words.contains("password in the URL"), "{words}");
+    assert!(!chain(&error).contains("wrong-secret"), "{}", chain(&error));
+}
+
+async fn missing_vhost_is_refused_at_once_and_named(node: Node) {
+    let url = node.with(|url| {
+        url.vhost = "no-such-vhost".into();
+        url.query = "connection_attempts=1000&retry_delay=10".into();
+    });
+
+    let error = refusal(&url).await;
+
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    let words = error.to_string();
+    assert!(words.contains("vhost `no-such-vhost` does not exist"), "{words}");
+    assert!(words.contains("rabbitmqctl add_vhost"), "{words}");
+}
+
+async fn next_host_takes_over_from_one_that_does_not_answer(node: Node) {
+    // Bound and not listened to by anyone who answers: TCP connects, and then there is silence.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().unwrap();
+    let url = node.with(|url| {
+        url.host = format!("{silent},{}", url.host);
+        url.query = "socket_timeout=1".into();
+    });
+
+    let broker = soon("the other host", rabbitmq::connect(&url, &settings())).await.unwrap();
+
+    assert_eq!(broker.info().system, "rabbitmq");
+    broker.close().await;
+}
+
+async fn pikas_options_are_understood(node: Node) {
+    let url = node.with(|url| {
+        url.query =
+            "heartbeat=20&blocked_connection_timeout=60&connection_attempts=2&retry_delay=1&socket_timeout=5"
+                .into();
+    });
+
+    let broker = soon("the connection", rabbitmq::connect(&url, &settings())).await.unwrap();
+
+    broker.close().await;
+}
+
+#[tokio::test]
+async fn server_that_is_not_there_is_tried_as_often_as_the_url_says() {
+    let port = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let url = format!("amqp://127.0.0.1:{port}/?connection_attempts=3&retry_delay=0.1");
+    let since = Instant::now();
+
+    let error = refusal(&url).await;
+
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
+    assert!(since.elapsed() >= Duration::from_millis(200), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn server_that_accepts_and_never_speaks_is_given_up_and_leaves_no_thread() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("amqp://{}/?socket_timeout=0.2&connection_attempts=1", silent.local_addr().unwrap());
+    let threads = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let name = |task: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default()
+        };
+        tasks.map(name).filter(|name| name.starts_with("lapin")).count()
+    };
+
+    let mut words = String::new();
+    for _ in 0..10 {
+        words = refusal(&url).await.to_string();
+    }
+
+    assert!(words.contains("did not answer within 200ms"), "{words}");
+    // lapin's thread sees the end of its socket, and ends: soon, but not at once. Other tests' threads come and go.
+    crate::support::until("lapin's threads to end", async || threads() < 10).await;
+}
+
+#[tokio::test]
+async fn unusable_url_is_refused_with_the_part_that_is_wrong() {
+    for (url, part) in [
+        ("amqp://localhost:port/", "port"),
+        ("amqp://localhost/?heartbeat=often", "heartbeat"),
+        ("amqp://localhost/?hartbeat=10", "hartbeat"),
+        ("amqp://[::1/", "[::1"),
+        ("http://localhost/", "http"),
+    ] {
+        let error = refusal(url).await;
+
+        assert_eq!(error.kind(), ErrorKind::Config, "{url}: {error}");
+        assert!(error.to_string().contains(part), "{url}: {error}");
+    }
+}
