@@ -488,6 +488,10 @@ impl ClientBuilder {
 }
 
 /// Opens the broker that `url` names.
+#[cfg_attr(
+    not(any(feature = "memory", feature = "rabbitmq")),
+    expect(unused_variables, reason = "without a broker nothing is opened")
+)]
 async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> {
     let scheme = url.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
     match scheme.as_deref() {

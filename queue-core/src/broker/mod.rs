@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::envelope::Envelope;
-use crate::error::{Error, PublishError, Result, SettleError};
+use crate::error::{PublishError, Result, SettleError};
 use crate::settlement::Settlement;
 use crate::topology::{Name, Namespace, Route, Topology};
 
@@ -350,7 +350,6 @@ impl QueueStats {
 
 /// The error of every call on a closed broker.
 #[cfg(any(feature = "memory", feature = "rabbitmq"))]
-#[allow(dead_code, reason = "the brokers are being written")]
-pub(crate) fn closed() -> Error {
-    Error::new(crate::error::ErrorKind::Closed, "the client is closed")
+pub(crate) fn closed() -> crate::error::Error {
+    crate::error::Error::new(crate::error::ErrorKind::Closed, "the client is closed")
 }
