@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use leveret::{Client, Context, Event, Worker, task};
+use leveret::{Client, Context, JobEvent, Worker, task};
 
 /// Sends one email.
 #[task(
@@ -76,11 +76,11 @@ async fn main() -> leveret::Result<()> {
 
     while let Some(event) = events.next().await {
         match event {
-            Event::Succeeded { job, .. } => println!("{} succeeded at attempt {}", job.id, job.attempt),
-            Event::Retried { job, after, reason, .. } => {
+            JobEvent::Succeeded { job, .. } => println!("{} succeeded at attempt {}", job.id, job.attempt),
+            JobEvent::Retried { job, after, reason, .. } => {
                 println!("{} runs again in {after:.0?}: {reason}", job.id)
             }
-            Event::Dead { job, reason, .. } => println!("{} is a dead letter: {reason}", job.id),
+            JobEvent::Dead { job, reason, .. } => println!("{} is a dead letter: {reason}", job.id),
             _ => {}
         }
     }

@@ -12,7 +12,7 @@ pub use queue_core::outcome::{Outcome, ResultExt, TaskError, TaskResult};
 pub use queue_core::task::Task;
 #[cfg(feature = "worker")]
 pub use queue_worker::{
-    Call, Context, Event, Events, HandlerFuture, HandlerService, JobInfo, Runnable, Summary, Worker,
+    Call, Context, HandlerFuture, HandlerService, JobEvent, JobEvents, JobInfo, Runnable, Summary, Worker,
     WorkerHandle,
 };
 

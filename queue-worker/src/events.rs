@@ -16,7 +16,7 @@ use queue_core::settlement::Reason;
 use queue_core::topology::Name;
 use tokio::sync::mpsc;
 
-/// Which run of which job an [`Event`] is about.
+/// Which run of which job a [`JobEvent`] is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JobInfo {
@@ -34,7 +34,7 @@ pub struct JobInfo {
 /// What became of a job. All but [`Started`](Self::Started) are told after the broker has confirmed it.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub enum Event {
+pub enum JobEvent {
     /// The handler is about to run. Not told of messages that no handler of this worker can take.
     Started {
         /// The job.
@@ -86,7 +86,7 @@ pub enum Event {
     },
 }
 
-impl Event {
+impl JobEvent {
     /// The job it is about; `None` for [`Missed`](Self::Missed).
     pub fn job(&self) -> Option<&JobInfo> {
         match self {
@@ -107,23 +107,23 @@ impl Event {
 /// Holds at most [`CAPACITY`](Self::CAPACITY) events; what comes beyond them is dropped and counted, since a worker
 /// never waits for who watches it.
 #[derive(Debug)]
-pub struct Events {
-    events: mpsc::Receiver<Event>,
+pub struct JobEvents {
+    events: mpsc::Receiver<JobEvent>,
     missed: Arc<AtomicU64>,
-    /// Taken out of the channel, but told only after the [`Event::Missed`] that goes before it.
-    next: Option<Event>,
+    /// Taken out of the channel, but told only after the [`JobEvent::Missed`] that goes before it.
+    next: Option<JobEvent>,
 }
 
-impl Events {
+impl JobEvents {
     /// How many events wait for their reader at most.
     pub const CAPACITY: usize = 4096;
 
     /// The next event; `None` when the worker has stopped. Cancel safe.
-    pub async fn next(&mut self) -> Option<Event> {
+    pub async fn next(&mut self) -> Option<JobEvent> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<JobEvent>> {
         if let Some(event) = self.next.take() {
             return Poll::Ready(Some(event));
         }
@@ -133,21 +133,21 @@ impl Events {
             return Poll::Ready(event);
         }
         self.next = event;
-        Poll::Ready(Some(Event::Missed { count }))
+        Poll::Ready(Some(JobEvent::Missed { count }))
     }
 }
 
-impl Stream for Events {
-    type Item = Event;
+impl Stream for JobEvents {
+    type Item = JobEvent;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<JobEvent>> {
         self.poll(cx)
     }
 }
 
-pub(crate) type Listener = Box<dyn Fn(&Event) + Send + Sync>;
+pub(crate) type Listener = Box<dyn Fn(&JobEvent) + Send + Sync>;
 
-/// The worker's end of all [`Events`].
+/// The worker's end of all [`JobEvents`].
 #[derive(Default)]
 pub(crate) struct Emitter {
     /// Whether anybody listens: without, an event is not even built.
@@ -158,7 +158,7 @@ pub(crate) struct Emitter {
 }
 
 struct Reader {
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<JobEvent>,
     missed: Arc<AtomicU64>,
 }
 
@@ -171,16 +171,16 @@ impl Emitter {
         }
     }
 
-    pub(crate) fn subscribe(&self) -> Events {
-        let (sender, events) = mpsc::channel(Events::CAPACITY);
+    pub(crate) fn subscribe(&self) -> JobEvents {
+        let (sender, events) = mpsc::channel(JobEvents::CAPACITY);
         let missed = Arc::<AtomicU64>::default();
         let reader = Reader { events: sender, missed: Arc::clone(&missed) };
         self.readers.write().unwrap_or_else(PoisonError::into_inner).push(reader);
         self.is_heard.store(true, Ordering::Relaxed);
-        Events { events, missed, next: None }
+        JobEvents { events, missed, next: None }
     }
 
-    pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
+    pub(crate) fn emit(&self, event: impl FnOnce() -> JobEvent) {
         if !self.is_heard.load(Ordering::Relaxed) {
             return;
         }

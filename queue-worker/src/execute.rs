@@ -17,7 +17,7 @@ use tracing::Span;
 use tracing::field::{Empty, display};
 
 use crate::context::Context;
-use crate::events::Event;
+use crate::events::JobEvent;
 use crate::fetch::Lane;
 use crate::handler::{BoxFuture, Call};
 use crate::registry::Task;
@@ -61,7 +61,7 @@ pub(crate) fn find<'lane>(lane: &'lane Lane, envelope: &Envelope) -> Result<&'la
 /// Runs the handler to its end, its timeout, or the worker's.
 pub(crate) async fn execute(context: &Arc<Context>, task: &Task, payload: Bytes) -> Executed {
     let shared = &context.lane().shared;
-    shared.events.emit(|| Event::Started { job: context.job_info() });
+    shared.events.emit(|| JobEvent::Started { job: context.job_info() });
 
     let call = Call::new(payload, Arc::clone(context), task.registration.run);
     let outcome = match catch_unwind(AssertUnwindSafe(|| shared.handler.run(call))) {

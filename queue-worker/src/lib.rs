@@ -19,7 +19,7 @@ pub mod testing;
 mod worker;
 
 pub use context::Context;
-pub use events::{Event, Events, JobInfo, Summary};
+pub use events::{JobEvent, JobEvents, JobInfo, Summary};
 pub use handler::Call;
 pub use middleware::{HandlerFuture, HandlerService};
 pub use registry::Runnable;

@@ -13,7 +13,7 @@ use queue_core::settlement::{Reason, ReasonKind, Settlement};
 use queue_core::topology::Name;
 
 use crate::context::Context;
-use crate::events::{Event, JobInfo};
+use crate::events::{JobEvent, JobInfo};
 use crate::execute::Executed;
 use crate::fetch::Lane;
 
@@ -67,7 +67,7 @@ pub(crate) async fn carry_out(lane: &Lane, mut delivery: Delivery, settlement: S
             let (id, task, queue) = (&job.id, &job.task, &job.queue);
             tracing::warn!(target: "leveret", %id, %task, %queue, %error, "job could not be settled, and will be delivered again");
             shared.activity.ended(&job.id, &Settlement::Release);
-            shared.events.emit(|| Event::SettleFailed { job, error });
+            shared.events.emit(|| JobEvent::SettleFailed { job, error });
         }
     }
 }
@@ -124,12 +124,12 @@ fn log(job: &JobInfo, settlement: &Settlement) {
     }
 }
 
-fn event(job: JobInfo, settlement: Settlement, took: Duration) -> Event {
+fn event(job: JobInfo, settlement: Settlement, took: Duration) -> JobEvent {
     match settlement {
-        Settlement::Ack => Event::Succeeded { job, took },
-        Settlement::Retry { after, reason, .. } => Event::Retried { job, took, after, reason },
-        Settlement::DeadLetter { reason } => Event::Dead { job, took, reason },
-        _ => Event::Released { job },
+        Settlement::Ack => JobEvent::Succeeded { job, took },
+        Settlement::Retry { after, reason, .. } => JobEvent::Retried { job, took, after, reason },
+        Settlement::DeadLetter { reason } => JobEvent::Dead { job, took, reason },
+        _ => JobEvent::Released { job },
     }
 }
 

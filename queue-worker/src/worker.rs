@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::events::{Emitter, Event, Events, Listener, Summary, Tally};
+use crate::events::{Emitter, JobEvent, JobEvents, Listener, Summary, Tally};
 use crate::fetch::{Lane, fetch};
 use crate::handler::{Call, State};
 use crate::idle::{Activity, until_idle};
@@ -184,13 +184,13 @@ impl Worker {
 
     /// Calls `listener` at each event, on the job's own tokio task: it should be quick. If it panics, the job does
     /// not mind.
-    pub fn on_event(mut self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+    pub fn on_event(mut self, listener: impl Fn(&JobEvent) + Send + Sync + 'static) -> Self {
         self.listeners.push(Box::new(listener));
         self
     }
 
     /// Events as they happen, as a stream that ends with the worker.
-    pub fn events(&self) -> Events {
+    pub fn events(&self) -> JobEvents {
         self.events.subscribe()
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use leveret::{Client, Context, Event, TaskError, TaskResult, Worker, task};
+use leveret::{Client, Context, JobEvent, TaskError, TaskResult, Worker, task};
 
 use crate::support::{dead, run, succeeded};
 
@@ -179,5 +179,5 @@ async fn task_without_parameters_is_an_empty_object() {
     async fn tick() {}
 
     assert_eq!(serde_json::to_string(&Tick {}).unwrap(), "{}");
-    assert!(matches!(run(Tick {}, |worker| worker).await[..], [Event::Succeeded { .. }]));
+    assert!(matches!(run(Tick {}, |worker| worker).await[..], [JobEvent::Succeeded { .. }]));
 }

@@ -1,10 +1,10 @@
 //! One job on a memory broker of its own.
 
 use leveret::__private::Runnable;
-use leveret::{Client, Event, Task, Worker};
+use leveret::{Client, JobEvent, Task, Worker};
 
 /// Enqueues `job`, works until nothing is left to do, and tells what became of it.
-pub(crate) async fn run<T: Task + Runnable>(job: T, prepare: impl FnOnce(Worker) -> Worker) -> Vec<Event> {
+pub(crate) async fn run<T: Task + Runnable>(job: T, prepare: impl FnOnce(Worker) -> Worker) -> Vec<JobEvent> {
     let client = Client::connect("memory:").await.unwrap();
     client.enqueue(job).await.unwrap();
     let worker = prepare(Worker::new(&client).signals(false).task::<T>());
@@ -14,7 +14,7 @@ pub(crate) async fn run<T: Task + Runnable>(job: T, prepare: impl FnOnce(Worker)
 
     let mut seen = Vec::new();
     while let Some(event) = events.next().await {
-        if !matches!(event, Event::Started { .. }) {
+        if !matches!(event, JobEvent::Started { .. }) {
             seen.push(event);
         }
     }
@@ -22,14 +22,14 @@ pub(crate) async fn run<T: Task + Runnable>(job: T, prepare: impl FnOnce(Worker)
 }
 
 /// The kind of the one dead letter, and why it is one.
-pub(crate) fn dead(events: &[Event]) -> (String, String) {
+pub(crate) fn dead(events: &[JobEvent]) -> (String, String) {
     match events.last() {
-        Some(Event::Dead { reason, .. }) => (reason.kind.to_string(), reason.message.clone()),
+        Some(JobEvent::Dead { reason, .. }) => (reason.kind.to_string(), reason.message.clone()),
         other => panic!("not a dead letter but {other:?}"),
     }
 }
 
 /// Whether the job succeeded at its first attempt.
-pub(crate) fn succeeded(events: &[Event]) -> bool {
-    matches!(events, [Event::Succeeded { .. }])
+pub(crate) fn succeeded(events: &[JobEvent]) -> bool {
+    matches!(events, [JobEvent::Succeeded { .. }])
 }

@@ -56,7 +56,7 @@ async fn check(worker: Worker, client: &Client, spec: &QueueSpec, gate: &Gate, r
     gate.open.add_permits(10);
     let mut done = 0;
     while done < 10 {
-        done += usize::from(matches!(worker.event().await, leveret::Event::Succeeded { .. }));
+        done += usize::from(matches!(worker.event().await, leveret::JobEvent::Succeeded { .. }));
     }
 
     assert_eq!(gate.most.load(Ordering::SeqCst), running);

@@ -1,7 +1,7 @@
 //! Events tell each job's way, and never hold a worker up.
 
 use futures_util::StreamExt;
-use leveret::{Event, Events, Worker};
+use leveret::{JobEvent, JobEvents, Worker};
 
 use crate::support::{client, options, queue, retries, start, task, work};
 
@@ -18,9 +18,9 @@ async fn job_is_told_from_start_to_end() {
     let (first, second) = (worker.event().await, worker.event().await);
 
     assert!(
-        matches!(&first, Event::Started { job } if job.id == id && job.task == "fine" && job.queue == "events")
+        matches!(&first, JobEvent::Started { job } if job.id == id && job.task == "fine" && job.queue == "events")
     );
-    assert!(matches!(&second, Event::Succeeded { job, .. } if job.id == id && job.attempt == 1));
+    assert!(matches!(&second, JobEvent::Succeeded { job, .. } if job.id == id && job.attempt == 1));
     assert_eq!(first.job(), second.job());
     worker.stop().await.unwrap();
 }
@@ -44,7 +44,7 @@ async fn stream_ends_with_the_worker() {
 #[tokio::test]
 async fn slow_reader_misses_events_and_is_told_how_many() {
     let (client, _clock) = client();
-    let jobs = Events::CAPACITY;
+    let jobs = JobEvents::CAPACITY;
     client.enqueue_all((0..jobs).map(|_| Fine {})).await;
     let worker = Worker::new(&client).task::<Fine>();
     let events = worker.events();
@@ -55,7 +55,7 @@ async fn slow_reader_misses_events_and_is_told_how_many() {
     let told: Vec<_> = events.collect().await;
     let kept = told.iter().filter(|event| event.job().is_some()).count();
     let missed: u64 =
-        told.iter().map(|event| if let Event::Missed { count } = event { *count } else { 0 }).sum();
-    assert_eq!(kept, Events::CAPACITY);
-    assert_eq!(missed as usize, 2 * jobs - Events::CAPACITY);
+        told.iter().map(|event| if let JobEvent::Missed { count } = event { *count } else { 0 }).sum();
+    assert_eq!(kept, JobEvents::CAPACITY);
+    assert_eq!(missed as usize, 2 * jobs - JobEvents::CAPACITY);
 }

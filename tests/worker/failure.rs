@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use leveret::{Event, Outcome, TaskError, TaskResult, Worker};
+use leveret::{JobEvent, Outcome, TaskError, TaskResult, Worker};
 use queue_core::envelope::header;
 use queue_core::settlement::ReasonKind;
 use tokio::sync::Notify;
@@ -216,7 +216,7 @@ async fn outcome_of_a_job_counts_even_if_its_listener_panics() {
     let (client, _clock) = client();
     client.enqueue(Succeeds {}).await.unwrap();
 
-    let worker = Worker::new(&client).task::<Succeeds>().on_event(|event: &Event| panic!("{event:?}"));
+    let worker = Worker::new(&client).task::<Succeeds>().on_event(|event: &JobEvent| panic!("{event:?}"));
     let summary = work(worker).await;
 
     assert_eq!(summary.succeeded, 1);

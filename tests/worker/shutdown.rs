@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use leveret::{Client, Context, Event, Task, Worker};
+use leveret::{Client, Context, JobEvent, Task, Worker};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::support::{client, options, queue, start, task, work};
@@ -45,7 +45,7 @@ async fn running_job_is_waited_for_and_the_rest_is_given_back() {
 
     // Prefetched and not started: two of three.
     for _ in 0..2 {
-        assert!(matches!(worker.event().await, Event::Released { .. }));
+        assert!(matches!(worker.event().await, JobEvent::Released { .. }));
     }
     gate.0.add_permits(1);
     worker.succeeded().await;
@@ -81,7 +81,7 @@ async fn job_that_does_not_end_in_time_is_given_back_and_that_is_no_error() {
 
     worker.handle.shutdown();
 
-    assert!(matches!(worker.event().await, Event::Released { .. }));
+    assert!(matches!(worker.event().await, JobEvent::Released { .. }));
     worker.ended().await.unwrap();
     assert_eq!(ready(&client, "shutdown").await, 1);
 }
@@ -95,7 +95,7 @@ async fn failure_of_a_job_that_was_told_to_stop_costs_no_attempt() {
 
     worker.handle.shutdown();
 
-    assert!(matches!(worker.event().await, Event::Released { .. }));
+    assert!(matches!(worker.event().await, JobEvent::Released { .. }));
     worker.ended().await.unwrap();
     assert_eq!(ready(&client, "shutdown.heeds").await, 1);
 }
@@ -126,7 +126,7 @@ async fn stopping_at_once_cuts_jobs_off_and_says_so() {
     worker.handle.shutdown();
     worker.handle.shutdown_now();
 
-    assert!(matches!(worker.event().await, Event::Released { .. }));
+    assert!(matches!(worker.event().await, JobEvent::Released { .. }));
     let error = worker.ended().await.unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leveret::{Event, Worker};
+use leveret::{JobEvent, Worker};
 use queue_core::envelope::{HeaderValue, header};
 use queue_core::settlement::ReasonKind;
 
@@ -21,7 +21,7 @@ async fn unknown_task_waits_ever_longer_and_keeps_its_attempt() {
 
     let mut waits = Vec::new();
     for _ in 0..8 {
-        let Event::Retried { job, after, reason, .. } = worker.fate().await else { panic!("not retried") };
+        let JobEvent::Retried { job, after, reason, .. } = worker.fate().await else { panic!("not retried") };
         assert_eq!((job.attempt, reason.kind), (1, ReasonKind::UnknownTask));
         assert_eq!(
             reason.message,

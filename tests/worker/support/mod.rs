@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use leveret::__private::TaskOptions;
-use leveret::{Client, Event, Events, JobInfo, Result, Summary, Worker, WorkerHandle};
+use leveret::{Client, JobEvent, JobEvents, JobInfo, Result, Summary, Worker, WorkerHandle};
 use queue_core::broker::memory::MemoryBroker;
 use queue_core::broker::{ConsumeOptions, Publish, Settings};
 use queue_core::clock::Clock;
@@ -112,7 +112,7 @@ pub(crate) fn client() -> (Client, Clock) {
 
 /// A worker at work on a tokio task of its own.
 pub(crate) struct Running {
-    pub(crate) events: Events,
+    pub(crate) events: JobEvents,
     pub(crate) handle: WorkerHandle,
     ended: JoinHandle<Result<()>>,
 }
@@ -126,15 +126,15 @@ pub(crate) fn start(worker: Worker) -> Running {
 
 impl Running {
     /// The next event.
-    pub(crate) async fn event(&mut self) -> Event {
+    pub(crate) async fn event(&mut self) -> JobEvent {
         patiently(self.events.next()).await.expect("the worker has stopped")
     }
 
     /// The next event that is not `Started`.
-    pub(crate) async fn fate(&mut self) -> Event {
+    pub(crate) async fn fate(&mut self) -> JobEvent {
         loop {
             match self.event().await {
-                Event::Started { .. } => {}
+                JobEvent::Started { .. } => {}
                 fate => return fate,
             }
         }
@@ -143,7 +143,7 @@ impl Running {
     /// Waits for a handler to begin.
     pub(crate) async fn started(&mut self) -> JobInfo {
         match self.event().await {
-            Event::Started { job } => job,
+            JobEvent::Started { job } => job,
             other => panic!("expected a start: {other:?}"),
         }
     }
@@ -151,7 +151,7 @@ impl Running {
     /// Waits for a dead letter, and says why it is one.
     pub(crate) async fn dead(&mut self) -> Reason {
         match self.fate().await {
-            Event::Dead { reason, .. } => reason,
+            JobEvent::Dead { reason, .. } => reason,
             other => panic!("expected a dead letter: {other:?}"),
         }
     }
@@ -159,14 +159,14 @@ impl Running {
     /// Waits for a retry: when and why.
     pub(crate) async fn retried(&mut self) -> (Duration, Reason) {
         match self.fate().await {
-            Event::Retried { after, reason, .. } => (after, reason),
+            JobEvent::Retried { after, reason, .. } => (after, reason),
             other => panic!("expected a retry: {other:?}"),
         }
     }
 
     pub(crate) async fn succeeded(&mut self) -> JobInfo {
         match self.fate().await {
-            Event::Succeeded { job, .. } => job,
+            JobEvent::Succeeded { job, .. } => job,
             other => panic!("expected a success: {other:?}"),
         }
     }
