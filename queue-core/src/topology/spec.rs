@@ -1,82 +1,13 @@
-//! Queues as a user describes them ([`QueueSpec`]), and what that means in AMQP's terms ([`Topology`]).
-//!
-//! The arguments are frozen at 1.0: RabbitMQ refuses to redeclare a queue with others. Everything here is pure;
-//! brokers declare what [`QueueSpec::topology`] says.
+//! A queue as the attribute describes it, and what it needs in AMQP's terms.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use crate::envelope::{HeaderValue, Headers};
+use super::{
+    BindingDecl, ExchangeDecl, ExchangeKind, Name, Namespace, QueueDecl, Route, Topology, check_name, millis,
+};
+use crate::envelope::Headers;
 use crate::error::{Error, Result};
-
-/// The name of a queue, exchange or routing key; most are literals and cost no allocation.
-pub type Name = Cow<'static, str>;
-
-/// The longest name that AMQP carries, in bytes.
-pub const MAX_NAME: usize = 255;
-
-/// The prefix of all names that Leveret declares for itself: `leveret` unless the client says otherwise. One per
-/// application where several share a vhost.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Namespace(String);
-
-impl Namespace {
-    /// How many rungs the delay ladder has: 0.125 s, 0.25 s … 36 h.
-    pub const RUNGS: u32 = 21;
-
-    /// A namespace. At most 200 bytes, so that every name under it fits AMQP's 255.
-    ///
-    /// # Errors
-    /// If it is empty, longer than that, or begins with `amq.`, which AMQP reserves.
-    pub fn new(name: impl Into<String>) -> Result<Self> {
-        let name = name.into();
-        if name.is_empty() || name.len() > 200 || name.starts_with("amq.") {
-            return Err(Error::config(format!(
-                "namespace `{name}` cannot be used: take 1 to 200 bytes that do not begin with `amq.`"
-            )));
-        }
-        Ok(Self(name))
-    }
-
-    /// The namespace as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The dead-letter exchange of queues that name none.
-    pub fn dlx(&self) -> Name {
-        format!("{}.dlx", self.0).into()
-    }
-
-    /// The queue of rung `k` of the delay ladder.
-    pub fn rung(&self, k: u32) -> Name {
-        format!("{}.delay.{k:02}", self.0).into()
-    }
-
-    /// Where delayed jobs arrive when their time has come.
-    pub fn due(&self) -> Name {
-        format!("{}.due", self.0).into()
-    }
-
-    /// Where delayed jobs end whose queue has gone.
-    pub fn unroutable(&self) -> Name {
-        format!("{}.unroutable", self.0).into()
-    }
-}
-
-impl Default for Namespace {
-    /// `leveret`.
-    fn default() -> Self {
-        Self("leveret".to_owned())
-    }
-}
-
-impl fmt::Display for Namespace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// RabbitMQ's kind of queue. The other brokers treat both alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -166,7 +97,7 @@ impl QueueSpec {
     pub const DELIVERY_LIMIT: i64 = 100;
     /// The same for queues whose messages only Leveret handles; the absence of a limit cannot be written in a way
     /// that all versions of RabbitMQ read alike.
-    const NO_DELIVERY_LIMIT: i64 = 1_000_000;
+    pub(super) const NO_DELIVERY_LIMIT: i64 = 1_000_000;
 
     /// A durable quorum queue whose dead letters go to `leveret.dlx`.
     pub fn new(name: impl Into<Name>) -> Self {
@@ -468,262 +399,10 @@ impl QueueSpec {
     }
 }
 
-/// The queues of the delay ladder, of `due` and of `unroutable`.
-pub fn delay_ladder(namespace: &Namespace) -> Topology {
-    let unroutable = QueueDecl {
-        arguments: Headers::from([("x-queue-type", "quorum")]),
-        ..QueueDecl::new(namespace.unroutable())
-    };
-    let mut due = QueueDecl::new(namespace.due());
-    due.arguments.insert("x-queue-type", "quorum");
-    due.arguments.insert("x-delivery-limit", QueueSpec::NO_DELIVERY_LIMIT);
-    due.arguments.insert("x-dead-letter-exchange", "");
-    due.arguments.insert("x-dead-letter-routing-key", namespace.unroutable().into_owned());
-    let rungs = (0..Namespace::RUNGS).map(|k| {
-        let mut rung = QueueDecl::new(namespace.rung(k));
-        rung.arguments.insert("x-queue-type", "quorum");
-        rung.arguments.insert("x-message-ttl", millis(rung_wait(k)));
-        rung.arguments.insert("x-dead-letter-exchange", "");
-        rung.arguments.insert("x-dead-letter-routing-key", namespace.due().into_owned());
-        rung.arguments.insert("x-dead-letter-strategy", "at-least-once");
-        rung.arguments.insert("x-overflow", "reject-publish");
-        rung
-    });
-    Topology { queues: [unroutable, due].into_iter().chain(rungs).collect(), ..Topology::default() }
-}
-
-/// How long rung `k` holds a message: `125 ms * 2^k`, from 0.125 s to 36 h.
-pub fn rung_wait(k: u32) -> Duration {
-    Duration::from_millis(125) * 2_u32.pow(k.min(Namespace::RUNGS - 1))
-}
-
-/// The rung for a delay: `floor(log2(delay / 125 ms))`, at most the last. `None` is shorter than the lowest and
-/// goes straight to `due`, which holds it.
-pub fn rung_for(delay: Duration) -> Option<u32> {
-    let steps = delay.as_millis() / 125;
-    steps.checked_ilog2().map(|k| k.min(Namespace::RUNGS - 1))
-}
-
-/// An exchange and a routing key.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Route {
-    /// The exchange; empty is the default exchange, which routes to the queue named by the key.
-    pub exchange: Name,
-    /// The routing key.
-    pub routing_key: Name,
-}
-
-/// How an exchange routes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ExchangeKind {
-    /// To queues bound with exactly the routing key.
-    Direct,
-    /// To every bound queue.
-    Fanout,
-    /// To queues whose binding pattern matches the routing key's words.
-    Topic,
-    /// To queues whose binding arguments match the message's headers.
-    Headers,
-}
-
-impl ExchangeKind {
-    /// AMQP's name for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::Fanout => "fanout",
-            Self::Topic => "topic",
-            Self::Headers => "headers",
-        }
-    }
-}
-
-/// Declares an exchange.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct ExchangeDecl {
-    /// Its name.
-    pub name: Name,
-    /// How it routes.
-    pub kind: ExchangeKind,
-    /// Whether it survives a restart of the broker.
-    pub durable: bool,
-    /// Whether to only check that it is there.
-    pub passive: bool,
-}
-
-impl ExchangeDecl {
-    /// A durable exchange.
-    pub fn new(name: impl Into<Name>, kind: ExchangeKind) -> Self {
-        Self { name: name.into(), kind, durable: true, passive: false }
-    }
-}
-
-/// Declares a queue.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct QueueDecl {
-    /// Its name.
-    pub name: Name,
-    /// Whether it survives a restart of the broker.
-    pub durable: bool,
-    /// Whether it belongs to this client and goes with it.
-    pub exclusive: bool,
-    /// Whether to only check that it is there.
-    pub passive: bool,
-    /// Its `x-` arguments.
-    pub arguments: Headers,
-}
-
-impl QueueDecl {
-    /// A durable queue without arguments.
-    pub fn new(name: impl Into<Name>) -> Self {
-        Self { name: name.into(), durable: true, exclusive: false, passive: false, arguments: Headers::new() }
-    }
-
-    /// Adds an `x-` argument.
-    #[must_use]
-    pub fn argument(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
-        self.arguments.insert(name, value);
-        self
-    }
-
-    /// A queue that belongs to this client and goes with it.
-    #[must_use]
-    pub fn exclusive(mut self) -> Self {
-        self.exclusive = true;
-        self.durable = false;
-        self
-    }
-
-    /// Only checks that the queue is there.
-    #[must_use]
-    pub fn passive(mut self) -> Self {
-        self.passive = true;
-        self
-    }
-}
-
-/// Binds a queue to an exchange.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct BindingDecl {
-    /// The exchange.
-    pub exchange: Name,
-    /// The queue.
-    pub queue: Name,
-    /// The routing key, or for a topic exchange the pattern.
-    pub routing_key: Name,
-    /// For a headers exchange: what the headers must be, and `x-match`.
-    pub arguments: Headers,
-}
-
-impl BindingDecl {
-    /// A binding by routing key or pattern.
-    pub fn new(exchange: impl Into<Name>, queue: impl Into<Name>, routing_key: impl Into<Name>) -> Self {
-        Self {
-            exchange: exchange.into(),
-            queue: queue.into(),
-            routing_key: routing_key.into(),
-            arguments: Headers::new(),
-        }
-    }
-
-    /// Adds an argument: `x-match`, or a header that must be so.
-    #[must_use]
-    pub fn argument(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
-        self.arguments.insert(name, value);
-        self
-    }
-}
-
-/// Exchanges, queues and bindings, declared in this order.
-#[derive(Debug, Clone, Default, PartialEq)]
-#[non_exhaustive]
-pub struct Topology {
-    /// The exchanges.
-    pub exchanges: Vec<ExchangeDecl>,
-    /// The queues.
-    pub queues: Vec<QueueDecl>,
-    /// The bindings.
-    pub bindings: Vec<BindingDecl>,
-}
-
-impl Topology {
-    /// Nothing yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds an exchange.
-    #[must_use]
-    pub fn exchange(mut self, exchange: ExchangeDecl) -> Self {
-        self.exchanges.push(exchange);
-        self
-    }
-
-    /// Adds a queue.
-    #[must_use]
-    pub fn queue(mut self, queue: QueueDecl) -> Self {
-        self.queues.push(queue);
-        self
-    }
-
-    /// Adds a binding.
-    #[must_use]
-    pub fn binding(mut self, binding: BindingDecl) -> Self {
-        self.bindings.push(binding);
-        self
-    }
-
-    /// Adds all of `other` that is not there yet.
-    pub fn merge(&mut self, other: Topology) {
-        for exchange in other.exchanges {
-            if !self.exchanges.contains(&exchange) {
-                self.exchanges.push(exchange);
-            }
-        }
-        for queue in other.queues {
-            if !self.queues.contains(&queue) {
-                self.queues.push(queue);
-            }
-        }
-        for binding in other.bindings {
-            if !self.bindings.contains(&binding) {
-                self.bindings.push(binding);
-            }
-        }
-    }
-}
-
-/// Checks a name that crosses the wire as an AMQP short string.
-fn check_name(what: &str, name: &str) -> Result<()> {
-    if name.len() > MAX_NAME {
-        let start = crate::envelope::truncate(name, 40);
-        let len = name.len();
-        return Err(Error::config(format!(
-            "{what} `{start}…` has {len} bytes; AMQP carries names of at most {MAX_NAME}: shorten it"
-        )));
-    }
-    if name.is_empty() {
-        return Err(Error::config(format!("the {what} has an empty name: give it one")));
-    }
-    if name.starts_with("amq.") {
-        return Err(Error::config(format!(
-            "{what} `{name}` begins with `amq.`, which AMQP reserves: rename it"
-        )));
-    }
-    Ok(())
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::envelope::HeaderValue;
 
     fn arguments(topology: &Topology, queue: &str) -> Headers {
         topology.queues.iter().find(|decl| decl.name == queue).expect("declared").arguments.clone()
@@ -784,17 +463,6 @@ mod tests {
         assert!(topology.queues.iter().any(|queue| queue.name == "theirs.dead" && !queue.passive));
         assert!(named.queues.iter().all(|queue| queue.passive) && named.exchanges[0].passive);
         assert!(named.bindings.is_empty());
-    }
-
-    #[test]
-    fn ladder_reaches_from_an_eighth_of_a_second_to_a_day_and_a_half() {
-        assert_eq!(rung_wait(0), Duration::from_millis(125));
-        assert_eq!(rung_wait(20).as_secs() / 3600, 36);
-        assert_eq!(rung_for(Duration::from_millis(124)), None);
-        assert_eq!(rung_for(Duration::from_millis(125)), Some(0));
-        assert_eq!(rung_for(Duration::from_millis(999)), Some(2));
-        assert_eq!(rung_for(Duration::from_secs(1_000_000_000)), Some(20));
-        assert_eq!(delay_ladder(&Namespace::default()).queues.len(), 23);
     }
 
     #[test]
