@@ -29,11 +29,14 @@ pub struct Exchanges<Q> {
 struct Exchange<Q> {
     kind: ExchangeKind,
     durable: bool,
-    bindings: Bindings<Q>,
+    /// Every binding as it was made: by queue, its keys and arguments.
+    bindings: HashMap<Q, Vec<(String, Headers)>>,
+    /// The same, for finding queues.
+    index: Index<Q>,
 }
 
 #[derive(Debug, Clone)]
-enum Bindings<Q> {
+enum Index<Q> {
     /// Queues by routing key.
     Direct(HashMap<String, BTreeSet<Q>>),
     Fanout(BTreeSet<Q>),
@@ -73,13 +76,14 @@ impl<Q: Copy + Ord + Hash> Exchanges<Q> {
 
     /// Adds an exchange without bindings. One that is there already stays as it is.
     pub fn insert(&mut self, exchange: &str, kind: ExchangeKind, durable: bool) {
-        let bindings = match kind {
-            ExchangeKind::Direct => Bindings::Direct(HashMap::new()),
-            ExchangeKind::Fanout => Bindings::Fanout(BTreeSet::new()),
-            ExchangeKind::Topic => Bindings::Topic(Topics::new()),
-            ExchangeKind::Headers => Bindings::Headers(Vec::new()),
+        let index = match kind {
+            ExchangeKind::Direct => Index::Direct(HashMap::new()),
+            ExchangeKind::Fanout => Index::Fanout(BTreeSet::new()),
+            ExchangeKind::Topic => Index::Topic(Topics::new()),
+            ExchangeKind::Headers => Index::Headers(Vec::new()),
         };
-        self.exchanges.entry(exchange.to_owned()).or_insert(Exchange { kind, durable, bindings });
+        let new = Exchange { kind, durable, bindings: HashMap::new(), index };
+        self.exchanges.entry(exchange.to_owned()).or_insert(new);
     }
 
     /// Binds a queue. A binding that is there already is no second one.
@@ -95,51 +99,66 @@ impl<Q: Copy + Ord + Hash> Exchanges<Q> {
     ) -> Result<(), BindError> {
         let found =
             self.exchanges.get_mut(exchange).ok_or_else(|| BindError::NoExchange(exchange.to_owned()))?;
-        match &mut found.bindings {
-            Bindings::Direct(queues) => {
-                queues.entry(key.to_owned()).or_default().insert(queue);
-            }
-            Bindings::Fanout(queues) => {
-                queues.insert(queue);
-            }
-            Bindings::Topic(topics) => topics.insert(key, queue),
-            Bindings::Headers(bindings) => {
-                let binding = (HeadersMatch::new(arguments)?, queue);
-                if !bindings.contains(&binding) {
-                    bindings.push(binding);
-                }
-            }
+        found.index.insert(queue, key, arguments)?;
+        let bindings = found.bindings.entry(queue).or_default();
+        let binding = (key.to_owned(), arguments.clone());
+        if !bindings.contains(&binding) {
+            bindings.push(binding);
         }
         self.bound.entry(queue).or_default().insert(exchange.to_owned());
         Ok(())
+    }
+
+    /// Takes one binding out, and says whether it was there.
+    pub fn unbind(&mut self, exchange: &str, queue: Q, key: &str, arguments: &Headers) -> bool {
+        let Some(found) = self.exchanges.get_mut(exchange) else { return false };
+        let Some(bindings) = found.bindings.get_mut(&queue) else { return false };
+        let before = bindings.len();
+        bindings.retain(|(other, theirs)| other != key || theirs != arguments);
+        if bindings.len() == before {
+            return false;
+        }
+        found.index.remove(queue);
+        for (key, arguments) in &*bindings {
+            found.index.insert(queue, key, arguments).expect("it could be bound before");
+        }
+        if bindings.is_empty() {
+            found.bindings.remove(&queue);
+            if let Some(bound) = self.bound.get_mut(&queue) {
+                bound.remove(exchange);
+            }
+        }
+        true
+    }
+
+    /// The queue's bindings: exchange, routing key and arguments.
+    pub fn bindings(&self, queue: Q) -> impl Iterator<Item = (&str, &str, &Headers)> {
+        self.bound.get(&queue).into_iter().flatten().flat_map(move |name| {
+            let bindings = self.exchanges.get(name).and_then(|exchange| exchange.bindings.get(&queue));
+            bindings
+                .into_iter()
+                .flatten()
+                .map(move |(key, arguments)| (name.as_str(), key.as_str(), arguments))
+        })
     }
 
     /// Takes out all bindings of a queue, because it is gone.
     pub fn forget(&mut self, queue: Q) {
         for exchange in self.bound.remove(&queue).unwrap_or_default() {
             let Some(exchange) = self.exchanges.get_mut(&exchange) else { continue };
-            match &mut exchange.bindings {
-                Bindings::Direct(queues) => queues.retain(|_, queues| {
-                    queues.remove(&queue);
-                    !queues.is_empty()
-                }),
-                Bindings::Fanout(queues) => {
-                    queues.remove(&queue);
-                }
-                Bindings::Topic(topics) => topics.remove(queue),
-                Bindings::Headers(bindings) => bindings.retain(|(_, bound)| *bound != queue),
-            }
+            exchange.bindings.remove(&queue);
+            exchange.index.remove(queue);
         }
     }
 
     /// Adds the queues that a message reaches to `queues`, each once. Says whether the exchange exists.
     pub fn route(&self, exchange: &str, key: &str, headers: &Headers, queues: &mut Vec<Q>) -> bool {
         let Some(exchange) = self.exchanges.get(exchange) else { return false };
-        match &exchange.bindings {
-            Bindings::Direct(bound) => queues.extend(bound.get(key).into_iter().flatten()),
-            Bindings::Fanout(bound) => queues.extend(bound),
-            Bindings::Topic(topics) => topics.matches(key, queues),
-            Bindings::Headers(bindings) => {
+        match &exchange.index {
+            Index::Direct(bound) => queues.extend(bound.get(key).into_iter().flatten()),
+            Index::Fanout(bound) => queues.extend(bound),
+            Index::Topic(topics) => topics.matches(key, queues),
+            Index::Headers(bindings) => {
                 queues.extend(
                     bindings.iter().filter(|(rule, _)| rule.matches(headers)).map(|(_, queue)| *queue),
                 );
@@ -148,6 +167,41 @@ impl<Q: Copy + Ord + Hash> Exchanges<Q> {
         queues.sort_unstable();
         queues.dedup();
         true
+    }
+}
+
+impl<Q: Copy + Ord + Hash> Index<Q> {
+    fn insert(&mut self, queue: Q, key: &str, arguments: &Headers) -> Result<(), BadMatch> {
+        match self {
+            Self::Direct(queues) => {
+                queues.entry(key.to_owned()).or_default().insert(queue);
+            }
+            Self::Fanout(queues) => {
+                queues.insert(queue);
+            }
+            Self::Topic(topics) => topics.insert(key, queue),
+            Self::Headers(bindings) => {
+                let binding = (HeadersMatch::new(arguments)?, queue);
+                if !bindings.contains(&binding) {
+                    bindings.push(binding);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, queue: Q) {
+        match self {
+            Self::Direct(queues) => queues.retain(|_, queues| {
+                queues.remove(&queue);
+                !queues.is_empty()
+            }),
+            Self::Fanout(queues) => {
+                queues.remove(&queue);
+            }
+            Self::Topic(topics) => topics.remove(queue),
+            Self::Headers(bindings) => bindings.retain(|(_, bound)| *bound != queue),
+        }
     }
 }
 
@@ -203,6 +257,28 @@ mod tests {
         for exchange in ["amq.direct", "amq.fanout", "amq.topic", "amq.headers"] {
             assert_eq!(reached(&exchanges, exchange, "a"), [2], "{exchange}");
         }
+    }
+
+    #[test]
+    fn unbinding_takes_out_one_binding_and_leaves_the_others() {
+        let mut exchanges = Exchanges::new();
+        for exchange in ["amq.direct", "amq.fanout", "amq.topic", "amq.headers"] {
+            for key in ["a", "b"] {
+                exchanges.bind(exchange, 1, key, &Headers::new()).unwrap();
+            }
+            exchanges.bind(exchange, 2, "a", &Headers::new()).unwrap();
+
+            assert!(exchanges.unbind(exchange, 1, "a", &Headers::new()), "{exchange}");
+            assert!(!exchanges.unbind(exchange, 1, "a", &Headers::new()), "{exchange}");
+
+            let is_by_key = exchange == "amq.direct" || exchange == "amq.topic";
+            assert_eq!(reached(&exchanges, exchange, "a"), if is_by_key { vec![2] } else { vec![1, 2] });
+            assert!(reached(&exchanges, exchange, "b").contains(&1), "{exchange}");
+            assert!(exchanges.unbind(exchange, 1, "b", &Headers::new()), "{exchange}");
+            assert!(!reached(&exchanges, exchange, "b").contains(&1), "{exchange}");
+        }
+        assert_eq!(exchanges.bindings(1).count(), 0);
+        assert_eq!(exchanges.bindings(2).count(), 4);
     }
 
     #[test]

@@ -95,6 +95,8 @@ macro_rules! contract {
                     queue_bound_twice_gets_a_message_once,
                     standard_exchanges_are_there,
                     bindings_of_a_deleted_queue_are_gone,
+                    unbound_queue_gets_nothing_more_by_that_binding,
+                    exact_bindings_take_out_all_others_or_are_refused,
                 ]
                 topology: [
                     same_declaration_twice_is_fine,

@@ -184,3 +184,50 @@ pub(crate) async fn bindings_of_a_deleted_queue_are_gone(t: &Fixture) {
 
     assert_eq!(ready(&*t.broker, &queue).await, 0);
 }
+
+pub(crate) async fn unbound_queue_gets_nothing_more_by_that_binding(t: &Fixture) {
+    for kind in [ExchangeKind::Direct, ExchangeKind::Fanout, ExchangeKind::Topic] {
+        let exchange = t.exchange("unbind", kind).await;
+        let queue = t.bound_queue(&exchange, "a").await;
+        let other = t.bound_queue(&exchange, "a").await;
+        let binding = |key: &'static str| BindingDecl::new(exchange.clone(), queue.clone(), key);
+        t.broker.declare(&Topology::new().binding(binding("b"))).await.unwrap();
+
+        publish(t, &exchange, "a", "before").await;
+        t.broker.declare(&Topology::new().unbind(binding("a"))).await.unwrap();
+        publish(t, &exchange, "a", "after").await;
+        publish(t, &exchange, "b", "by the other binding").await;
+        // What is not there is taken out already.
+        t.broker.declare(&Topology::new().unbind(binding("a"))).await.unwrap();
+
+        let left: &[&str] = match kind {
+            ExchangeKind::Fanout => &["before", "after", "by the other binding"],
+            _ => &["before", "by the other binding"],
+        };
+        assert_eq!(contents(t, &queue).await, left, "{kind:?}");
+        assert!(contents(t, &other).await.contains(&"after".to_owned()), "{kind:?}");
+    }
+}
+
+/// AMQP cannot list bindings: RabbitMQ refuses rather than leaving some behind.
+pub(crate) async fn exact_bindings_take_out_all_others_or_are_refused(t: &Fixture) {
+    let exchange = t.exchange("exact", ExchangeKind::Topic).await;
+    let queue = t.bound_queue(&exchange, "order.old").await;
+    let exact = Topology::new()
+        .queue(QueueDecl::new(queue.clone()).exact_bindings())
+        .binding(BindingDecl::new(exchange.clone(), queue.clone(), "order.new"));
+
+    let declared = t.broker.declare(&exact).await;
+
+    if t.broker.info().system == "rabbitmq" {
+        let error = declared.unwrap_err();
+        assert_eq!(error.kind(), leveret::ErrorKind::Config);
+        assert!(error.to_string().contains(&*queue), "{error}");
+        return;
+    }
+    declared.unwrap();
+    for key in ["order.old", "order.new"] {
+        publish(t, &exchange, key, key).await;
+    }
+    assert_eq!(contents(t, &queue).await, ["order.new"]);
+}

@@ -71,6 +71,8 @@ pub struct QueueDecl {
     pub exclusive: bool,
     /// Whether to only check that it is there.
     pub passive: bool,
+    /// Whether its bindings are exactly those that the same [`Topology`] makes: all others are taken out.
+    pub exact_bindings: bool,
     /// Its `x-` arguments.
     pub arguments: Headers,
 }
@@ -78,7 +80,22 @@ pub struct QueueDecl {
 impl QueueDecl {
     /// A durable queue without arguments.
     pub fn new(name: impl Into<Name>) -> Self {
-        Self { name: name.into(), durable: true, exclusive: false, passive: false, arguments: Headers::new() }
+        Self {
+            name: name.into(),
+            durable: true,
+            exclusive: false,
+            passive: false,
+            exact_bindings: false,
+            arguments: Headers::new(),
+        }
+    }
+
+    /// Takes out the queue's bindings that the same [`Topology`] does not make. AMQP cannot list bindings, so RabbitMQ
+    /// refuses it.
+    #[must_use]
+    pub fn exact_bindings(mut self) -> Self {
+        self.exact_bindings = true;
+        self
     }
 
     /// Adds an `x-` argument.
@@ -137,7 +154,7 @@ impl BindingDecl {
     }
 }
 
-/// Exchanges, queues and bindings, declared in this order.
+/// Exchanges, queues and bindings, declared in this order; then the bindings that must not be there are taken out.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Topology {
@@ -147,6 +164,8 @@ pub struct Topology {
     pub queues: Vec<QueueDecl>,
     /// The bindings.
     pub bindings: Vec<BindingDecl>,
+    /// Bindings that are taken out. One that is not there is no error.
+    pub unbindings: Vec<BindingDecl>,
 }
 
 impl Topology {
@@ -176,8 +195,33 @@ impl Topology {
         self
     }
 
-    /// Adds all of `other` that is not there yet.
+    /// Takes a binding out.
+    #[must_use]
+    pub fn unbind(mut self, binding: BindingDecl) -> Self {
+        self.unbindings.push(binding);
+        self
+    }
+
+    /// Whether it makes this binding of `queue`.
+    pub(crate) fn makes(&self, queue: &str, exchange: &str, key: &str, arguments: &Headers) -> bool {
+        self.bindings.iter().any(|made| {
+            made.queue == queue
+                && made.exchange == exchange
+                && made.routing_key == key
+                && made.arguments == *arguments
+        })
+    }
+
+    /// Adds all of `other` that is not there yet. Of a binding that one makes and the other takes out, what `other`
+    /// says counts.
     pub fn merge(&mut self, other: Topology) {
+        self.bindings.retain(|binding| !other.unbindings.contains(binding));
+        self.unbindings.retain(|binding| !other.bindings.contains(binding));
+        for binding in other.unbindings {
+            if !self.unbindings.contains(&binding) {
+                self.unbindings.push(binding);
+            }
+        }
         for exchange in other.exchanges {
             if !self.exchanges.contains(&exchange) {
                 self.exchanges.push(exchange);

@@ -117,6 +117,28 @@ impl State {
         for binding in &topology.bindings {
             self.bind(client, binding)?;
         }
+        for binding in &topology.unbindings {
+            let queue = self.accessible(client, &binding.queue)?;
+            self.exchanges.unbind(&binding.exchange, queue, &binding.routing_key, &binding.arguments);
+        }
+        for queue in topology.queues.iter().filter(|queue| queue.exact_bindings) {
+            self.unbind_others(client, queue, topology)?;
+        }
+        Ok(())
+    }
+
+    /// Takes out the bindings of `queue` that `topology` does not make.
+    fn unbind_others(&mut self, client: ClientId, queue: &QueueDecl, topology: &Topology) -> Result<()> {
+        let id = self.accessible(client, &queue.name)?;
+        let others: Vec<_> = self
+            .exchanges
+            .bindings(id)
+            .filter(|(exchange, key, arguments)| !topology.makes(&queue.name, exchange, key, arguments))
+            .map(|(exchange, key, arguments)| (exchange.to_owned(), key.to_owned(), arguments.clone()))
+            .collect();
+        for (exchange, key, arguments) in others {
+            self.exchanges.unbind(&exchange, id, &key, &arguments);
+        }
         Ok(())
     }
 

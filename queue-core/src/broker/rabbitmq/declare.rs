@@ -15,6 +15,14 @@ use crate::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Topolo
 /// [`ErrorKind::Topology`] where something exists with other settings or a passive one is missing,
 /// [`ErrorKind::Refused`] without the permission, [`ErrorKind::Connection`] if the connection was lost.
 pub(super) async fn declare(channel: &Channel, topology: &Topology) -> Result<(), Error> {
+    if let Some(queue) = topology.queues.iter().find(|queue| queue.exact_bindings) {
+        return Err(Error::config(format!(
+            "queue `{}` asks for exact bindings, which RabbitMQ's protocol cannot list: leave `bindings = \"exact\"` \
+             out, and take a binding out with `rabbitmqadmin delete binding` or `Client::declare` with \
+             `Topology::unbind`",
+            queue.name
+        )));
+    }
     for exchange in &topology.exchanges {
         declare_exchange(channel, exchange)
             .await
@@ -29,6 +37,9 @@ pub(super) async fn declare(channel: &Channel, topology: &Topology) -> Result<()
     futures_util::future::try_join_all(queues).await?;
     for binding in &topology.bindings {
         bind(channel, binding).await.map_err(|error| refusal("queue", &binding.queue, true, &error))?;
+    }
+    for binding in &topology.unbindings {
+        unbind(channel, binding).await.map_err(|error| refusal("queue", &binding.queue, true, &error))?;
     }
     Ok(())
 }
@@ -66,6 +77,17 @@ async fn bind(channel: &Channel, binding: &BindingDecl) -> lapin::Result<()> {
             short(&binding.exchange),
             short(&binding.routing_key),
             QueueBindOptions::default(),
+            table(&binding.arguments),
+        )
+        .await
+}
+
+async fn unbind(channel: &Channel, binding: &BindingDecl) -> lapin::Result<()> {
+    channel
+        .queue_unbind(
+            short(&binding.queue),
+            short(&binding.exchange),
+            short(&binding.routing_key),
             table(&binding.arguments),
         )
         .await

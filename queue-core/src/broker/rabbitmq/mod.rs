@@ -162,6 +162,7 @@ impl Shared {
         for mut topology in [self.remembered(), self.exclusive()] {
             topology.queues.retain(|decl| decl.name != queue);
             topology.bindings.retain(|decl| decl.queue != queue);
+            topology.unbindings.retain(|decl| decl.queue != queue);
         }
     }
 
@@ -206,6 +207,8 @@ fn take_exclusive(topology: &mut Topology) -> Topology {
     exclusive.queues = topology.queues.extract_if(.., |queue| queue.exclusive).collect();
     let is_exclusive = |name: &str| exclusive.queues.iter().any(|queue| queue.name == name);
     exclusive.bindings = topology.bindings.extract_if(.., |binding| is_exclusive(&binding.queue)).collect();
+    exclusive.unbindings =
+        topology.unbindings.extract_if(.., |binding| is_exclusive(&binding.queue)).collect();
     exclusive
 }
 
