@@ -1,14 +1,16 @@
 //! Leveret: a job queue that lives inside your program.
 
 #[cfg(feature = "macros")]
-pub use queue_macros::task;
+pub use queue_macros::{Event, task};
 
 pub use queue_core::client::{Client, ClientBuilder, Enqueue};
 pub use queue_core::envelope::JobId;
 pub use queue_core::error::{
-    BoxError, EnqueueError, Error, ErrorKind, PublishError, Result, chain as error_chain,
+    BoxError, EnqueueError, Error, ErrorKind, EventError, PublishError, Result, chain as error_chain,
 };
+pub use queue_core::event::{Event, RawMessage};
 pub use queue_core::outcome::{Outcome, ResultExt, TaskError, TaskResult};
+pub use queue_core::publish::{Properties, PublishEvent, PublishRaw};
 pub use queue_core::task::Task;
 #[cfg(feature = "worker")]
 pub use queue_worker::{

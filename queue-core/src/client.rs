@@ -16,6 +16,7 @@ use crate::broker::{Broker, BrokerInfo, Publish, QueueStats, Settings};
 use crate::clock::Clock;
 use crate::envelope::{Envelope, HeaderValue, Headers, JobId};
 use crate::error::{EnqueueError, Error, PublishError, Result};
+use crate::publish::refuse_own_headers;
 use crate::task::Task;
 use crate::topology::{MAX_NAME, Namespace, QueueSpec, Topology};
 
@@ -31,7 +32,7 @@ struct Inner {
     broker: Arc<dyn Broker>,
     settings: Settings,
     max_payload: usize,
-    /// Queues whose topology the broker has confirmed to us.
+    /// Queues and exchanges whose topology the broker has confirmed to us.
     declared: RwLock<HashSet<String>>,
     /// Held while a queue is declared, so that a hundred first jobs do not declare it a hundred times.
     declaring: tokio::sync::Mutex<()>,
@@ -128,7 +129,7 @@ impl Client {
         jobs: impl Iterator<Item = &(JobId, Bytes)>,
         outcomes: &mut [Result<(), PublishError>],
     ) {
-        self.forget(T::queue());
+        self.forget(T::queue().name());
         if self.declare_queue(T::queue()).await.is_err() {
             // The jobs keep their outcome, which names the queue that is missing.
             return;
@@ -170,17 +171,25 @@ impl Client {
     /// # Errors
     /// If its description contradicts itself, or it exists with other settings.
     pub async fn declare_queue(&self, spec: &QueueSpec) -> Result<()> {
-        if self.is_declared(spec) {
+        self.declare_once(spec.name(), || spec.topology(&self.inner.settings.namespace)).await
+    }
+
+    /// Declares what `topology` says, unless this client has done so under this name.
+    pub(crate) async fn declare_once(
+        &self,
+        name: &str,
+        topology: impl FnOnce() -> Result<Topology>,
+    ) -> Result<()> {
+        if self.is_declared(name) {
             return Ok(());
         }
         let _declaring = self.inner.declaring.lock().await;
-        if self.is_declared(spec) {
+        if self.is_declared(name) {
             return Ok(());
         }
-        let topology = spec.topology(&self.inner.settings.namespace)?;
-        self.inner.broker.declare(&topology).await?;
+        self.inner.broker.declare(&topology()?).await?;
         let declared = &self.inner.declared;
-        declared.write().unwrap_or_else(PoisonError::into_inner).insert(spec.name().clone().into_owned());
+        declared.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
         Ok(())
     }
 
@@ -232,13 +241,18 @@ impl Client {
     }
 
     fn check_payload(&self, envelope: Envelope) -> Result<Envelope, EnqueueError> {
+        self.check_size(&envelope).map_err(EnqueueError::Publish)?;
+        Ok(envelope)
+    }
+
+    /// Whether the message is one that the client's settings and AMQP allow.
+    pub(crate) fn check_size(&self, envelope: &Envelope) -> Result<(), PublishError> {
         let limit = self.inner.max_payload;
         let size = envelope.payload.len();
         if size > limit {
-            return Err(EnqueueError::Publish(PublishError::TooLarge { size, limit }));
+            return Err(PublishError::TooLarge { size, limit });
         }
-        check_sizes(&envelope).map_err(EnqueueError::Publish)?;
-        Ok(envelope)
+        check_sizes(envelope)
     }
 
     /// Publishes to a task's queue. A queue that was deleted since we declared it is declared once more.
@@ -246,7 +260,7 @@ impl Client {
         self.declare_queue(spec).await.map_err(|error| declare_error(spec, error))?;
         match self.inner.broker.publish(publish.clone()).await {
             Err(PublishError::Unroutable { .. }) => {
-                self.forget(spec);
+                self.forget(spec.name());
                 self.declare_queue(spec).await.map_err(|error| declare_error(spec, error))?;
                 self.inner.broker.publish(publish).await
             }
@@ -255,14 +269,13 @@ impl Client {
         .map_err(|error| enqueue_error(spec, error))
     }
 
-    fn is_declared(&self, spec: &QueueSpec) -> bool {
-        let declared = &self.inner.declared;
-        declared.read().unwrap_or_else(PoisonError::into_inner).contains(spec.name().as_ref())
+    fn is_declared(&self, name: &str) -> bool {
+        self.inner.declared.read().unwrap_or_else(PoisonError::into_inner).contains(name)
     }
 
-    fn forget(&self, spec: &QueueSpec) {
-        let declared = &self.inner.declared;
-        declared.write().unwrap_or_else(PoisonError::into_inner).remove(spec.name().as_ref());
+    /// Declares again what was declared under this name.
+    pub(crate) fn forget(&self, name: &str) {
+        self.inner.declared.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 }
 
@@ -357,11 +370,7 @@ impl<T: Task> Enqueue<T> {
     }
 
     async fn send(self) -> Result<JobId, EnqueueError> {
-        if let Some((name, _)) = self.headers.iter().find(|(name, _)| name.starts_with("q-")) {
-            return Err(EnqueueError::Publish(PublishError::Invalid(format!(
-                "header `{name}` begins with `q-`, which is kept for Leveret: rename it"
-            ))));
-        }
+        refuse_own_headers(&self.headers).map_err(EnqueueError::Publish)?;
         let mut envelope = self.client.envelope(&self.task)?;
         envelope.headers = self.headers;
         envelope.priority = self.priority.or(envelope.priority);

@@ -164,6 +164,38 @@ pub enum EnqueueError {
     Publish(PublishError),
 }
 
+/// Why an event was not published.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EventError {
+    /// The event could not be turned into JSON.
+    #[error("event `{event}` could not be encoded")]
+    Encode {
+        /// The event's name on the wire.
+        event: &'static str,
+        /// What serde said.
+        source: BoxError,
+    },
+    /// The event's exchange could not be declared, or exists as another kind.
+    #[error("exchange `{exchange}` could not be declared")]
+    Declare {
+        /// The exchange's name.
+        exchange: String,
+        /// What the broker said.
+        source: Error,
+    },
+    /// The broker did not take the event; the variants of [`PublishError`] say whether it may exist.
+    #[error(transparent)]
+    Publish(PublishError),
+}
+
+/// So that `?` works where both meet. What went wrong stays in `source()`.
+impl From<EventError> for Error {
+    fn from(error: EventError) -> Self {
+        Self::new(ErrorKind::Enqueue, "the event was not published").with_source(error)
+    }
+}
+
 /// So that `?` works where both meet. What went wrong stays in `source()`.
 impl From<EnqueueError> for Error {
     fn from(error: EnqueueError) -> Self {

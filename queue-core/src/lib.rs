@@ -9,9 +9,11 @@ pub mod client;
 pub mod clock;
 pub mod envelope;
 pub mod error;
+pub mod event;
 pub mod outcome;
 #[doc(hidden)]
 pub mod private;
+pub mod publish;
 pub mod retry;
 pub mod routing;
 pub mod settlement;

@@ -3,10 +3,13 @@
 pub use serde;
 
 pub use crate::__enqueue_only as enqueue_only;
+pub use crate::envelope::Headers;
+pub use crate::error::PublishError;
+pub use crate::event::{Event, EventBody, KeyWriter};
 pub use crate::outcome::{IntoOutcome, Outcome, TaskError};
 pub use crate::retry::Backoff;
 pub use crate::task::{Task, TaskOptions};
-pub use crate::topology::{Declare, Overflow, QueueSpec, QueueType};
+pub use crate::topology::{Declare, ExchangeKind, Name, Overflow, QueueSpec, QueueType, Subscription};
 
 use crate::outcome::{Failure, ReasonKind, Verdict};
 

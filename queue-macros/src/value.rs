@@ -3,7 +3,8 @@
 
 use std::fmt::Display;
 
-use proc_macro2::Ident;
+use proc_macro2::{Ident, TokenStream};
+use quote::quote;
 use syn::{Error, Expr, ExprCall, Lit, LitStr, Result};
 
 use crate::{duration, suggest};
@@ -48,6 +49,25 @@ pub(crate) enum Overflow {
     DeadLetter,
 }
 
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum ExchangeKind {
+    Direct,
+    Fanout,
+    Topic,
+    Headers,
+}
+
+impl ExchangeKind {
+    pub(crate) fn expand(self, private: &TokenStream) -> TokenStream {
+        match self {
+            Self::Direct => quote!(#private::ExchangeKind::Direct),
+            Self::Fanout => quote!(#private::ExchangeKind::Fanout),
+            Self::Topic => quote!(#private::ExchangeKind::Topic),
+            Self::Headers => quote!(#private::ExchangeKind::Headers),
+        }
+    }
+}
+
 /// The expression inside the invisible groups that `macro_rules!` puts around what it passes on.
 pub(crate) fn ungrouped(mut value: &Expr) -> &Expr {
     while let Expr::Group(group) = value {
@@ -74,6 +94,48 @@ pub(crate) fn amqp_name(value: &Expr) -> Result<String> {
         return Err(Error::new_spanned(literal, words));
     }
     Ok(name)
+}
+
+/// The name of an exchange that messages come from. Those that AMQP reserves are always there.
+pub(crate) fn exchange_name(value: &Expr) -> Result<String> {
+    let literal = string(value)?;
+    let name = literal.value();
+    check_length(&name).map_err(|words| Error::new_spanned(&literal, words))?;
+    Ok(name)
+}
+
+/// A binding's routing key, or on a topic exchange its pattern.
+pub(crate) fn binding_key(value: &Expr) -> Result<String> {
+    let literal = string(value)?;
+    let key = literal.value();
+    if key.len() > MAX_NAME {
+        let words = format!("a key of {} bytes: AMQP carries at most {MAX_NAME}, shorten it", key.len());
+        return Err(Error::new_spanned(literal, words));
+    }
+    let is_partial = |word: &&str| word.len() > 1 && word.contains(['*', '#']);
+    if let Some(word) = key.split('.').find(is_partial) {
+        return Err(Error::new_spanned(
+            literal,
+            format!(
+                "`{word}` is no pattern: `*` stands for one whole word and `#` for any number of words, with dots \
+                 around them"
+            ),
+        ));
+    }
+    Ok(key)
+}
+
+/// How an exchange routes.
+pub(crate) fn exchange_kind(value: &Expr) -> Result<ExchangeKind> {
+    choice(
+        value,
+        &[
+            ("direct", ExchangeKind::Direct),
+            ("fanout", ExchangeKind::Fanout),
+            ("topic", ExchangeKind::Topic),
+            ("headers", ExchangeKind::Headers),
+        ],
+    )
 }
 
 /// What AMQP carries as a short string.

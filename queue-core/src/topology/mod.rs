@@ -12,10 +12,12 @@ use crate::error::{Error, Result};
 mod declaration;
 mod ladder;
 mod spec;
+mod subscription;
 
 pub use declaration::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Route, Topology};
 pub use ladder::{delay_ladder, rung_for, rung_wait};
 pub use spec::{Declare, Difference, Overflow, QueueSpec, QueueType};
+pub use subscription::Subscription;
 
 /// The name of a queue, exchange or routing key; most are literals and cost no allocation.
 pub type Name = Cow<'static, str>;

@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    BindingDecl, ExchangeDecl, ExchangeKind, Name, Namespace, QueueDecl, Route, Topology, check_name, millis,
+    BindingDecl, ExchangeDecl, ExchangeKind, Name, Namespace, QueueDecl, Route, Subscription, Topology,
+    check_name, millis,
 };
 use crate::envelope::Headers;
 use crate::error::{Error, Result};
@@ -90,6 +91,7 @@ pub struct QueueSpec {
     max_priority: Option<u8>,
     concurrency: Option<u16>,
     prefetch: Option<u16>,
+    subscription: Option<Subscription>,
 }
 
 impl QueueSpec {
@@ -115,6 +117,7 @@ impl QueueSpec {
             max_priority: None,
             concurrency: None,
             prefetch: None,
+            subscription: None,
         }
     }
 
@@ -209,6 +212,13 @@ impl QueueSpec {
         self
     }
 
+    /// Gets its messages from an exchange, which is declared with it.
+    #[must_use]
+    pub fn subscribe(mut self, subscription: Subscription) -> Self {
+        self.subscription = Some(subscription);
+        self
+    }
+
     /// The first option in which `other` describes the queue differently.
     pub fn difference(&self, other: &Self) -> Option<Difference> {
         fn differs<T: PartialEq + fmt::Debug>(
@@ -241,6 +251,7 @@ impl QueueSpec {
             max_priority,
             concurrency,
             prefetch,
+            subscription,
         } = self;
         differs("queue", name, &other.name)
             .or_else(|| differs("dlx", dead_letters, &other.dead_letters))
@@ -255,6 +266,7 @@ impl QueueSpec {
             .or_else(|| differs("max_priority", max_priority, &other.max_priority))
             .or_else(|| differs("concurrency", concurrency, &other.concurrency))
             .or_else(|| differs("prefetch", prefetch, &other.prefetch))
+            .or_else(|| differs("binding", subscription, &other.subscription))
     }
 
     /// The queue's name.
@@ -270,6 +282,11 @@ impl QueueSpec {
     /// How many unsettled jobs one worker holds, if the attribute says so.
     pub fn get_prefetch(&self) -> Option<u16> {
         self.prefetch
+    }
+
+    /// The exchange that it gets its messages from, if it subscribes to one.
+    pub fn subscription(&self) -> Option<&Subscription> {
+        self.subscription.as_ref()
     }
 
     /// Where the queue's dead letters are published; `None` where they are dropped.
@@ -293,7 +310,8 @@ impl QueueSpec {
         }
     }
 
-    /// What the queue needs in AMQP's terms: itself, its dead-letter exchange and queue, and their binding.
+    /// What the queue needs in AMQP's terms: itself, its dead-letter exchange and queue with their binding, and the
+    /// exchange that it subscribes to with its own.
     ///
     /// # Errors
     /// If a name is empty, longer than 255 bytes or reserved (`amq.`), or if options contradict each other.
@@ -320,9 +338,14 @@ impl QueueSpec {
         }
         topology.queues.push(QueueDecl {
             passive,
+            exact_bindings: self.subscription.as_ref().is_some_and(Subscription::is_exact),
             arguments: self.arguments(namespace),
             ..QueueDecl::new(self.name.clone())
         });
+        if let Some(subscription) = &self.subscription {
+            topology.exchanges.push(subscription.declaration(passive));
+            topology.bindings.extend(subscription.bindings(&self.name));
+        }
         Ok(topology)
     }
 
@@ -463,6 +486,21 @@ mod tests {
         assert!(topology.queues.iter().any(|queue| queue.name == "theirs.dead" && !queue.passive));
         assert!(named.queues.iter().all(|queue| queue.passive) && named.exchanges[0].passive);
         assert!(named.bindings.is_empty());
+    }
+
+    #[test]
+    fn subscription_brings_its_exchange_and_bindings() {
+        let spec = |kind| QueueSpec::new("mails").no_dlx().subscribe(Subscription::new("orders", kind));
+        let bindings = |spec: QueueSpec| spec.topology(&Namespace::default()).unwrap().bindings;
+
+        let all = bindings(spec(ExchangeKind::Topic));
+        let fanout = spec(ExchangeKind::Fanout).topology(&Namespace::default()).unwrap();
+        let some = Subscription::new("orders", ExchangeKind::Topic).key("order.europe.*").key("order.asia.*");
+
+        assert_eq!(all, [BindingDecl::new("orders", "mails", "#")]);
+        assert_eq!(fanout.exchanges, [ExchangeDecl::new("orders", ExchangeKind::Fanout)]);
+        assert_eq!(fanout.bindings, [BindingDecl::new("orders", "mails", "")]);
+        assert_eq!(bindings(QueueSpec::new("mails").no_dlx().subscribe(some)).len(), 2);
     }
 
     #[test]

@@ -1,0 +1,219 @@
+//! What an event is: a message to an exchange, for whoever subscribed. `#[derive(Event)]` writes the impl.
+//! Published by [`Client::publish`](crate::client::Client::publish).
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::envelope::{Headers, JobId};
+use crate::error::PublishError;
+use crate::topology::{ExchangeKind, MAX_NAME, Name};
+
+/// Something that happened, published to an exchange for whoever subscribed. `#[derive(Event)]` implements it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    note = "`#[derive(Event)]` with `#[event(exchange = \"order.events\", kind = \"fanout\")]` makes a struct one"
+)]
+pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The event's name on the wire (AMQP `type`): for people and for foreign subscribers. Leveret's own take what
+    /// their queue brings.
+    const NAME: &'static str;
+
+    /// The exchange that it is published to.
+    const EXCHANGE: &'static str;
+
+    /// How the exchange routes.
+    const KIND: ExchangeKind;
+
+    /// The routing key, filled from the event's fields.
+    ///
+    /// # Errors
+    /// If a field makes no key that AMQP carries.
+    fn routing_key(&self) -> Result<Name, PublishError> {
+        Ok(Name::Borrowed(""))
+    }
+
+    /// The headers by which a headers exchange routes.
+    fn headers(&self) -> Headers {
+        Headers::new()
+    }
+}
+
+/// A message as it crossed the wire, for subscribers to what is no event of ours.
+///
+/// ```
+/// # use queue_core::event::RawMessage;
+/// fn archive(message: &RawMessage) -> String {
+///     format!("{} {} bytes", message.routing_key, message.body.len())
+/// }
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RawMessage {
+    /// The body.
+    pub body: Bytes,
+    /// The message's id (AMQP `message_id`); one of our own making where it brought none.
+    pub id: JobId,
+    /// AMQP `type`.
+    pub kind: Option<String>,
+    /// AMQP `content_type`.
+    pub content_type: Option<String>,
+    /// The exchange that it was published to.
+    pub exchange: String,
+    /// The routing key that it was published with.
+    pub routing_key: String,
+    /// AMQP `correlation_id`.
+    pub correlation_id: Option<String>,
+    /// AMQP `reply_to`.
+    pub reply_to: Option<String>,
+    /// The headers, without Leveret's own.
+    pub headers: Headers,
+}
+
+impl RawMessage {
+    /// A message of `body`, without properties: what a unit test gives to a subscriber.
+    pub fn new(body: impl Into<Bytes>) -> Self {
+        Self {
+            body: body.into(),
+            id: JobId::new(),
+            kind: None,
+            content_type: None,
+            exchange: String::new(),
+            routing_key: String::new(),
+            correlation_id: None,
+            reply_to: None,
+            headers: Headers::new(),
+        }
+    }
+}
+
+/// Writes a routing key from a template's parts. Generated code calls it; not public API.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct KeyWriter {
+    key: String,
+    event: &'static str,
+    is_topic: bool,
+}
+
+impl KeyWriter {
+    /// A key without words yet.
+    pub fn new(event: &'static str, kind: ExchangeKind) -> Self {
+        Self { key: String::new(), event, is_topic: kind == ExchangeKind::Topic }
+    }
+
+    /// Adds what the template says literally.
+    #[must_use]
+    pub fn literal(mut self, text: &str) -> Self {
+        self.key.push_str(text);
+        self
+    }
+
+    /// Adds a field's value.
+    ///
+    /// # Errors
+    /// In a topic's key, if it is empty or holds a dot: it would be no word, or several, and bindings would miss it.
+    pub fn field(mut self, field: &str, value: &dyn Display) -> Result<Self, PublishError> {
+        let start = self.key.len();
+        // Writing to a string cannot fail, but a `Display` of the user's may say that it did.
+        std::fmt::Write::write_fmt(&mut self.key, format_args!("{value}"))
+            .map_err(|_| self.refuse(format_args!("field `{field}` cannot be written")))?;
+        let word = &self.key[start..];
+        if self.is_topic && (word.is_empty() || word.contains('.')) {
+            return Err(self.refuse(format_args!(
+                "field `{field}` is `{word}`, and must be one word: neither empty nor with a dot"
+            )));
+        }
+        Ok(self)
+    }
+
+    /// The key.
+    ///
+    /// # Errors
+    /// If it is longer than AMQP carries.
+    pub fn finish(self) -> Result<Name, PublishError> {
+        if self.key.len() > MAX_NAME {
+            let len = self.key.len();
+            return Err(self.refuse(format_args!("it has {len} bytes, and AMQP carries at most {MAX_NAME}")));
+        }
+        Ok(Name::Owned(self.key))
+    }
+
+    fn refuse(&self, why: std::fmt::Arguments<'_>) -> PublishError {
+        PublishError::Invalid(format!("the routing key of event `{}` cannot be made: {why}", self.event))
+    }
+}
+
+/// What a subscriber's parameter can be: an [`Event`] or a [`RawMessage`]. Not public API.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is neither an event nor a `RawMessage`",
+    note = "`#[derive(Event)]` makes a struct an event"
+)]
+pub trait EventBody: Sized + Send + 'static {
+    /// The exchange that it comes by, if the type says so.
+    const EXCHANGE: Option<&'static str>;
+    /// How that exchange routes.
+    const KIND: Option<ExchangeKind>;
+
+    /// Reads the message.
+    ///
+    /// # Errors
+    /// In words for the reason of a dead letter.
+    fn read(message: RawMessage) -> Result<Self, String>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<E: Event> EventBody for E {
+    const EXCHANGE: Option<&'static str> = Some(E::EXCHANGE);
+    const KIND: Option<ExchangeKind> = Some(E::KIND);
+
+    fn read(message: RawMessage) -> Result<Self, String> {
+        let event = E::NAME;
+        // serde_json reads an array into a struct by position.
+        if message.body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+            return Err(format!("the body of event `{event}` is not a JSON object"));
+        }
+        serde_json::from_slice(&message.body)
+            .map_err(|error| format!("the body does not fit event `{event}`: {error}"))
+    }
+}
+
+impl EventBody for RawMessage {
+    const EXCHANGE: Option<&'static str> = None;
+    const KIND: Option<ExchangeKind> = None;
+
+    fn read(message: RawMessage) -> Result<Self, String> {
+        Ok(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(kind: ExchangeKind, region: &str) -> Result<Name, PublishError> {
+        KeyWriter::new("OrderPlaced", kind)
+            .literal("order.")
+            .field("region", &region)?
+            .literal(".placed")
+            .finish()
+    }
+
+    #[test]
+    fn key_is_filled_from_fields() {
+        assert_eq!(key(ExchangeKind::Topic, "europe").unwrap(), "order.europe.placed");
+        assert_eq!(key(ExchangeKind::Direct, "eu.west").unwrap(), "order.eu.west.placed");
+    }
+
+    #[test]
+    fn value_that_is_no_word_of_a_topic_is_refused_by_name() {
+        for region in ["eu.west", ""] {
+            let words = key(ExchangeKind::Topic, region).unwrap_err().to_string();
+            assert!(words.contains("`OrderPlaced`") && words.contains("field `region`"), "{words}");
+        }
+        assert!(key(ExchangeKind::Topic, &"x".repeat(250)).unwrap_err().to_string().contains("264 bytes"));
+    }
+}

@@ -1,0 +1,256 @@
+//! Publishes to exchanges: events, and messages as they are. Beside [`Client::enqueue`], which sends a job to its
+//! queue.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+
+use bytes::Bytes;
+
+use crate::broker::Publish;
+use crate::client::Client;
+use crate::envelope::{Envelope, HeaderValue, Headers, JobId};
+use crate::error::{EventError, PublishError};
+use crate::event::Event;
+use crate::topology::{ExchangeDecl, Name, Topology};
+
+impl Client {
+    /// Publishes an event for whoever subscribed. `.await` it: `Ok(id)` means that the broker has it, and that every
+    /// queue which is bound for it has it too. That nobody listens is no error, unless
+    /// [`must_route`](PublishEvent::must_route) makes it one.
+    ///
+    /// The exchange is declared before its first use.
+    ///
+    /// ```no_run
+    /// # use queue_core::{client::Client, error::EventError, event::Event};
+    /// # async fn f<E: Event>(client: Client, order_placed: E) -> Result<(), EventError> {
+    /// client.publish(order_placed).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn publish<E: Event>(&self, event: E) -> PublishEvent<E> {
+        PublishEvent { client: self.clone(), event, must_route: false, id: None, headers: Headers::new() }
+    }
+
+    /// Publishes a message as it is to an exchange that is there already; the empty one routes to the queue that
+    /// `routing_key` names. `Ok(id)` means that the broker has it.
+    ///
+    /// ```no_run
+    /// # use queue_core::{client::Client, error::PublishError, publish::Properties};
+    /// # async fn f(client: Client) -> Result<(), PublishError> {
+    /// let properties = Properties::new().content_type("text/csv").header("tenant", "blue");
+    /// client.publish_raw("amq.topic", "imports.csv", "a,b\n1,2\n", properties).must_route().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn publish_raw(
+        &self,
+        exchange: impl Into<Name>,
+        routing_key: impl Into<Name>,
+        body: impl Into<Bytes>,
+        properties: Properties,
+    ) -> PublishRaw {
+        let mut envelope = properties.0;
+        envelope.payload = body.into();
+        PublishRaw { client: self.clone(), publish: Publish::to_exchange(exchange, routing_key, envelope) }
+    }
+
+    /// Declares an event's exchange, unless this client has done so.
+    async fn declare_exchange<E: Event>(&self) -> Result<(), EventError> {
+        let name = E::EXCHANGE;
+        let topology = || {
+            let passive = name.starts_with("amq.");
+            Ok(Topology::new().exchange(ExchangeDecl { passive, ..ExchangeDecl::new(name, E::KIND) }))
+        };
+        let declared = self.declare_once(&exchange_of::<E>(), topology).await;
+        declared.map_err(|source| EventError::Declare { exchange: name.to_owned(), source })
+    }
+}
+
+/// The name under which a client remembers that it has declared an event's exchange. No queue has a name like it.
+fn exchange_of<E: Event>() -> String {
+    format!("exchange\n{}\n{}", E::EXCHANGE, E::KIND.as_str())
+}
+
+/// An event about to be published: options, then `.await`. `tokio::spawn` wants `.into_future()`.
+#[derive(Debug)]
+#[must_use = "nothing is published until you `.await` it"]
+pub struct PublishEvent<E> {
+    client: Client,
+    event: E,
+    must_route: bool,
+    id: Option<JobId>,
+    headers: Headers,
+}
+
+impl<E: Event> PublishEvent<E> {
+    /// Makes it an error that no queue is bound for the event: `PublishError::Unroutable`.
+    pub fn must_route(mut self) -> Self {
+        self.must_route = true;
+        self
+    }
+
+    /// Names the message (AMQP `message_id`).
+    pub fn id(mut self, id: impl Into<JobId>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// Adds a header. Names beginning with `q-` are Leveret's own.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    async fn send(self) -> Result<JobId, EventError> {
+        let Self { client, event, must_route, id, headers } = self;
+        refuse_own_headers(&headers).map_err(EventError::Publish)?;
+        let payload = serde_json::to_vec(&event)
+            .map_err(|source| EventError::Encode { event: E::NAME, source: source.into() })?;
+        let mut envelope = Envelope::new(payload);
+        envelope.task = Some(E::NAME.to_owned());
+        envelope.content_type = Some("application/json".to_owned());
+        envelope.enqueued_at = Some(client.clock().now());
+        envelope.headers = event.headers();
+        for (name, value) in headers.iter() {
+            envelope.headers.insert(name, value.clone());
+        }
+        if let Some(id) = id {
+            envelope.id = id;
+        }
+        let key = event.routing_key().map_err(EventError::Publish)?;
+        client.check_size(&envelope).map_err(EventError::Publish)?;
+        let id = envelope.id.clone();
+        let mut publish = Publish::to_exchange(E::EXCHANGE, key, envelope);
+        publish.mandatory = must_route;
+        client.declare_exchange::<E>().await?;
+        match client.broker().publish(publish.clone()).await {
+            // The exchange may have been deleted since we declared it.
+            Err(PublishError::Unroutable { .. }) => {
+                client.forget(&exchange_of::<E>());
+                client.declare_exchange::<E>().await?;
+                client.broker().publish(publish).await
+            }
+            confirmed => confirmed,
+        }
+        .map_err(EventError::Publish)?;
+        Ok(id)
+    }
+}
+
+impl<E: Event> IntoFuture for PublishEvent<E> {
+    type Output = Result<JobId, EventError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}
+
+/// The properties of a message that is published as it is: [`Client::publish_raw`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Properties(Envelope);
+
+impl Default for Properties {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Properties {
+    /// A persistent message with an id of its own, and nothing else.
+    pub fn new() -> Self {
+        Self(Envelope::new(Bytes::new()))
+    }
+
+    /// AMQP `message_id`.
+    pub fn id(mut self, id: impl Into<JobId>) -> Self {
+        self.0.id = id.into();
+        self
+    }
+
+    /// AMQP `type`: the name of the task or event.
+    pub fn kind(mut self, kind: impl Into<String>) -> Self {
+        self.0.task = Some(kind.into());
+        self
+    }
+
+    /// AMQP `content_type`.
+    pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
+        self.0.content_type = Some(content_type.into());
+        self
+    }
+
+    /// AMQP `priority`.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.0.priority = Some(priority);
+        self
+    }
+
+    /// AMQP `correlation_id`.
+    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
+        self.0.correlation_id = Some(id.into());
+        self
+    }
+
+    /// AMQP `reply_to`.
+    pub fn reply_to(mut self, address: impl Into<String>) -> Self {
+        self.0.reply_to = Some(address.into());
+        self
+    }
+
+    /// AMQP `expiration`: how long the message may wait in a queue. Whole milliseconds.
+    pub fn expiration(mut self, expiration: std::time::Duration) -> Self {
+        self.0.expiration = Some(expiration);
+        self
+    }
+
+    /// A header. Names beginning with `q-` are Leveret's own.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
+        self.0.headers.insert(name, value);
+        self
+    }
+}
+
+/// A message about to be published: options, then `.await`.
+#[derive(Debug)]
+#[must_use = "nothing is published until you `.await` it"]
+pub struct PublishRaw {
+    client: Client,
+    publish: Publish,
+}
+
+impl PublishRaw {
+    /// Makes it an error that no queue takes the message: `PublishError::Unroutable`.
+    pub fn must_route(mut self) -> Self {
+        self.publish.mandatory = true;
+        self
+    }
+
+    async fn send(mut self) -> Result<JobId, PublishError> {
+        let envelope = &mut self.publish.envelope;
+        refuse_own_headers(&envelope.headers)?;
+        self.client.check_size(envelope)?;
+        envelope.enqueued_at = Some(self.client.clock().now());
+        let id = envelope.id.clone();
+        self.client.broker().publish(self.publish).await?;
+        Ok(id)
+    }
+}
+
+impl IntoFuture for PublishRaw {
+    type Output = Result<JobId, PublishError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}
+
+/// A user's header with a name of ours would be taken for what we wrote.
+pub(crate) fn refuse_own_headers(headers: &Headers) -> Result<(), PublishError> {
+    match headers.iter().find(|(name, _)| name.starts_with("q-")) {
+        None => Ok(()),
+        Some((name, _)) => Err(PublishError::Invalid(format!(
+            "header `{name}` begins with `q-`, which is kept for Leveret: rename it"
+        ))),
+    }
+}

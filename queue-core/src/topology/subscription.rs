@@ -1,0 +1,79 @@
+//! Which exchange a queue gets its messages from, and by which bindings.
+
+use super::{BindingDecl, ExchangeDecl, ExchangeKind, Name};
+use crate::envelope::{HeaderValue, Headers};
+
+/// Which exchange a queue gets its messages from, and by which bindings; see
+/// [`QueueSpec::subscribe`](super::QueueSpec::subscribe).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subscription {
+    exchange: Name,
+    kind: ExchangeKind,
+    bindings: Vec<(Name, Headers)>,
+    is_exact: bool,
+}
+
+impl Subscription {
+    /// To an exchange, without bindings yet.
+    pub fn new(exchange: impl Into<Name>, kind: ExchangeKind) -> Self {
+        Self { exchange: exchange.into(), kind, bindings: Vec::new(), is_exact: false }
+    }
+
+    /// Binds by routing key, or by pattern on a topic exchange.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<Name>) -> Self {
+        self.bindings.push((key.into(), Headers::new()));
+        self
+    }
+
+    /// Binds on a headers exchange: all of `headers` must be as given, or with `any` one of them.
+    #[must_use]
+    pub fn headers(
+        mut self,
+        any: bool,
+        headers: impl IntoIterator<Item = (&'static str, HeaderValue)>,
+    ) -> Self {
+        let mut arguments: Headers = headers.into_iter().collect();
+        arguments.insert("x-match", if any { "any" } else { "all" });
+        self.bindings.push((Name::Borrowed(""), arguments));
+        self
+    }
+
+    /// Takes out the queue's other bindings. RabbitMQ cannot, and refuses.
+    #[must_use]
+    pub fn exact(mut self) -> Self {
+        self.is_exact = true;
+        self
+    }
+
+    /// The exchange's name.
+    pub fn exchange(&self) -> &Name {
+        &self.exchange
+    }
+
+    /// How the exchange routes.
+    pub fn kind(&self) -> ExchangeKind {
+        self.kind
+    }
+
+    pub(super) fn is_exact(&self) -> bool {
+        self.is_exact
+    }
+
+    /// The exchange. Those that AMQP reserves are always there.
+    pub(super) fn declaration(&self, is_passive: bool) -> ExchangeDecl {
+        let passive = is_passive || self.exchange.starts_with("amq.");
+        ExchangeDecl { passive, ..ExchangeDecl::new(self.exchange.clone(), self.kind) }
+    }
+
+    /// The bindings of `queue`. Without any of its own it gets everything, where that can be said.
+    pub(super) fn bindings(&self, queue: &Name) -> Vec<BindingDecl> {
+        let all = [(Name::Borrowed(if self.kind == ExchangeKind::Topic { "#" } else { "" }), Headers::new())];
+        let bindings = if self.bindings.is_empty() { &all[..] } else { &self.bindings };
+        let binding = |(key, arguments): &(Name, Headers)| BindingDecl {
+            arguments: arguments.clone(),
+            ..BindingDecl::new(self.exchange.clone(), queue.clone(), key.clone())
+        };
+        bindings.iter().map(binding).collect()
+    }
+}
