@@ -1,7 +1,7 @@
 //! Leveret: a job queue that lives inside your program.
 
 #[cfg(feature = "macros")]
-pub use queue_macros::{Event, task};
+pub use queue_macros::{Event, subscriber, task};
 
 pub use queue_core::client::{Client, ClientBuilder, Enqueue};
 pub use queue_core::envelope::JobId;
@@ -27,9 +27,9 @@ pub mod testing {
 /// What generated code names. Not public API: it changes without notice.
 #[doc(hidden)]
 pub mod __private {
-    #[cfg(not(feature = "worker"))]
-    pub use queue_core::private::enqueue_only as register;
     pub use queue_core::private::*;
+    #[cfg(not(feature = "worker"))]
+    pub use queue_core::private::{enqueue_only as register, no_worker as register_subscriber};
     #[cfg(feature = "worker")]
     pub use queue_worker::private::*;
 }

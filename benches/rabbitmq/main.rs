@@ -97,7 +97,13 @@ async fn bench(url: &str, plan: &Plan) {
     client.close().await;
 }
 
-async fn queue<T: Runnable>(kind: &str, url: &str, client: &Client, plan: &Plan, job: fn(u64, String) -> T) {
+async fn queue<T: Task + Runnable>(
+    kind: &str,
+    url: &str,
+    client: &Client,
+    plan: &Plan,
+    job: fn(u64, String) -> T,
+) {
     let name = T::queue().name();
     client.declare_queue(T::queue()).await.expect("declared");
     let purge = async || {

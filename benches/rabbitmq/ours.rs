@@ -35,7 +35,7 @@ pub(crate) async fn all<T: Task>(url: &str, jobs: usize, job: fn(u64, String) ->
 }
 
 /// A worker at `concurrency`, until all jobs are done.
-pub(crate) async fn work<T: leveret::Runnable>(url: &str, jobs: usize, concurrency: u16) -> Sample {
+pub(crate) async fn work<T: Task + leveret::Runnable>(url: &str, jobs: usize, concurrency: u16) -> Sample {
     let client = connect::<T>(url).await;
     let counter = Counter::new(jobs);
     let worker = Worker::new(&client).task::<T>().shared(counter.clone()).concurrency(concurrency);

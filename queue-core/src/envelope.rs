@@ -33,6 +33,10 @@ pub mod header {
     pub const WORKER: &str = "q-worker";
     /// The queue that a dead letter failed in, so that it can be replayed there.
     pub const QUEUE: &str = "q-queue";
+    /// The exchange that an event was published to, on its retries, which go to the queue alone.
+    pub const EXCHANGE: &str = "q-exchange";
+    /// The routing key that an event was published with, on its retries.
+    pub const ROUTING_KEY: &str = "q-routing-key";
     /// The id of the dead letter that this job repeats.
     pub const REPLAY_OF: &str = "q-replay-of";
     /// Since when workers have not known the job's task, in milliseconds since 1970.

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::envelope::{Headers, JobId};
 use crate::error::PublishError;
-use crate::topology::{ExchangeKind, MAX_NAME, Name};
+use crate::topology::{ExchangeKind, MAX_NAME, Name, Subscription};
 
 /// Something that happened, published to an exchange for whoever subscribed. `#[derive(Event)]` implements it.
 #[diagnostic::on_unimplemented(
@@ -158,11 +158,11 @@ pub trait EventBody: Sized + Send + 'static {
     /// How that exchange routes.
     const KIND: Option<ExchangeKind>;
 
-    /// Reads the message.
+    /// Reads the message, of which most need no more than the body.
     ///
     /// # Errors
     /// In words for the reason of a dead letter.
-    fn read(message: RawMessage) -> Result<Self, String>;
+    fn read(body: &Bytes, message: &dyn Fn() -> RawMessage) -> Result<Self, String>;
 }
 
 #[diagnostic::do_not_recommend]
@@ -170,13 +170,13 @@ impl<E: Event> EventBody for E {
     const EXCHANGE: Option<&'static str> = Some(E::EXCHANGE);
     const KIND: Option<ExchangeKind> = Some(E::KIND);
 
-    fn read(message: RawMessage) -> Result<Self, String> {
+    fn read(body: &Bytes, _: &dyn Fn() -> RawMessage) -> Result<Self, String> {
         let event = E::NAME;
         // serde_json reads an array into a struct by position.
-        if message.body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
             return Err(format!("the body of event `{event}` is not a JSON object"));
         }
-        serde_json::from_slice(&message.body)
+        serde_json::from_slice(body)
             .map_err(|error| format!("the body does not fit event `{event}`: {error}"))
     }
 }
@@ -185,9 +185,87 @@ impl EventBody for RawMessage {
     const EXCHANGE: Option<&'static str> = None;
     const KIND: Option<ExchangeKind> = None;
 
-    fn read(message: RawMessage) -> Result<Self, String> {
-        Ok(message)
+    fn read(_: &Bytes, message: &dyn Fn() -> RawMessage) -> Result<Self, String> {
+        Ok(message())
     }
+}
+
+/// Where a subscriber's queue gets its messages from. What the attribute does not say, the event's type does.
+#[doc(hidden)]
+pub fn subscription<E: EventBody>(
+    exchange: Option<&'static str>,
+    kind: Option<ExchangeKind>,
+) -> Subscription {
+    let exchange = exchange.or(E::EXCHANGE).expect("a constant has checked it");
+    Subscription::new(exchange, kind.or(E::KIND).expect("a constant has checked it"))
+}
+
+/// Checks, when it is compiled, that attribute and type agree, and that the bindings say something to the exchange.
+/// `by_headers` is for each binding whether it is one by headers.
+///
+/// # Panics
+/// If they do not.
+#[doc(hidden)]
+pub const fn check_subscription<E: EventBody>(
+    exchange: Option<&str>,
+    kind: Option<ExchangeKind>,
+    by_headers: &[bool],
+) {
+    match (exchange, E::EXCHANGE) {
+        (None, None) => panic!("a `RawMessage` does not say where it comes from: add `exchange = \"…\"`"),
+        (Some(written), Some(own)) if !is_same(written, own) => {
+            panic!(
+                "the event is published to another exchange: leave `exchange` out, or take an event of this one"
+            )
+        }
+        _ => {}
+    }
+    let kind = match (kind, E::KIND) {
+        (None, None) => {
+            panic!("a `RawMessage` does not say how its exchange routes: add `kind = \"topic\"`, say")
+        }
+        (Some(written), Some(own)) if written as u8 != own as u8 => {
+            panic!("the event's exchange is of another kind: leave `kind` out")
+        }
+        (Some(kind), _) | (None, Some(kind)) => kind,
+    };
+    match kind {
+        ExchangeKind::Direct if by_headers.is_empty() => {
+            panic!("a direct exchange sends nothing without a binding: add `binding = \"key\"`")
+        }
+        ExchangeKind::Headers if by_headers.is_empty() => {
+            panic!(
+                "a headers exchange sends nothing without a binding: add `binding(region = \"europe\")`, say"
+            )
+        }
+        ExchangeKind::Fanout if !by_headers.is_empty() => {
+            panic!("a fanout exchange sends everything to everybody: remove `binding`")
+        }
+        _ => {}
+    }
+    let mut at = 0;
+    while at < by_headers.len() {
+        match kind {
+            ExchangeKind::Headers if !by_headers[at] => {
+                panic!("a headers exchange ignores keys: write `binding(region = \"europe\")`, say")
+            }
+            ExchangeKind::Direct | ExchangeKind::Topic if by_headers[at] => {
+                panic!("only a headers exchange looks at headers: write `binding = \"key\"`")
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
+/// `==` of text, which constants cannot say yet.
+const fn is_same(left: &str, right: &str) -> bool {
+    let (left, right) = (left.as_bytes(), right.as_bytes());
+    let mut at = 0;
+    while at < left.len() && at < right.len() && left[at] == right[at] {
+        at += 1;
+    }
+    at == left.len() && at == right.len()
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 pub use serde;
 
 pub use crate::__enqueue_only as enqueue_only;
-pub use crate::envelope::Headers;
+pub use crate::__no_worker as no_worker;
+pub use crate::envelope::{HeaderValue, Headers};
 pub use crate::error::PublishError;
-pub use crate::event::{Event, EventBody, KeyWriter};
+pub use crate::event::{Event, EventBody, KeyWriter, check_subscription, subscription};
 pub use crate::outcome::{IntoOutcome, Outcome, TaskError};
 pub use crate::retry::Backoff;
 pub use crate::task::{Task, TaskOptions};
@@ -16,6 +17,11 @@ use crate::outcome::{Failure, ReasonKind, Verdict};
 /// What the function of task `T` returned. `is_permanent` is whether it is one of the errors that the task declares
 /// `permanent(..)`, which outweighs a mark that the error carries.
 pub fn outcome<T: Task, R: IntoOutcome<Output = T::Output>>(result: R, is_permanent: bool) -> Outcome {
+    event_outcome(result, is_permanent)
+}
+
+/// The same for a subscriber, which nobody waits for.
+pub fn event_outcome<R: IntoOutcome>(result: R, is_permanent: bool) -> Outcome {
     match result.into_outcome() {
         Outcome::Failure(Failure { mut reason, .. }) if is_permanent => {
             reason.kind = ReasonKind::Permanent;
@@ -37,4 +43,11 @@ macro_rules! __enqueue_only {
             let _ = <$payload as $crate::task::Task>::NAME;
         };
     };
+}
+
+/// A subscriber in a program that has no worker: nothing of it is registered.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __no_worker {
+    ($($handler:tt)*) => {};
 }

@@ -5,37 +5,63 @@ use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt as _;
 use syn::parse::{ParseStream, Parser as _};
-use syn::{Error, Expr, Pat, Path, Result, Token};
+use syn::{Error, Expr, Lit, Pat, Path, Result, Token};
 
 use crate::errors::Errors;
 use crate::suggest;
-use crate::value::{self, Backoff, Declare, Dlx, OrNone, Overflow, QueueType};
+use crate::value::{self, Backoff, Declare, Dlx, ExchangeKind, OrNone, Overflow, QueueType};
 
-/// Every option, with how it is written.
-const OPTIONS: &[(&str, &str)] = &[
-    ("queue", r#"queue = "emails""#),
-    ("name", r#"name = "send_email""#),
-    ("payload", "payload = SendEmail"),
-    ("retries", "retries = 5"),
-    ("backoff", r#"backoff = "1s""#),
-    ("timeout", r#"timeout = "30s""#),
-    ("priority", "priority = 5"),
-    ("permanent", "permanent(MailError::BadAddress(_) | MailError::Banned)"),
-    ("default", "default"),
-    ("debug", "debug = false"),
-    ("crate", "crate = ::leveret"),
-    ("dlx", r#"dlx = "emails.dlx""#),
-    ("dead_letter_queue", r#"dead_letter_queue = "emails.dead""#),
-    ("dead_letter_key", r#"dead_letter_key = "emails""#),
-    ("dead_letter_ttl", r#"dead_letter_ttl = "7d""#),
-    ("queue_type", r#"queue_type = "classic""#),
-    ("declare", r#"declare = "passive""#),
-    ("ttl", r#"ttl = "1h""#),
-    ("max_length", "max_length = 100000"),
-    ("overflow", r#"overflow = "dead-letter""#),
-    ("max_priority", "max_priority = 10"),
-    ("concurrency", "concurrency = 10"),
-    ("prefetch", "prefetch = 10"),
+/// Which of the two attributes it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Task,
+    Subscriber,
+}
+
+impl Kind {
+    /// Its name.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Task => "task",
+            Self::Subscriber => "subscriber",
+        }
+    }
+}
+
+/// Whose option it is.
+const BOTH: &[Kind] = &[Kind::Task, Kind::Subscriber];
+const TASK: &[Kind] = &[Kind::Task];
+const SUBSCRIBER: &[Kind] = &[Kind::Subscriber];
+
+/// Every option, with how it is written, and where.
+const OPTIONS: &[(&str, &str, &[Kind])] = &[
+    ("queue", r#"queue = "emails""#, BOTH),
+    ("name", r#"name = "send_email""#, BOTH),
+    ("payload", "payload = SendEmail", TASK),
+    ("exchange", r#"exchange = "order.events""#, SUBSCRIBER),
+    ("kind", r#"kind = "topic""#, SUBSCRIBER),
+    ("binding", r#"binding = "order.europe.*""#, SUBSCRIBER),
+    ("bindings", r#"bindings = "exact""#, SUBSCRIBER),
+    ("retries", "retries = 5", BOTH),
+    ("backoff", r#"backoff = "1s""#, BOTH),
+    ("timeout", r#"timeout = "30s""#, BOTH),
+    ("priority", "priority = 5", TASK),
+    ("permanent", "permanent(MailError::BadAddress(_) | MailError::Banned)", BOTH),
+    ("default", "default", TASK),
+    ("debug", "debug = false", TASK),
+    ("crate", "crate = ::leveret", BOTH),
+    ("dlx", r#"dlx = "emails.dlx""#, BOTH),
+    ("dead_letter_queue", r#"dead_letter_queue = "emails.dead""#, BOTH),
+    ("dead_letter_key", r#"dead_letter_key = "emails""#, BOTH),
+    ("dead_letter_ttl", r#"dead_letter_ttl = "7d""#, BOTH),
+    ("queue_type", r#"queue_type = "classic""#, BOTH),
+    ("declare", r#"declare = "passive""#, BOTH),
+    ("ttl", r#"ttl = "1h""#, BOTH),
+    ("max_length", "max_length = 100000", BOTH),
+    ("overflow", r#"overflow = "dead-letter""#, BOTH),
+    ("max_priority", "max_priority = 10", BOTH),
+    ("concurrency", "concurrency = 10", BOTH),
+    ("prefetch", "prefetch = 10", BOTH),
 ];
 
 /// An option that was written, and could be read.
@@ -54,10 +80,18 @@ pub(crate) struct Permanent {
     pub(crate) guard: Option<Expr>,
 }
 
-/// What stands in the parentheses of `#[task(..)]`. An option is empty where it was not written, or was written
+/// One binding of a subscriber's queue.
+pub(crate) enum Binding {
+    /// By routing key or pattern.
+    Key(String),
+    /// By headers: all of them, or with `any` one of them.
+    Headers { any: bool, headers: Vec<(String, Lit)> },
+}
+
+/// What stands in the parentheses of `#[task(..)]` or `#[subscriber(..)]`. An option is empty where it was not written, or was written
 /// in a way that has been reported.
-#[derive(Default)]
 pub(crate) struct Attribute {
+    pub(crate) kind_of: Kind,
     /// The name of every option that stands there, readable or not.
     keys: Vec<Ident>,
     pub(crate) name: Option<Written<String>>,
@@ -71,6 +105,12 @@ pub(crate) struct Attribute {
     pub(crate) default: Option<Written<()>>,
     pub(crate) debug: Option<Written<bool>>,
     pub(crate) krate: Option<Written<Path>>,
+    pub(crate) exchange: Option<Written<String>>,
+    pub(crate) exchange_kind: Option<Written<ExchangeKind>>,
+    /// May be given several times.
+    pub(crate) bindings: Vec<Written<Binding>>,
+    /// `bindings = "exact"`
+    pub(crate) exact: Option<Written<()>>,
     pub(crate) queue: Option<Written<String>>,
     pub(crate) dlx: Option<Written<Dlx>>,
     pub(crate) dead_letter_queue: Option<Written<String>>,
@@ -89,9 +129,43 @@ pub(crate) struct Attribute {
 }
 
 impl Attribute {
+    fn new(kind_of: Kind) -> Self {
+        Self {
+            kind_of,
+            keys: Vec::new(),
+            name: None,
+            payload: None,
+            retries: None,
+            backoff: None,
+            timeout: None,
+            priority: None,
+            permanent: None,
+            default: None,
+            debug: None,
+            krate: None,
+            exchange: None,
+            exchange_kind: None,
+            bindings: Vec::new(),
+            exact: None,
+            queue: None,
+            dlx: None,
+            dead_letter_queue: None,
+            dead_letter_key: None,
+            dead_letter_ttl: None,
+            queue_type: None,
+            declare: None,
+            ttl: None,
+            max_length: None,
+            overflow: None,
+            max_priority: None,
+            concurrency: None,
+            prefetch: None,
+        }
+    }
+
     /// Reads all options, and notes what is wrong with each.
-    pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Self {
-        let mut attribute = Self::default();
+    pub(crate) fn parse(kind_of: Kind, tokens: TokenStream, errors: &mut Errors) -> Self {
+        let mut attribute = Self::new(kind_of);
         for tokens in split_at_commas(tokens, errors) {
             if let Some(option) = errors.ok(Raw::parse.parse2(tokens)) {
                 errors.ok(attribute.read(option));
@@ -107,10 +181,15 @@ impl Attribute {
 
     fn read(&mut self, option: Raw) -> Result<()> {
         let key = option.key.to_string();
-        if OPTIONS.iter().all(|(name, _)| *name != key) {
-            return Err(unknown(&option.key, &key));
+        let Some((.., kinds)) = OPTIONS.iter().find(|(name, ..)| *name == key) else {
+            return Err(unknown(self.kind_of, &option.key, &key));
+        };
+        if !kinds.contains(&self.kind_of) {
+            let (other, own) = (kinds[0].as_str(), self.kind_of.as_str());
+            let words = format!("`{key}` is an option of `{other}`, and none of `{own}`: remove it");
+            return Err(Error::new_spanned(&option.key, words));
         }
-        if self.mentions(&key) {
+        if self.mentions(&key) && key != "binding" {
             return Err(Error::new_spanned(
                 &option.key,
                 format!("`{key}` is given twice: remove one of them"),
@@ -128,6 +207,18 @@ impl Attribute {
             "default" => flag(&mut self.default, option),
             "debug" => assign(&mut self.debug, option, value::boolean),
             "crate" => assign_path(&mut self.krate, option),
+            "exchange" => assign(&mut self.exchange, option, value::exchange_name),
+            "kind" => assign(&mut self.exchange_kind, option, value::exchange_kind),
+            "binding" => {
+                let mut binding = None;
+                match option.form {
+                    Form::Parenthesised(_) => parenthesised(&mut binding, option, Binding::parse)?,
+                    _ => assign(&mut binding, option, |value| value::binding_key(value).map(Binding::Key))?,
+                }
+                self.bindings.extend(binding);
+                Ok(())
+            }
+            "bindings" => assign(&mut self.exact, option, value::exact),
             "queue" => assign(&mut self.queue, option, value::amqp_name),
             "dlx" => assign(&mut self.dlx, option, value::dlx),
             "dead_letter_queue" => assign(&mut self.dead_letter_queue, option, value::amqp_name),
@@ -193,7 +284,7 @@ impl Raw {
     /// The option is known, but not written in this form.
     fn wrong_form(&self) -> Error {
         let key = self.key.to_string();
-        let example = OPTIONS.iter().find(|(name, _)| *name == key).map_or("", |(_, example)| *example);
+        let example = OPTIONS.iter().find(|(name, ..)| *name == key).map_or("", |(_, example, _)| *example);
         let message = match (&self.form, key == "default") {
             (_, true) => "`default` is a flag and takes no value: write `default`".to_owned(),
             (Form::Flag, _) => format!("`{key}` needs a value, as in `{example}`"),
@@ -201,6 +292,42 @@ impl Raw {
         };
         Error::new_spanned(&self.key, message)
     }
+}
+
+impl Binding {
+    /// Reads `region = "europe", express = true`, with `any,` before it where one is enough.
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let mut any = false;
+        let mut headers: Vec<(String, Lit)> = Vec::new();
+        while !input.is_empty() {
+            let name = input.call(Ident::parse_any)?;
+            if input.peek(Token![=]) {
+                input.parse::<Token![=]>()?;
+                let value: Lit = input.parse().map_err(|error| {
+                    Error::new(error.span(), "expected text in quotes, a whole number, or `true` or `false`")
+                })?;
+                if !matches!(value, Lit::Str(_) | Lit::Bool(_)) && !is_i64(&value) {
+                    let words = "expected text in quotes, a whole number, or `true` or `false`";
+                    return Err(Error::new_spanned(value, words));
+                }
+                let name = name.unraw().to_string();
+                headers.push((name, value));
+            } else if name == "any" && headers.is_empty() {
+                any = true;
+            } else {
+                let words = format!("a header is written `{name} = \"value\"`");
+                return Err(Error::new_spanned(name, words));
+            }
+            if !input.is_empty() {
+                input.parse::<Token![,]>()?;
+            }
+        }
+        Ok(Self::Headers { any, headers })
+    }
+}
+
+fn is_i64(value: &Lit) -> bool {
+    matches!(value, Lit::Int(number) if number.suffix().is_empty() && number.base10_parse::<i64>().is_ok())
 }
 
 impl Permanent {
@@ -333,8 +460,8 @@ fn expect_end(input: ParseStream<'_>) -> Result<()> {
     if input.is_empty() { Ok(()) } else { Err(input.error("expected `,` before this")) }
 }
 
-fn unknown(key: &Ident, name: &str) -> Error {
-    let known = || OPTIONS.iter().map(|(name, _)| *name);
+fn unknown(kind: Kind, key: &Ident, name: &str) -> Error {
+    let known = || OPTIONS.iter().filter(|(.., kinds)| kinds.contains(&kind)).map(|(name, ..)| *name);
     let hint = match suggest::nearest(name, known()) {
         Some(nearest) => format!("did you mean `{nearest}`?"),
         None => format!(
@@ -342,7 +469,8 @@ fn unknown(key: &Ident, name: &str) -> Error {
             known().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
         ),
     };
-    Error::new_spanned(key, format!("unknown `task` option `{name}`: {hint}"))
+    let kind = kind.as_str();
+    Error::new_spanned(key, format!("unknown `{kind}` option `{name}`: {hint}"))
 }
 
 /// One span over all tokens, where the compiler can join them; else the first token's.

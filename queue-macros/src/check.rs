@@ -3,9 +3,9 @@
 use proc_macro2::{Ident, Span};
 use syn::{ReturnType, Signature};
 
-use crate::attr::{Attribute, Written};
+use crate::attr::{Attribute, Binding, Kind, Written};
 use crate::errors::Errors;
-use crate::value::{Declare, Dlx, OrNone, QueueType};
+use crate::value::{Declare, Dlx, ExchangeKind, OrNone, QueueType};
 
 /// Notes all contradictions.
 pub(crate) fn check(attribute: &Attribute, signature: &Signature, errors: &mut Errors) {
@@ -15,6 +15,7 @@ pub(crate) fn check(attribute: &Attribute, signature: &Signature, errors: &mut E
     priorities(attribute, errors);
     slots(attribute, errors);
     retries(attribute, errors);
+    bindings(attribute, errors);
     if let (Some(permanent), ReturnType::Default) = (&attribute.permanent, &signature.output) {
         errors.on(
             &permanent.key,
@@ -27,7 +28,15 @@ fn queue(attribute: &Attribute, errors: &mut Errors) {
     if !attribute.mentions("queue") {
         errors.at(
             Span::call_site(),
-            "`queue` is missing: name the queue that the jobs go to, as in `#[task(queue = \"emails\")]`",
+            match attribute.kind_of {
+                Kind::Task => {
+                    "`queue` is missing: name the queue that the jobs go to, as in `#[task(queue = \"emails\")]`"
+                }
+                Kind::Subscriber => {
+                    "`queue` is missing: name the queue that keeps this service's copies of the events, as in \
+                     `#[subscriber(queue = \"order.events.email\")]`"
+                }
+            },
         );
     }
 }
@@ -167,6 +176,28 @@ fn slots(attribute: &Attribute, errors: &mut Errors) {
 fn retries(attribute: &Attribute, errors: &mut Errors) {
     if let (Some(Written { value: 0, .. }), Some(backoff)) = (&attribute.retries, &attribute.backoff) {
         errors.on(&backoff.key, "`backoff` has no effect with `retries = 0`: remove one of the two");
+    }
+}
+
+/// What the kind of exchange, where it is written, says about bindings. Where only the event's type knows the kind,
+/// a constant checks the same.
+fn bindings(attribute: &Attribute, errors: &mut Errors) {
+    let kind = attribute.exchange_kind.as_ref().map(|kind| kind.value);
+    for binding in &attribute.bindings {
+        match (&binding.value, kind) {
+            (_, Some(ExchangeKind::Fanout)) => errors.on(
+                &binding.key,
+                "`binding` has no effect on a fanout exchange, which sends everything to everybody: remove it",
+            ),
+            (Binding::Key(_), Some(ExchangeKind::Headers)) => errors.at(
+                binding.span,
+                "a headers exchange ignores keys: write `binding(region = \"europe\")`",
+            ),
+            (Binding::Headers { .. }, Some(_)) if kind != Some(ExchangeKind::Headers) => {
+                errors.at(binding.span, "only a headers exchange looks at headers: write `binding = \"key\"`");
+            }
+            _ => {}
+        }
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn event(input: TokenStream) -> TokenStream {
     let mut code = if errors.is_empty() {
         expand(&input, &options, kind, parts, &private)
     } else {
-        fallback(&input, &private)
+        fallback(&input, &options, kind, &private)
     };
     code.extend(errors.into_compile_errors());
     code
@@ -195,7 +195,8 @@ fn template(key: &LitStr, is_topic: bool) -> syn::Result<Vec<Part>> {
         if at > 0 {
             parts.push(Part::Literal(rest[..at].to_owned()));
         }
-        parts.push(Part::Field(rest[at + 1..at + end].trim().to_owned()));
+        let name = rest[at + 1..at + end].trim();
+        parts.push(Part::Field(name.strip_prefix("r#").unwrap_or(name).to_owned()));
         rest = &rest[at + end + 1..];
     }
     if !rest.is_empty() {
@@ -293,17 +294,25 @@ fn expand(
 }
 
 /// Beside a mistake: an impl that never runs, so that one typo is one error.
-fn fallback(input: &DeriveInput, private: &TokenStream) -> TokenStream {
+fn fallback(
+    input: &DeriveInput,
+    options: &Options,
+    kind: Option<ExchangeKind>,
+    private: &TokenStream,
+) -> TokenStream {
     if !input.generics.params.is_empty() {
         return TokenStream::new();
     }
     let ident = &input.ident;
+    // As far as they are known, so that its subscribers are right.
+    let exchange = options.exchange.as_ref().map_or_else(String::new, LitStr::value);
+    let kind = kind.unwrap_or(ExchangeKind::Topic).expand(private);
     quote! {
         #[automatically_derived]
         impl #private::Event for #ident {
             const NAME: &'static ::core::primitive::str = "";
-            const EXCHANGE: &'static ::core::primitive::str = "";
-            const KIND: #private::ExchangeKind = #private::ExchangeKind::Fanout;
+            const EXCHANGE: &'static ::core::primitive::str = #exchange;
+            const KIND: #private::ExchangeKind = #kind;
         }
     }
 }

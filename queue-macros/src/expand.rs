@@ -6,7 +6,7 @@ use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
 use syn::{GenericArgument, LitStr, PathArguments, ReturnType, Type};
 
-use crate::attr::{Attribute, Permanent, Written};
+use crate::attr::{Attribute, Kind, Permanent, Written};
 use crate::model::Model;
 use crate::parameter::{Field, Parameter};
 use crate::value::{Backoff, Declare, Dlx, OrNone, Overflow, QueueType};
@@ -138,7 +138,7 @@ fn reply(model: &Model) -> TokenStream {
 }
 
 /// The queue as attribute and defaults describe it: each option that was written is one call.
-fn queue(attribute: &Attribute, private: &TokenStream) -> TokenStream {
+pub(crate) fn queue(attribute: &Attribute, private: &TokenStream) -> TokenStream {
     let mut spec = TokenStream::new();
     let mut set = |method: &str, argument: TokenStream| {
         let method = Ident::new(method, Span::mixed_site());
@@ -172,7 +172,7 @@ fn queue(attribute: &Attribute, private: &TokenStream) -> TokenStream {
 }
 
 /// How jobs are run: the defaults, and each option that was written.
-fn options(attribute: &Attribute, private: &TokenStream) -> TokenStream {
+pub(crate) fn options(attribute: &Attribute, private: &TokenStream) -> TokenStream {
     let options = Ident::new("__options", Span::mixed_site());
     let mut changes = TokenStream::new();
     if let Some(Written { value: retries, .. }) = &attribute.retries {
@@ -210,17 +210,8 @@ fn handler(model: &Model) -> TokenStream {
     let ident = function.ident();
     let path = LitStr::new(&format!("::{ident}"), ident.span());
     let call = Ident::new("__call", Span::mixed_site());
-    let job = job(model, &call);
-    let run = if model.is_blocking() {
-        quote_spanned!(ident.span()=> #private::run_blocking(#call, |#call| #job))
-    } else {
-        // Spanned, so that a future which is not `Send` is reported at the function.
-        quote_spanned!(ident.span()=> ::std::boxed::Box::pin(async move #job))
-    };
-    let needs = model.parameters.iter().filter_map(|parameter| match parameter {
-        Parameter::Field(_) => None,
-        Parameter::Injected(ty) => Some(quote_spanned!(ty.span()=> #private::need::<#ty>())),
-    });
+    let run = run(model, &call, &reading(model, &call));
+    let needs = needs(model);
     quote! {
         #(#conditions)*
         #private::register! {
@@ -242,6 +233,7 @@ fn handler(model: &Model) -> TokenStream {
                     options: <#payload as #private::Task>::options,
                     run: __run,
                     needs: __needs,
+                    is_subscriber: false,
                 };
 
                 #[automatically_derived]
@@ -257,22 +249,68 @@ fn handler(model: &Model) -> TokenStream {
     }
 }
 
-/// A block from a call to an outcome: reads the payload, calls the function, reads its result.
-fn job(model: &Model, call: &Ident) -> TokenStream {
-    let Model { function, private, payload, parameters, output, attribute, .. } = model;
-    let ident = function.ident();
+/// The types that the by-reference parameters need.
+pub(crate) fn needs(model: &Model) -> Vec<TokenStream> {
+    let private = &model.private;
+    let need = |parameter: &Parameter| match parameter {
+        Parameter::Field(_) => None,
+        Parameter::Injected(ty) => Some(quote_spanned!(ty.span()=> #private::need::<#ty>())),
+    };
+    model.parameters.iter().filter_map(need).collect()
+}
+
+/// How a message becomes arguments.
+pub(crate) struct Reading {
+    /// Reads it, or returns the outcome of a bad message.
+    pub(crate) statement: TokenStream,
+    /// What a by-value parameter is given.
+    pub(crate) argument: Box<dyn Fn(&Field) -> TokenStream>,
+}
+
+/// Reads a task's payload.
+fn reading(model: &Model, call: &Ident) -> Reading {
+    let payload = &model.payload;
     let read = Ident::new("__payload", Span::mixed_site());
     let bad = Ident::new("__bad", Span::mixed_site());
+    // Without by-value parameters the payload is read all the same: what is not an object is a bad message.
+    let pattern = if fields(model).next().is_some() { quote!(#read) } else { quote!(_) };
+    Reading {
+        statement: quote! {
+            let #pattern: #payload = match #call.payload() {
+                ::core::result::Result::Ok(#read) => #read,
+                ::core::result::Result::Err(#bad) => return #bad,
+            };
+        },
+        // By field and not by a pattern, which could hit a constant of the same name.
+        argument: Box::new(move |Field { ident, .. }| quote!(#read.#ident)),
+    }
+}
+
+/// The future of one call, from the message to the outcome.
+pub(crate) fn run(model: &Model, call: &Ident, reading: &Reading) -> TokenStream {
+    let private = &model.private;
+    let ident = model.function.ident();
+    let job = job(model, call, reading);
+    if model.is_blocking() {
+        quote_spanned!(ident.span()=> #private::run_blocking(#call, |#call| #job))
+    } else {
+        // Spanned, so that a future which is not `Send` is reported at the function.
+        quote_spanned!(ident.span()=> ::std::boxed::Box::pin(async move #job))
+    }
+}
+
+/// A block from a call to an outcome: reads the message, calls the function, reads its result.
+fn job(model: &Model, call: &Ident, reading: &Reading) -> TokenStream {
+    let Model { function, private, payload, parameters, output, attribute, .. } = model;
+    let ident = function.ident();
     let result = Ident::new("__result", Span::mixed_site());
     let permanent = Ident::new("__is_permanent", Span::mixed_site());
+    let Reading { statement, argument } = reading;
     let arguments = parameters.iter().map(|parameter| match parameter {
-        // By field and not by a pattern, which could hit a constant of the same name.
-        Parameter::Field(Field { ident, .. }) => quote!(#read.#ident),
+        Parameter::Field(field) => argument(field),
         Parameter::Injected(ty) => quote_spanned!(ty.span()=> #call.arg::<#ty>()),
     });
     let awaited = (!model.is_blocking()).then(|| quote!(.await));
-    // Without by-value parameters the payload is read all the same: what is not an object is a bad message.
-    let reading = if fields(model).next().is_some() { quote!(#read) } else { quote!(_) };
     let is_permanent = match &attribute.permanent {
         Some(Written { value: Permanent { pattern, guard }, .. }) => {
             let guard = guard.as_ref().map(|guard| quote!(if #guard));
@@ -280,12 +318,12 @@ fn job(model: &Model, call: &Ident) -> TokenStream {
         }
         None => quote!(false),
     };
-    let outcome = quote_spanned!(output.span()=> #private::outcome::<#payload, _>(#result, #permanent));
+    let outcome = match attribute.kind_of {
+        Kind::Task => quote_spanned!(output.span()=> #private::outcome::<#payload, _>(#result, #permanent)),
+        Kind::Subscriber => quote_spanned!(output.span()=> #private::event_outcome(#result, #permanent)),
+    };
     quote!({
-        let #reading: #payload = match #call.payload() {
-            ::core::result::Result::Ok(#read) => #read,
-            ::core::result::Result::Err(#bad) => return #bad,
-        };
+        #statement
         let #result = #ident(#(#arguments),*)#awaited;
         let #permanent = #is_permanent;
         #outcome
@@ -293,7 +331,7 @@ fn job(model: &Model, call: &Ident) -> TokenStream {
 }
 
 /// Lints that generated code must not raise beside the function's own.
-fn allowances(model: &Model) -> TokenStream {
+pub(crate) fn allowances(model: &Model) -> TokenStream {
     let mut allowances = model.function.allowances();
     if model.function.attributes("deprecated").next().is_some() {
         allowances.extend(quote!(#[allow(deprecated, reason = "a deprecated task still runs")]));

@@ -1,8 +1,9 @@
 //! The function as it was written.
 
+use crate::attr::Kind;
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote};
-use syn::parse::{Parse, ParseStream};
+use syn::parse::ParseStream;
 use syn::{Attribute, FnArg, Meta, Result, Signature, Token, Visibility};
 
 /// A function, with its body unread: a half-typed body must not cost the editor the payload's type.
@@ -13,16 +14,17 @@ pub(crate) struct Function {
     body: TokenStream,
 }
 
-impl Parse for Function {
-    fn parse(input: ParseStream<'_>) -> Result<Self> {
+impl Function {
+    /// Reads a function below `#[task]` or `#[subscriber]`.
+    pub(crate) fn parse(kind: Kind, input: ParseStream<'_>) -> Result<Self> {
         let attributes = input.call(Attribute::parse_outer)?;
         let visibility = input.parse()?;
         if !begins_function(input) {
-            return Err(input.error("`#[task]` goes above a function"));
+            return Err(input.error(format!("`#[{}]` goes above a function", kind.as_str())));
         }
         let signature = input.parse()?;
         if input.peek(Token![;]) {
-            return Err(input.error("a task needs a body"));
+            return Err(input.error(format!("a {} needs a body", kind.as_str())));
         }
         Ok(Self { attributes, visibility, signature, body: input.parse()? })
     }

@@ -10,6 +10,7 @@ mod fallback;
 mod function;
 mod model;
 mod parameter;
+mod subscriber;
 mod suggest;
 mod task;
 mod value;
@@ -19,7 +20,30 @@ use proc_macro::TokenStream;
 /// Makes a function a task.
 #[proc_macro_attribute]
 pub fn task(attribute: TokenStream, function: TokenStream) -> TokenStream {
-    task::task(attribute.into(), function.into()).into()
+    task::task(attr::Kind::Task, attribute.into(), function.into()).into()
+}
+
+/// Makes a function a subscriber: its queue gets a copy of every event that its bindings ask for, and a worker runs
+/// the function for each, with retries, timeout and dead letters as a task's.
+///
+/// Exactly one parameter is taken by value: the event, or a `RawMessage`. Parameters taken by reference are the
+/// worker's, as in a task.
+///
+/// | option | meaning |
+/// |---|---|
+/// | `queue` | the queue that keeps this service's copies. Two processes of one service share it; two services have two |
+/// | `exchange`, `kind` | where the events come from; default what the event's type says. A `RawMessage` says neither |
+/// | `binding = "order.europe.*"` | which routing keys; may be given several times. Default on a topic exchange: `#`, all |
+/// | `binding(region = "europe")` | which headers, all of them; `binding(any, ..)`: one of them |
+/// | `bindings = "exact"` | takes bindings out that the code no longer has; RabbitMQ cannot list bindings, and refuses |
+/// | `prefetch` | default 10, or `concurrency` where that is more |
+///
+/// All others are those of a task: `name`, `retries`, `backoff`, `timeout`, `permanent`, `dlx`, `dead_letter_queue`,
+/// `dead_letter_key`, `dead_letter_ttl`, `queue_type`, `declare`, `ttl`, `max_length`, `overflow`, `max_priority`,
+/// `concurrency`, `crate`.
+#[proc_macro_attribute]
+pub fn subscriber(attribute: TokenStream, function: TokenStream) -> TokenStream {
+    task::task(attr::Kind::Subscriber, attribute.into(), function.into()).into()
 }
 
 /// Makes a struct an event: `#[event(exchange = "order.events", kind = "topic", key = "order.{region}.placed")]`.

@@ -5,7 +5,7 @@ use quote::{ToTokens, format_ident, quote};
 use syn::ReturnType;
 use syn::ext::IdentExt as _;
 
-use crate::attr::Attribute;
+use crate::attr::{Attribute, Kind};
 use crate::errors::Errors;
 use crate::function::Function;
 use crate::parameter::{self, Parameter};
@@ -33,13 +33,26 @@ impl Model {
     pub(crate) fn new(attribute: Attribute, function: Function, errors: &mut Errors) -> Option<Self> {
         let signature = &function.signature;
         if let syn::Safety::Unsafe(token) = &signature.safety {
-            errors.on(token, "a task cannot be `unsafe`: whoever enqueues it could not keep its promises");
+            let words = match attribute.kind_of {
+                Kind::Task => "a task cannot be `unsafe`: whoever enqueues it could not keep its promises",
+                Kind::Subscriber => {
+                    "a subscriber cannot be `unsafe`: whoever publishes could not keep its promises"
+                }
+            };
+            errors.on(token, words);
         }
         let generics = &signature.generics;
         if !generics.params.is_empty() {
-            errors.on(&generics.params, "a task cannot be generic: one name on the wire is one payload type");
+            let words = match attribute.kind_of {
+                Kind::Task => "a task cannot be generic: one name on the wire is one payload type",
+                Kind::Subscriber => "a subscriber cannot be generic: it is one queue's",
+            };
+            errors.on(&generics.params, words);
         }
         let parameters = parameter::read_all(&signature.inputs, errors);
+        if attribute.kind_of == Kind::Subscriber {
+            check_event(&parameters, &function, errors);
+        }
         let name = match &attribute.name {
             Some(name) => name.value.clone(),
             None => own_name(&function, errors),
@@ -71,6 +84,28 @@ impl Model {
     }
 }
 
+/// A subscriber takes the whole body, and so exactly one parameter by value.
+fn check_event(parameters: &[Parameter], function: &Function, errors: &mut Errors) {
+    let mut events = parameters.iter().filter_map(|parameter| match parameter {
+        Parameter::Field(field) => Some(field),
+        Parameter::Injected(_) => None,
+    });
+    match (events.next(), events.next()) {
+        (Some(_), None) => {}
+        // A parameter that could not be read has been reported.
+        (None, _) if !errors.is_empty() => {}
+        (None, _) => errors.on(
+            function.ident(),
+            "a subscriber takes the event by value, as in `event: OrderPlaced`: add that parameter",
+        ),
+        (_, Some(second)) => errors.on(
+            &second.ident,
+            "a subscriber takes one event, the whole body: a second parameter by value has nothing to hold (take \
+             `&T` for the worker's state)",
+        ),
+    }
+}
+
 /// The name of a function that is not given another.
 fn own_name(function: &Function, errors: &mut Errors) -> String {
     let name = function.ident().unraw().to_string();
@@ -98,6 +133,13 @@ fn payload_name(attribute: &Attribute, function: &Function, errors: &mut Errors)
     }
     let ident = function.ident();
     let name = camel_case(&ident.unraw().to_string());
+    if attribute.kind_of == Kind::Subscriber {
+        if !name.starts_with(|c: char| c.is_alphabetic()) || PRELUDE.contains(&&*name) {
+            errors.on(ident, "no type can be named after this function, to name it to a worker: rename it");
+            return None;
+        }
+        return Some(format_ident!("{name}", span = ident.span()));
+    }
     if !name.starts_with(|c: char| c.is_alphabetic()) {
         errors.on(ident, "no payload type can be named after this function: name it with `payload = …`");
         return None;

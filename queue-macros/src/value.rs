@@ -125,6 +125,11 @@ pub(crate) fn binding_key(value: &Expr) -> Result<String> {
     Ok(key)
 }
 
+/// `bindings = "exact"`
+pub(crate) fn exact(value: &Expr) -> Result<()> {
+    choice(value, &[("exact", ())])
+}
+
 /// How an exchange routes.
 pub(crate) fn exchange_kind(value: &Expr) -> Result<ExchangeKind> {
     choice(

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::time::Instant;
 
+use bytes::Bytes;
 use queue_core::broker::Delivery;
 use queue_core::client::Client;
-use queue_core::envelope::{Headers, JobId};
+use queue_core::envelope::{Envelope, Headers, JobId};
+use queue_core::event::RawMessage;
 use tokio_util::sync::CancellationToken;
 
 use crate::fetch::{Lane, Slot};
@@ -23,9 +25,30 @@ pub struct Context {
     pub(crate) routing_key: String,
     pub(crate) redelivered: bool,
     pub(crate) headers: Headers,
+    /// What only a subscriber asks for; empty for a task.
+    properties: Option<Box<Properties>>,
     /// Where the job runs. Freed with the context, and so only when the handler has let go of it: a blocking
     /// function that outlives its timeout keeps its slot.
     pub(crate) slot: Slot,
+}
+
+/// AMQP's properties that a job has no use for.
+struct Properties {
+    kind: Option<String>,
+    content_type: Option<String>,
+    correlation_id: Option<String>,
+    reply_to: Option<String>,
+}
+
+impl Properties {
+    fn new(envelope: &Envelope) -> Self {
+        Self {
+            kind: envelope.task.clone(),
+            content_type: envelope.content_type.clone(),
+            correlation_id: envelope.correlation_id.clone(),
+            reply_to: envelope.reply_to.clone(),
+        }
+    }
 }
 
 impl Context {
@@ -41,8 +64,29 @@ impl Context {
             routing_key: std::mem::take(&mut delivery.routing_key),
             redelivered: delivery.redelivered,
             headers: delivery.envelope.headers.clone(),
+            properties: task
+                .registration
+                .is_subscriber
+                .then(|| Box::new(Properties::new(&delivery.envelope))),
             slot,
         }
+    }
+
+    /// The message as it crossed the wire, given its body.
+    pub(crate) fn message(&self, body: Bytes) -> RawMessage {
+        let mut message = RawMessage::new(body);
+        message.id = self.id.clone();
+        message.exchange.clone_from(&self.exchange);
+        message.routing_key.clone_from(&self.routing_key);
+        message.headers = self.headers.clone();
+        message.headers.retain(|name, _| !name.starts_with("q-"));
+        if let Some(properties) = &self.properties {
+            message.kind.clone_from(&properties.kind);
+            message.content_type.clone_from(&properties.content_type);
+            message.correlation_id.clone_from(&properties.correlation_id);
+            message.reply_to.clone_from(&properties.reply_to);
+        }
+        message
     }
 
     pub(crate) fn lane(&self) -> &Lane {

@@ -40,8 +40,11 @@ pub(crate) enum Executed {
 /// The task that a message is for: the one it names; if it names none, the queue's only one or the default one.
 ///
 /// A task is found by its name alone. A message that an exchange routed to a queue other than the task's own is run
-/// as well, under that queue's concurrency, and is retried there.
+/// as well, under that queue's concurrency, and is retried there. A subscriber takes all that its queue brings.
 pub(crate) fn find<'lane>(lane: &'lane Lane, envelope: &Envelope) -> Result<&'lane Task, Executed> {
+    if let Some(subscriber) = &lane.plan.subscriber {
+        return Ok(subscriber);
+    }
     match &envelope.task {
         Some(name) => lane.shared.tasks.get(name.as_str()).ok_or(Executed::Unknown),
         None => lane.plan.fallback.as_ref().ok_or_else(|| {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use queue_core::broker::{Consumer, Delivery};
+use queue_core::envelope::{Headers, header};
 use queue_core::error::{Error, ErrorKind, Result};
 use queue_core::settlement::Settlement;
 use queue_core::topology::Name;
@@ -122,6 +123,9 @@ pub(crate) async fn process(slot: Slot, mut delivery: Delivery) -> Executed {
             return executed;
         }
     };
+    if task.registration.is_subscriber {
+        remember_origin(&mut delivery);
+    }
     let span = execute::span(&lane, task, &delivery);
     let context = Arc::new(Context::new(slot, task, &mut delivery, started));
     let payload = delivery.envelope.payload.clone();
@@ -134,6 +138,24 @@ pub(crate) async fn process(slot: Slot, mut delivery: Delivery) -> Executed {
     // The context holds the slot, and so it stays taken until the job is settled.
     drop(context);
     executed
+}
+
+/// A retry goes to the event's queue alone: where the event came from stands in headers then.
+fn remember_origin(delivery: &mut Delivery) {
+    let headers = &mut delivery.envelope.headers;
+    let text =
+        |headers: &Headers, name: &str| headers.get(name).and_then(|value| value.as_str().map(str::to_owned));
+    match (text(headers, header::EXCHANGE), text(headers, header::ROUTING_KEY)) {
+        (Some(exchange), Some(routing_key)) => {
+            delivery.exchange = exchange;
+            delivery.routing_key = routing_key;
+        }
+        _ if !delivery.exchange.is_empty() => {
+            headers.insert(header::EXCHANGE, delivery.exchange.as_str());
+            headers.insert(header::ROUTING_KEY, delivery.routing_key.as_str());
+        }
+        _ => {}
+    }
 }
 
 async fn release(lane: &Arc<Lane>, consumer: &mut Consumer) {

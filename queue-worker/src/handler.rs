@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use queue_core::event::EventBody;
 use queue_core::outcome::{Outcome, ReasonKind};
 use serde::de::DeserializeOwned;
 
@@ -66,6 +67,21 @@ impl Call {
         serde_json::from_slice(&self.payload).map_err(|error| {
             let task = self.context.task();
             bad(format!("the payload does not fit task `{task}`: {error}"))
+        })
+    }
+
+    /// The event, or what becomes of a message that holds none.
+    ///
+    /// # Errors
+    /// The outcome of a bad message: a dead letter with the reason.
+    #[doc(hidden)]
+    pub fn event<E: EventBody>(&self) -> Result<E, Outcome> {
+        E::read(&self.payload, &|| self.context.message(self.payload.clone())).map_err(|words| {
+            let subscriber = self.context.task();
+            Outcome::dead(
+                ReasonKind::BadMessage,
+                format!("subscriber `{subscriber}` cannot read it: {words}"),
+            )
         })
     }
 

@@ -2,9 +2,9 @@
 
 pub use inventory;
 
-pub use crate::__register as register;
 pub use crate::handler::{BoxFuture, Call, Handler, Need, need, run_blocking};
 pub use crate::registry::{Registration, Runnable};
+pub use crate::{__register as register, __register_subscriber as register_subscriber};
 
 /// A task in a program that has a worker: what stands after the arrow is its code.
 #[doc(hidden)]
@@ -12,6 +12,15 @@ pub use crate::registry::{Registration, Runnable};
 macro_rules! __register {
     ($(#[$attribute:meta])* $function:path, $payload:ty => $($handler:tt)*) => {
         $(#[$attribute])*
+        $($handler)*
+    };
+}
+
+/// A subscriber in a program that has a worker.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __register_subscriber {
+    ($($handler:tt)*) => {
         $($handler)*
     };
 }

@@ -9,12 +9,12 @@ use queue_core::topology::{Difference, QueueSpec};
 
 use crate::handler::{Handler, Need, State};
 
-/// A task whose code is at hand. `#[task]` writes the impl.
+/// A task or subscriber whose code is at hand. `#[task]` and `#[subscriber]` write the impl.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no handler in this program",
     note = "`#[task]` above a function makes one; a hand-written `Task` can only be enqueued"
 )]
-pub trait Runnable: queue_core::task::Task {
+pub trait Runnable: 'static {
     /// Everything the worker needs to run it.
     #[doc(hidden)]
     fn registration() -> Registration;
@@ -36,6 +36,8 @@ pub struct Registration {
     pub run: Handler,
     /// What its by-reference parameters need.
     pub needs: fn() -> Vec<Need>,
+    /// Whether it takes whatever its queue brings, and not jobs by their name.
+    pub is_subscriber: bool,
 }
 
 inventory::collect!(Registration);
@@ -70,6 +72,8 @@ pub(crate) struct Queue {
     pub(crate) tasks: Vec<Task>,
     /// Takes the messages that name no task: the queue's only task, or the one marked `default`.
     pub(crate) fallback: Option<Task>,
+    /// Takes all messages, whatever they name: the queue subscribes to an exchange.
+    pub(crate) subscriber: Option<Task>,
 }
 
 impl Task {
@@ -245,7 +249,16 @@ fn queue(tasks: Vec<Task>) -> Result<Queue> {
         )));
     }
     let only = (tasks.len() == 1).then_some(first);
-    Ok(Queue { spec, tasks, fallback: default.or(only) })
+    let subscriber = tasks.iter().find(|task| task.registration.is_subscriber).copied();
+    if let (Some(subscriber), None) = (subscriber, only) {
+        let other = tasks.iter().find(|task| task.path() != subscriber.path()).unwrap_or(&first);
+        let (one, two) = (subscriber.path(), other.path());
+        return Err(config(format!(
+            "subscriber `{one}` takes all that comes to queue `{name}`, and `{two}` would get nothing: give one of \
+             them a queue of its own"
+        )));
+    }
+    Ok(Queue { spec, tasks, fallback: default.or(only), subscriber })
 }
 
 /// The first of `names` that is not among `known`.

@@ -136,6 +136,9 @@ fn event(job: JobInfo, settlement: Settlement, took: Duration) -> JobEvent {
 impl JobInfo {
     fn new(lane: &Lane, envelope: &Envelope) -> Self {
         let task = match &envelope.task {
+            _ if lane.plan.subscriber.is_some() => {
+                Name::Borrowed(lane.plan.subscriber.as_ref().map_or("", |task| task.name()))
+            }
             // Known names are static: no copy.
             Some(name) => match lane.shared.tasks.get(name.as_str()) {
                 Some(task) => Name::Borrowed(task.name()),

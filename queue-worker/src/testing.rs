@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use queue_core::broker::memory::{MemoryBroker, Waiting};
 use queue_core::broker::{Broker, ConsumeOptions, Delivery, Settings, Settler};
 use queue_core::client::Client;
@@ -39,6 +40,8 @@ pub struct TestQueue {
     clock: Clock,
     selection: Selection,
     state: State,
+    /// Whether the subscribers' queues have been bound.
+    subscribed: Once,
 }
 
 impl TestQueue {
@@ -50,7 +53,14 @@ impl TestQueue {
         let broker = MemoryBroker::new(&settings);
         let client =
             Client::builder().clock(clock.clone()).with_broker(Arc::clone(&broker) as Arc<dyn Broker>);
-        Self { broker, client, clock, selection: Selection::default(), state: State::default() }
+        Self {
+            broker,
+            client,
+            clock,
+            selection: Selection::default(),
+            state: State::default(),
+            subscribed: Once::new(),
+        }
     }
 
     /// What tasks with a parameter `&T` get, as [`Worker::state`](crate::Worker::state).
@@ -71,8 +81,22 @@ impl TestQueue {
         self
     }
 
-    /// The client, for the code under test.
+    /// The client, for the code under test. The queues of subscribers are bound by now, so that they get what it
+    /// publishes.
+    ///
+    /// # Panics
+    /// If a subscriber's queue cannot be declared.
+    #[track_caller]
     pub fn client(&self) -> &Client {
+        self.subscribed.call_once(|| {
+            // Without any tasks there is nothing to bind; whoever drains is told.
+            let tasks = self.selection.all().unwrap_or_default();
+            for task in tasks.iter().filter(|task| task.registration.is_subscriber) {
+                let declared = self.client.declare_queue(task.queue()).now_or_never();
+                // A broker in memory answers at once.
+                declared.unwrap_or(Ok(())).unwrap_or_else(|error| fail(&error));
+            }
+        });
         &self.client
     }
 
@@ -133,7 +157,10 @@ impl TestQueue {
     /// # Panics
     /// If the job cannot be encoded, or the task wants state that is missing.
     #[track_caller]
-    pub fn perform<T: Runnable>(&self, job: T) -> impl Future<Output = Outcome> + Send + use<T> {
+    pub fn perform<T: queue_core::task::Task + Runnable>(
+        &self,
+        job: T,
+    ) -> impl Future<Output = Outcome> + Send + use<T> {
         let task = Task::new(T::registration());
         let payload = serde_json::to_vec(&job).unwrap_or_else(|error| {
             let name = T::NAME;
@@ -144,7 +171,7 @@ impl TestQueue {
         let mut envelope = Envelope::new(payload);
         envelope.task = Some(T::NAME.to_owned());
         envelope.enqueued_at = Some(self.clock.now());
-        let queue = Queue { spec: T::queue(), tasks: vec![task], fallback: Some(task) };
+        let queue = Queue { spec: T::queue(), tasks: vec![task], fallback: Some(task), subscriber: None };
         let lane = self.lane(queue);
         async move {
             let mut delivery = Delivery::new(envelope, T::queue().name().clone(), Box::new(Nowhere));

@@ -203,6 +203,10 @@ impl Topology {
     }
 
     /// Whether it makes this binding of `queue`.
+    #[cfg_attr(
+        not(feature = "memory"),
+        allow(dead_code, reason = "RabbitMQ cannot take out what is not made")
+    )]
     pub(crate) fn makes(&self, queue: &str, exchange: &str, key: &str, arguments: &Headers) -> bool {
         self.bindings.iter().any(|made| {
             made.queue == queue

@@ -43,6 +43,7 @@
 
 mod conditional;
 mod deprecated;
+mod events;
 mod private_types;
 pub mod public;
 mod reexported;

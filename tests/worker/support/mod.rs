@@ -47,6 +47,7 @@ macro_rules! task {
                     options: <$name as leveret::Task>::options,
                     run: $run,
                     needs: || vec![$(leveret::__private::need::<$need>()),*],
+                    is_subscriber: false,
                 }
             }
         }

@@ -1,0 +1,198 @@
+//! What subscribers get.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use leveret::testing::TestQueue;
+use leveret::{Context, Properties, RawMessage, Worker, subscriber};
+
+use crate::support::{Log, OrderPlaced, ParcelSent, TicketOpened};
+
+#[subscriber(queue = "orders.mail")]
+async fn mail_on_order(log: &Log, event: OrderPlaced) {
+    log.note(format!("mail {}", event.order));
+}
+
+#[subscriber(queue = "orders.stock", exchange = "shop.orders", concurrency = 4)]
+fn reserve_on_order(log: &Log, event: OrderPlaced) {
+    log.note(format!("stock {}", event.order));
+}
+
+#[subscriber(
+    queue = "parcels.europe",
+    binding = "parcel.europe.*",
+    binding = "parcel.africa.#",
+    retries = 1,
+    backoff = "1s"
+)]
+async fn watch_parcels(log: &Log, context: &Context, parcel: ParcelSent) -> Result<(), String> {
+    log.note(format!("{} {} {}", context.attempt(), context.routing_key(), parcel.number));
+    if parcel.number == 13 { Err("lost".to_owned()) } else { Ok(()) }
+}
+
+#[subscriber(queue = "tickets.urgent", binding(region = "europe", urgent = true))]
+async fn answer_urgent(log: &Log, ticket: TicketOpened) {
+    log.note(format!("urgent {}", ticket.text));
+}
+
+#[subscriber(queue = "tickets.any", binding(any, region = "asia", urgent = true))]
+async fn answer_any(log: &Log, ticket: TicketOpened) {
+    log.note(format!("any {}", ticket.text));
+}
+
+#[subscriber(queue = "archive", exchange = "amq.topic", kind = "topic", binding = "import.#")]
+async fn archive(log: &Log, message: RawMessage) {
+    let text = String::from_utf8_lossy(&message.body).into_owned();
+    let (kind, of) = (message.kind.unwrap_or_default(), message.content_type.unwrap_or_default());
+    log.note(format!("{} {kind} {of} {text} {:?}", message.routing_key, message.headers.get("tenant")));
+}
+
+fn test_queue() -> (TestQueue, Arc<Log>) {
+    let log = Arc::new(Log::default());
+    let queue = TestQueue::new()
+        .task::<MailOnOrder>()
+        .task::<ReserveOnOrder>()
+        .task::<WatchParcels>()
+        .task::<AnswerUrgent>()
+        .task::<AnswerAny>()
+        .task::<Archive>();
+    (queue.shared(log.clone()), log)
+}
+
+#[tokio::test]
+async fn each_subscriber_gets_its_own_copy() {
+    let (queue, log) = test_queue();
+
+    queue.client().publish(OrderPlaced { order: 7 }).must_route().await.unwrap();
+    let outcomes = queue.drain().await;
+
+    assert_eq!(outcomes.len(), 2);
+    assert_eq!(log.sorted(), ["mail 7", "stock 7"]);
+}
+
+#[tokio::test]
+async fn bindings_choose_by_words() {
+    let (queue, log) = test_queue();
+
+    for (number, region) in ["europe", "asia", "africa"].into_iter().enumerate() {
+        let number = number as u64;
+        queue.client().publish(ParcelSent { region: region.into(), number }).await.unwrap();
+    }
+    queue.drain().await;
+
+    assert_eq!(log.sorted(), ["1 parcel.africa.sent 2", "1 parcel.europe.sent 0"]);
+}
+
+#[tokio::test]
+async fn bindings_choose_by_headers() {
+    let (queue, log) = test_queue();
+
+    for (region, urgent) in [("europe", true), ("europe", false), ("asia", false)] {
+        let text = format!("{region} {urgent}");
+        queue.client().publish(TicketOpened { region: region.into(), urgent, text }).await.unwrap();
+    }
+    queue.drain().await;
+
+    assert_eq!(log.sorted(), ["any asia false", "any europe true", "urgent europe true"]);
+}
+
+#[tokio::test]
+async fn failed_event_is_retried_in_its_queue_alone_and_keeps_its_key() {
+    let (queue, log) = test_queue();
+
+    queue.client().publish(ParcelSent { region: "europe".into(), number: 13 }).await.unwrap();
+    assert!(!queue.drain().await[0].is_success());
+    queue.advance(Duration::from_secs(1));
+    assert!(!queue.drain().await[0].is_success());
+
+    assert_eq!(log.sorted(), ["1 parcel.europe.sent 13", "2 parcel.europe.sent 13"]);
+    let dead = queue.client().admin().dead_letters("parcels.europe.dead", 10).await.unwrap();
+    assert_eq!(dead.len(), 1);
+    assert_eq!((dead[0].attempts, dead[0].error.as_deref()), (2, Some("lost")));
+    assert_eq!(dead[0].queue.as_deref(), Some("parcels.europe"));
+}
+
+#[tokio::test]
+async fn event_of_the_wrong_shape_is_a_dead_letter_that_says_why() {
+    let (queue, log) = test_queue();
+
+    for body in [r#"{"order":"seven"}"#, "[7]", "", "\u{fffd}"] {
+        queue.client().publish_raw("shop.orders", "", body, Properties::new()).await.unwrap();
+    }
+    queue.drain().await;
+
+    assert!(log.sorted().is_empty());
+    let dead = queue.client().admin().dead_letters("orders.mail.dead", 10).await.unwrap();
+    assert_eq!(dead.len(), 4);
+    for letter in dead {
+        let words = letter.error.unwrap();
+        assert_eq!(letter.kind.as_deref(), Some("bad-message"));
+        assert!(words.contains("`mail_on_order`") && words.contains("`OrderPlaced`"), "{words}");
+    }
+}
+
+#[tokio::test]
+async fn raw_message_comes_as_it_was_sent() {
+    let (queue, log) = test_queue();
+
+    let properties = Properties::new().kind("rows").content_type("text/csv").header("tenant", "blue");
+    queue.client().publish_raw("amq.topic", "import.csv", "a,b", properties).must_route().await.unwrap();
+    queue.drain().await;
+
+    assert_eq!(log.sorted(), [r#"import.csv rows text/csv a,b Some(String("blue"))"#]);
+}
+
+#[tokio::test]
+async fn subscriber_is_a_function_still() {
+    let log = Log::default();
+
+    mail_on_order(&log, OrderPlaced { order: 1 }).await;
+    reserve_on_order(&log, OrderPlaced { order: 2 });
+
+    assert_eq!(log.sorted(), ["mail 1", "stock 2"]);
+}
+
+#[tokio::test]
+async fn two_workers_of_one_service_share_its_queue() {
+    let name = format!("memory:{}", leveret::JobId::new());
+    let log = Arc::new(Log::default());
+    let client = leveret::Client::connect(&name).await.unwrap();
+    let worker = |client: &leveret::Client| {
+        Worker::new(client).task::<MailOnOrder>().shared(log.clone()).signals(false)
+    };
+    let other = leveret::Client::connect(&name).await.unwrap();
+    // Binds the queue, which then keeps what is published.
+    worker(&client).run_until_idle().await.unwrap();
+
+    for order in 0..20 {
+        client.publish(OrderPlaced { order }).must_route().await.unwrap();
+    }
+    let (one, two) = tokio::join!(worker(&client).run_until_idle(), worker(&other).run_until_idle());
+
+    assert_eq!(one.unwrap().succeeded + two.unwrap().succeeded, 20);
+    assert_eq!(log.sorted().len(), 20);
+}
+
+mod one_queue {
+    use super::*;
+
+    #[subscriber(queue = "orders.shared")]
+    async fn first(_event: OrderPlaced) {}
+
+    #[subscriber(queue = "orders.shared")]
+    async fn second(_event: OrderPlaced) {}
+
+    #[tokio::test]
+    async fn of_two_subscribers_is_refused_by_name() {
+        let client = leveret::Client::connect("memory:").await.unwrap();
+
+        let refused =
+            Worker::new(&client).task::<First>().task::<Second>().signals(false).run().await.unwrap_err();
+
+        let words = refused.to_string();
+        assert!(
+            words.contains("::first`") && words.contains("::second`") && words.contains("orders.shared"),
+            "{words}"
+        );
+    }
+}

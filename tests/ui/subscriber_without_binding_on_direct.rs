@@ -1,0 +1,15 @@
+use leveret::{Event, RawMessage, subscriber};
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(exchange = "orders", kind = "direct", key = "order")]
+struct OrderPlaced {
+    order: u64,
+}
+
+#[subscriber(queue = "mail")]
+async fn on_order(_event: OrderPlaced) {}
+
+fn main() {
+    let _: Option<RawMessage> = None;
+}
