@@ -81,14 +81,17 @@ impl fmt::Display for ReasonKind {
 pub struct Reason {
     /// What kind of failure it was.
     pub kind: ReasonKind,
-    /// What was said, with the chain of causes; cut to [`MAX_ERROR`] on the wire.
+    /// What was said, with the chain of causes; at most [`MAX_ERROR`] bytes.
     pub message: String,
 }
 
 impl Reason {
-    /// A reason in words that an operator can act on.
+    /// A reason in words that an operator can act on. Cut to [`MAX_ERROR`] here, since it goes into logs and events
+    /// too: an error that quotes a payload may be as long as that.
     pub fn new(kind: ReasonKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        let mut message = message.into();
+        message.truncate(truncate(&message, MAX_ERROR).len());
+        Self { kind, message }
     }
 }
 

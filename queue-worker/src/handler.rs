@@ -66,7 +66,8 @@ impl Call {
         }
         serde_json::from_slice(&self.payload).map_err(|error| {
             let task = self.context.task();
-            bad(format!("the payload does not fit task `{task}`: {error}"))
+            let words = shorten(error.to_string());
+            bad(format!("the payload does not fit task `{task}`: {words}"))
         })
     }
 
@@ -97,6 +98,19 @@ impl Call {
         }
         self.context.lane().shared.state.get::<T>().expect("state was checked when the worker started")
     }
+}
+
+/// What serde_json says, without the middle of a long value that it quotes: where and what stands at the end.
+fn shorten(words: String) -> String {
+    const HEAD: usize = 200;
+    const TAIL: usize = 200;
+    if words.len() <= HEAD + TAIL {
+        return words;
+    }
+    let head = (0..=HEAD).rfind(|at| words.is_char_boundary(*at)).unwrap_or(0);
+    let tail =
+        (words.len() - TAIL..words.len()).find(|at| words.is_char_boundary(*at)).unwrap_or(words.len());
+    format!("{}…{}", &words[..head], &words[tail..])
 }
 
 impl fmt::Debug for Call {
