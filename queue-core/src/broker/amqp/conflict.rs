@@ -33,8 +33,8 @@ pub(crate) fn queue_conflict(
         ErrorKind::Topology,
         format!(
             "queue `{queue}` exists with `{argument}` = {existing}, but is declared with {wanted}; a queue's \
-             arguments cannot be changed: set a policy on the broker, take a new queue name, or drain and delete \
-             the queue"
+             arguments cannot be changed: set a policy on the broker, take a new queue name, drain and delete the \
+             queue, or use it as it is (`declare = \"passive\"`)"
         ),
     )
 }
@@ -57,12 +57,18 @@ pub(crate) fn exchange_conflict(
 
 /// A queue that must be there is not.
 pub(crate) fn missing_queue(queue: &str) -> Error {
-    Error::new(ErrorKind::Topology, format!("queue `{queue}` does not exist: declare it first"))
+    Error::new(
+        ErrorKind::Topology,
+        format!("queue `{queue}` does not exist: create it first, or let it be declared"),
+    )
 }
 
 /// An exchange that must be there is not.
 pub(crate) fn missing_exchange(exchange: &str) -> Error {
-    Error::new(ErrorKind::Topology, format!("exchange `{exchange}` does not exist: declare it first"))
+    Error::new(
+        ErrorKind::Topology,
+        format!("exchange `{exchange}` does not exist: create it first, or let it be declared"),
+    )
 }
 
 /// A queue is exclusive, and to somebody else.
@@ -123,7 +129,7 @@ impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             None => f.write_str("none"),
-            Some(HeaderValue::String(text)) => write!(f, "`{text}`"),
+            Some(HeaderValue::String(text)) => f.write_str(text),
             Some(HeaderValue::Int(int)) => write!(f, "{int}"),
             Some(HeaderValue::Bool(value)) => write!(f, "{value}"),
             Some(other) => write!(f, "{other:?}"),

@@ -15,7 +15,8 @@ mod size;
 
 #[cfg_attr(not(feature = "memory"), allow(unused_imports, reason = "as above"))]
 pub(crate) use conflict::{
-    check_name, exchange_redeclared, locked, missing_exchange, missing_queue, queue_redeclared,
+    check_name, exchange_conflict, exchange_redeclared, locked, missing_exchange, missing_queue,
+    queue_conflict, queue_redeclared,
 };
 #[cfg(feature = "memory")]
 pub(crate) use death::{DeathReason, die, is_cycle};

@@ -240,7 +240,7 @@ impl Feed {
                 return ControlFlow::Continue(false);
             }
             End::Refused(error) => {
-                let refusal = super::declare::refusal("queue", &queue, true, &error);
+                let refusal = super::declare::refusal("queue", &queue, &error);
                 if let Some(ready) = self.ready.take() {
                     let _ = ready.send(Err(refusal));
                     return ControlFlow::Break(());

@@ -6,6 +6,7 @@ use lapin::{Channel, ExchangeKind as Kind};
 
 use super::convert::{short, table};
 use super::fault::{self, code};
+use crate::broker::amqp;
 use crate::error::{Error, ErrorKind};
 use crate::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Topology};
 
@@ -26,20 +27,25 @@ pub(super) async fn declare(channel: &Channel, topology: &Topology) -> Result<()
     for exchange in &topology.exchanges {
         declare_exchange(channel, exchange)
             .await
-            .map_err(|error| refusal("exchange", &exchange.name, exchange.passive, &error))?;
+            .map_err(|error| refusal("exchange", &exchange.name, &error))?;
     }
-    // Together, since each alone costs a round trip. An error names its queue, whichever future carries it.
-    let queues = topology.queues.iter().map(async |queue| {
-        declare_queue(channel, queue)
-            .await
-            .map_err(|error| refusal("queue", &queue.name, queue.passive, &error))
-    });
-    futures_util::future::try_join_all(queues).await?;
+    // Together, since each alone costs a round trip.
+    let queues = topology.queues.iter().map(async |queue| (queue, declare_queue(channel, queue).await));
+    let declared = futures_util::future::join_all(queues).await;
+    let mut failed = declared.iter().filter_map(|(queue, declared)| Some((queue, declared.as_ref().err()?)));
+    // The refusal closes the channel under the others, which then fail with words that say nothing. It names its
+    // queue, whichever future carries it.
+    let is_refusal = |error| fault::protocol(error).is_some();
+    if let Some((queue, error)) =
+        failed.clone().find(|(_, error)| is_refusal(error)).or_else(|| failed.next())
+    {
+        return Err(refusal("queue", &queue.name, error));
+    }
     for binding in &topology.bindings {
-        bind(channel, binding).await.map_err(|error| refusal("queue", &binding.queue, true, &error))?;
+        bind(channel, binding).await.map_err(|error| refusal("queue", &binding.queue, &error))?;
     }
     for binding in &topology.unbindings {
-        unbind(channel, binding).await.map_err(|error| refusal("queue", &binding.queue, true, &error))?;
+        unbind(channel, binding).await.map_err(|error| refusal("queue", &binding.queue, &error))?;
     }
     Ok(())
 }
@@ -93,57 +99,45 @@ async fn unbind(channel: &Channel, binding: &BindingDecl) -> lapin::Result<()> {
         .await
 }
 
-/// What the server's refusal means for `what` `name`.
-pub(super) fn refusal(what: &str, name: &str, passive: bool, error: &lapin::Error) -> Error {
+/// What the server's refusal means for `what` `name`, a queue or an exchange.
+pub(super) fn refusal(what: &str, name: &str, error: &lapin::Error) -> Error {
     let Some((code, text)) = fault::protocol(error) else {
         return fault::lost(error);
     };
-    let (kind, message) = match code {
-        code::PRECONDITION_FAILED => (ErrorKind::Topology, conflict(what, name, text)),
-        code::NOT_FOUND if passive => (
-            ErrorKind::Topology,
-            // A binding's refusal names the one of the two that is missing.
-            match quoted(text, "no exchange '").filter(|_| what != "exchange") {
-                Some(exchange) => {
-                    format!("exchange `{exchange}` does not exist: declare it, or create it first")
-                }
-                None => format!("{what} `{name}` does not exist: create it first, or let it be declared"),
-            },
-        ),
-        code::NOT_FOUND => (ErrorKind::Topology, format!("{what} `{name}` does not exist")),
-        code::ACCESS_REFUSED => (
+    let refusal = match code {
+        code::PRECONDITION_FAILED => conflict(what, name, text),
+        // A binding's refusal names the one of the two that is missing.
+        code::NOT_FOUND => match quoted(text, "no exchange '") {
+            Some(exchange) => amqp::missing_exchange(exchange),
+            None if what == "exchange" => amqp::missing_exchange(name),
+            None => amqp::missing_queue(name),
+        },
+        code::ACCESS_REFUSED => Error::new(
             ErrorKind::Refused,
             format!(
                 "the user in the URL may not use {what} `{name}`: grant it (`rabbitmqctl set_permissions`); declaring a \
                  queue with a dead-letter exchange also needs read on the queue and write on the exchange"
             ),
         ),
-        code::RESOURCE_LOCKED => (
-            ErrorKind::Topology,
-            format!("{what} `{name}` belongs to another connection (it is exclusive): use another name"),
-        ),
-        _ => (ErrorKind::Topology, format!("RabbitMQ refused {what} `{name}`")),
+        code::RESOURCE_LOCKED => amqp::locked(name),
+        _ => Error::new(ErrorKind::Topology, format!("RabbitMQ refused {what} `{name}`")),
     };
-    Error::new(kind, message).with_source(error.clone())
+    refusal.with_source(fault::words(error))
 }
 
-/// Words for a 406, which says "inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received the value '1'
+/// Reads a 406, which says "inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received the value '1'
 /// of type 'long' but current is none", or "received 'x' but current is 'y'".
-fn conflict(what: &str, name: &str, text: &str) -> String {
+fn conflict(what: &str, name: &str, text: &str) -> Error {
     // With several declares in flight the text names the one that it is about.
     let name = quoted(text, "for queue '").or_else(|| quoted(text, "for exchange '")).unwrap_or(name);
     let argument = quoted(text, "inequivalent arg '").unwrap_or("settings");
-    let ours = value(text, "received ").unwrap_or("something else");
-    let theirs = value(text, "current is ").unwrap_or("something else");
-    let remedy = if what == "queue" {
-        "set the argument by policy instead, take a new queue name, or drain and delete the queue \
-         (`declare = \"passive\"` uses it as it is)"
+    let existing = value(text, "current is ").unwrap_or("something else");
+    let wanted = value(text, "received ").unwrap_or("something else");
+    if what == "exchange" {
+        amqp::exchange_conflict(name, argument, existing, wanted)
     } else {
-        "take a new name for the exchange, or delete it"
-    };
-    format!(
-        "{what} `{name}` exists with other settings: `{argument}` is {theirs}, but {ours} was asked for; {remedy}"
-    )
+        amqp::queue_conflict(name, argument, existing, wanted)
+    }
 }
 
 /// What stands between `before` and the next quote.
@@ -181,12 +175,14 @@ mod tests {
              current is '20'",
         ];
         for text in texts {
-            let error = refusal("queue", "other", false, &refused(AMQPSoftError::PRECONDITIONFAILED, text));
+            let error = refusal("queue", "other", &refused(AMQPSoftError::PRECONDITIONFAILED, text));
 
             assert_eq!(error.kind(), ErrorKind::Topology);
             let words = error.to_string();
-            assert!(words.contains("queue `mail`"), "{words}");
-            assert!(words.contains("`x-message-ttl` is 20, but 10 was asked for"), "{words}");
+            assert!(
+                words.contains("queue `mail` exists with `x-message-ttl` = 20, but is declared with 10;"),
+                "{words}"
+            );
             assert!(words.contains("policy") && words.contains("new queue name") && words.contains("drain"));
         }
     }
@@ -196,18 +192,18 @@ mod tests {
         let text = "PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received none but \
                     current is the value '5' of type 'long'";
 
-        let words = conflict("queue", "q", text);
+        let words = conflict("queue", "q", text).to_string();
 
-        assert!(words.contains("`x-max-length` is 5, but none was asked for"), "{words}");
+        assert!(words.contains("`x-max-length` = 5, but is declared with none"), "{words}");
     }
 
     #[test]
-    fn missing_passive_queue_and_missing_permission_are_told_apart() {
+    fn missing_queue_and_missing_permission_are_told_apart() {
         let missing = refused(AMQPSoftError::NOTFOUND, "NOT_FOUND - no queue 'q' in vhost '/'");
         let forbidden = refused(AMQPSoftError::ACCESSREFUSED, "ACCESS_REFUSED - ...");
 
-        let missing = refusal("queue", "q", true, &missing);
-        let forbidden = refusal("queue", "q", false, &forbidden);
+        let missing = refusal("queue", "q", &missing);
+        let forbidden = refusal("queue", "q", &forbidden);
 
         assert!(missing.to_string().contains("queue `q` does not exist"));
         assert_eq!(forbidden.kind(), ErrorKind::Refused);

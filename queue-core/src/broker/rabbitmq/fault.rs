@@ -7,7 +7,7 @@ use lapin::ErrorKind as Lapin;
 use lapin::protocol::AMQPError;
 
 use super::url::{Host, Target};
-use crate::error::{Error, ErrorKind};
+use crate::error::{BoxError, Error, ErrorKind};
 
 /// Why a connection could not be opened.
 #[derive(Debug)]
@@ -45,6 +45,14 @@ pub(super) fn protocol(error: &lapin::Error) -> Option<(u16, &str)> {
     }
 }
 
+/// What stands beside our own words: the server's, without lapin's around them, or what lapin says of its own.
+pub(super) fn words(error: &lapin::Error) -> BoxError {
+    match protocol(error) {
+        Some((_, text)) => text.into(),
+        None => error.clone().into(),
+    }
+}
+
 /// Whether the message could not even be parsed; lapin gives the connection up then.
 pub(super) fn is_unparsable(error: &lapin::Error) -> bool {
     matches!(error.kind(), Lapin::ParsingError(_))
@@ -60,7 +68,7 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
                 ErrorKind::Connection,
                 format!("RabbitMQ at {host} takes no more connections for user `{user}` and vhost `{vhost}`"),
             )
-            .with_source(error.clone()),
+            .with_source(words(error)),
         ),
         Some((code::NOT_ALLOWED, text)) if text.contains("not found") => Fault::permanent(
             Error::new(
@@ -70,7 +78,7 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
                      after the host in the URL"
                 ),
             )
-            .with_source(error.clone()),
+            .with_source(words(error)),
         ),
         Some((code::NOT_ALLOWED, _)) => Fault::permanent(
             Error::new(
@@ -80,7 +88,7 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
                      or name another vhost in the URL"
                 ),
             )
-            .with_source(error.clone()),
+            .with_source(words(error)),
         ),
         Some((code::ACCESS_REFUSED, _)) => Fault::permanent(
             Error::new(
@@ -89,7 +97,7 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
                     "RabbitMQ at {host} refused user `{user}` (vhost `{vhost}`): check user name and password in the URL"
                 ),
             )
-            .with_source(error.clone()),
+            .with_source(words(error)),
         ),
         _ if is_certificate(error) => Fault::permanent(
             Error::new(
@@ -99,11 +107,11 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
                      with `cacertfile=` in the URL; if it is for another name, with `server_name=`"
                 ),
             )
-            .with_source(error.clone()),
+            .with_source(words(error)),
         ),
         _ => Fault::passing(
             Error::new(ErrorKind::Connection, format!("RabbitMQ at {host} cannot be reached"))
-                .with_source(error.clone()),
+                .with_source(words(error)),
         ),
     }
 }
@@ -133,5 +141,5 @@ fn is_certificate(error: &lapin::Error) -> bool {
 
 /// What the end of a connection or channel says in a log line or a source.
 pub(super) fn lost(error: &lapin::Error) -> Error {
-    Error::new(ErrorKind::Connection, "the connection to RabbitMQ was lost").with_source(error.clone())
+    Error::new(ErrorKind::Connection, "the connection to RabbitMQ was lost").with_source(words(error))
 }

@@ -493,7 +493,7 @@ impl Broker for RabbitMq {
             core.on_queue(core.shared.is_exclusive(&queue), async |channel| {
                 let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
                 let found = channel.queue_declare(short(&queue), options, Default::default()).await;
-                let found = found.map_err(|error| declare::refusal("queue", &queue, true, &error))?;
+                let found = found.map_err(|error| declare::refusal("queue", &queue, &error))?;
                 let consumers = found.consumer_count().into();
                 Ok(QueueStats::new(found.message_count().into(), None, consumers))
             })
@@ -509,7 +509,7 @@ impl Broker for RabbitMq {
         on(&self.core.handle, async move {
             core.on_queue(core.shared.is_exclusive(&queue), async |channel| {
                 let purged = channel.queue_purge(short(&queue), QueuePurgeOptions::default()).await;
-                purged.map(u64::from).map_err(|error| declare::refusal("queue", &queue, true, &error))
+                purged.map(u64::from).map_err(|error| declare::refusal("queue", &queue, &error))
             })
             .await
         })
@@ -527,7 +527,7 @@ impl Broker for RabbitMq {
             core.on_queue(is_exclusive, async |channel| {
                 // RabbitMQ says ok to the deletion of a queue that does not exist.
                 let deleted = channel.queue_delete(short(&queue), QueueDeleteOptions::default()).await;
-                deleted.map(drop).map_err(|error| declare::refusal("queue", &queue, true, &error))
+                deleted.map(drop).map_err(|error| declare::refusal("queue", &queue, &error))
             })
             .await
         })
