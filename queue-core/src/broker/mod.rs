@@ -296,7 +296,9 @@ pub struct Delivery {
 
 impl Delivery {
     /// A delivery that `settler` settles.
-    pub fn new(envelope: Envelope, queue: Name, settler: Box<dyn Settler>) -> Self {
+    pub fn new(mut envelope: Envelope, queue: Name, settler: Box<dyn Settler>) -> Self {
+        // Some AMQP clients write the property `type` always, and leave it empty.
+        envelope.task = envelope.task.filter(|task| !task.is_empty());
         let routing_key = String::new();
         Self { envelope, queue, exchange: String::new(), routing_key, redelivered: false, settler }
     }

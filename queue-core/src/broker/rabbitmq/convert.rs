@@ -73,7 +73,7 @@ pub(super) fn envelope(properties: BasicProperties, body: Vec<u8>) -> Envelope {
         properties.timestamp().and_then(|secs| UNIX_EPOCH.checked_add(Duration::from_secs(secs)));
     Envelope {
         id,
-        task: text(properties.kind()).filter(|task| !task.is_empty()),
+        task: text(properties.kind()),
         payload: body.into(),
         content_type: text(properties.content_type()),
         attempt,
