@@ -34,6 +34,7 @@ mod publisher;
 mod session;
 mod settle;
 mod url;
+mod wire;
 
 /// The longest that [`Broker::close`] may take.
 const CLOSE: Duration = Duration::from_secs(10);

@@ -4,33 +4,26 @@
 //! One task, because lapin takes a delivery tag and queues the frames under different locks: two tasks on one
 //! channel get each other's confirms.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Channel, Confirmation};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::convert::{self, short};
 use super::fault::{self, code};
 use super::session::{Session, State};
+use super::wire::{OPEN, Resolved, Wire, next_confirm};
 use crate::broker::Publish;
 use crate::error::PublishError;
 
-type Outcome = Result<(), PublishError>;
+pub(super) type Outcome = Result<(), PublishError>;
 type Opening = Pin<Box<dyn Future<Output = lapin::Result<Wire>> + Send>>;
 
 /// How many publishes are unconfirmed at once. More only fills lapin's memory: at 1 ms to the confirm these are
 /// two million a second.
 const WINDOW: usize = 2048;
-/// How long opening the channel may take.
-const OPEN: Duration = Duration::from_secs(10);
 
 /// What callers ask of the task.
 #[allow(clippy::large_enum_variant, reason = "a box would be one allocation more for each publish")]
@@ -116,40 +109,15 @@ impl Reply {
 }
 
 /// A message on its way.
-struct Job {
-    publish: Publish,
+pub(super) struct Job {
+    pub(super) publish: Publish,
     /// `q-publish`: a returned message is known by it.
-    id: i64,
+    pub(super) id: i64,
     since: Instant,
     /// `None` once its caller has been told that no confirm came in time; the confirm is awaited nevertheless.
     reply: Option<Reply>,
     /// Whether it has been sent in an earlier session, or in this one: it may exist.
     sent: bool,
-}
-
-/// A channel in confirm mode, and what has been sent on it.
-struct Wire {
-    channel: Arc<Channel>,
-    session: Arc<Session>,
-    confirms: FuturesUnordered<Pin<Box<dyn Future<Output = Resolved> + Send>>>,
-    /// Sent and not yet answered, by delivery tag from `first`.
-    slots: VecDeque<Slot>,
-    first: u64,
-    /// Which publishes were returned, and so reached no queue.
-    returned: HashMap<i64, ()>,
-}
-
-struct Slot {
-    job: Job,
-    /// The confirm, once it has come. It counts only when all earlier ones are in: lapin hands returned messages
-    /// to whichever confirm it completes next.
-    acked: Option<bool>,
-}
-
-/// The outcome of one delivery tag.
-struct Resolved {
-    tag: u64,
-    result: lapin::Result<Confirmation>,
 }
 
 pub(super) struct Publisher {
@@ -286,18 +254,7 @@ impl Publisher {
 
     fn open(&mut self, session: Arc<Session>) {
         let number = session.number;
-        let opening = Box::pin(async move {
-            let channel = session.channel(OPEN).await?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            Ok(Wire {
-                channel: Arc::new(channel),
-                session,
-                confirms: FuturesUnordered::new(),
-                slots: VecDeque::new(),
-                first: 0,
-                returned: HashMap::new(),
-            })
-        });
+        let opening = Box::pin(Wire::open(session));
         self.opening = Some((number, opening));
     }
 
@@ -437,77 +394,6 @@ impl Publisher {
     }
 }
 
-impl Wire {
-    fn send(&mut self, job: Job) {
-        let tag = self.first + self.slots.len() as u64;
-        let channel = self.channel.clone();
-        let publish = &job.publish;
-        let properties = convert::properties(&publish.envelope, job.id);
-        let body = publish.envelope.payload.clone();
-        let exchange = short(&publish.route.exchange);
-        let routing_key = short(&publish.route.routing_key);
-        let options = BasicPublishOptions { mandatory: publish.mandatory, immediate: false };
-        let mut confirm: Pin<Box<dyn Future<Output = Resolved> + Send>> = Box::pin(async move {
-            let sent = channel.basic_publish(exchange, routing_key, options, &body, properties).await;
-            let result = match sent {
-                Ok(confirm) => confirm.await,
-                Err(error) => Err(error),
-            };
-            Resolved { tag, result }
-        });
-        // lapin takes the delivery tag and queues the frames in this first poll, so tags follow our order. It is
-        // polled again when it joins the others, which is when it learns whom to wake.
-        match confirm.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())) {
-            Poll::Pending => self.confirms.push(confirm),
-            Poll::Ready(resolved) => self.confirms.push(Box::pin(std::future::ready(resolved))),
-        }
-        self.slots.push_back(Slot { job, acked: None });
-    }
-
-    fn confirm(&mut self, tag: u64, confirmation: Confirmation) {
-        let acked = !confirmation.is_nack();
-        if let Some(message) = confirmation.take_message()
-            && let Some(id) = convert::publish_id(&message.properties)
-        {
-            self.returned.insert(id, ());
-        }
-        let at = tag.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
-        if let Some(slot) = at.and_then(|at| self.slots.get_mut(at)) {
-            slot.acked = Some(acked);
-        }
-    }
-
-    /// Takes out those whose outcome is certain: confirmed, and all earlier ones too.
-    fn release(&mut self) -> Vec<(Job, Outcome)> {
-        let mut released = Vec::new();
-        while let Some(Slot { acked: Some(acked), .. }) = self.slots.front()
-            && let acked = *acked
-            && let Some(Slot { job, .. }) = self.slots.pop_front()
-        {
-            self.first += 1;
-            let outcome = if self.returned.remove(&job.id).is_some() {
-                Err(unroutable(&job))
-            } else if acked {
-                Ok(())
-            } else {
-                Err(full(&job))
-            };
-            released.push((job, outcome));
-        }
-        released
-    }
-}
-
-async fn next_confirm(wire: &mut Option<Wire>) -> Resolved {
-    match wire {
-        Some(wire) if !wire.confirms.is_empty() => match wire.confirms.next().await {
-            Some(resolved) => resolved,
-            None => std::future::pending().await,
-        },
-        _ => std::future::pending().await,
-    }
-}
-
 async fn next_wire(opening: &mut Option<(u64, Opening)>) -> lapin::Result<Wire> {
     match opening {
         Some((_, opening)) => opening.await,
@@ -531,14 +417,14 @@ fn finish_full(job: Job) {
     finish(job, Err(error));
 }
 
-fn unroutable(job: &Job) -> PublishError {
+pub(super) fn unroutable(job: &Job) -> PublishError {
     PublishError::Unroutable {
         exchange: job.publish.route.exchange.to_string(),
         routing_key: job.publish.route.routing_key.to_string(),
     }
 }
 
-fn full(job: &Job) -> PublishError {
+pub(super) fn full(job: &Job) -> PublishError {
     PublishError::QueueFull { routing_key: job.publish.route.routing_key.to_string() }
 }
 
