@@ -39,6 +39,8 @@ pub mod header {
     pub const ROUTING_KEY: &str = "q-routing-key";
     /// The id of the dead letter that this job repeats.
     pub const REPLAY_OF: &str = "q-replay-of";
+    /// Until when the caller of an RPC waits for its reply, in milliseconds since 1970.
+    pub const DEADLINE: &str = "q-deadline";
     /// Since when workers have not known the job's task, in milliseconds since 1970.
     pub const UNKNOWN_SINCE: &str = "q-unknown-since";
     /// W3C trace context.

@@ -123,6 +123,21 @@ macro_rules! contract {
                     close_answers_everybody_who_waits,
                     close_ends_a_consumer_that_waits,
                 ]
+                reply: [
+                    reply_reaches_who_asked,
+                    replies_of_two_clients_do_not_mix,
+                    replies_need_no_settlement,
+                    request_without_a_reader_is_refused,
+                    second_reader_is_refused_while_there_is_one,
+                    reader_that_stopped_makes_room_for_another,
+                    reply_to_a_caller_that_is_gone_is_dropped,
+                    request_keeps_its_address_through_release_and_retry,
+                    request_may_be_delayed,
+                    request_may_go_to_an_exchange,
+                    request_that_no_queue_takes_is_an_error,
+                    publish_to_a_missing_exchange_costs_nobody_his_reply,
+                    closed_client_reads_no_replies,
+                ]
                 client: [
                     enqueue_declares_the_queue_and_sends_plain_json,
                     delayed_enqueue_declares_the_queue_too,

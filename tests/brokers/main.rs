@@ -16,6 +16,7 @@ mod lifecycle;
 mod limit;
 mod prefetch;
 mod publish;
+mod reply;
 mod routing;
 mod settle;
 mod size;

@@ -23,6 +23,9 @@ pub(crate) mod amqp;
 pub mod memory;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+mod reply;
+
+pub use reply::DIRECT_REPLY_TO;
 
 /// A message broker. Object safe; shared by clients and workers behind an `Arc`.
 ///
@@ -51,7 +54,8 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>>;
 
     /// Begins to consume a queue. The consumer outlives connections: it goes on, with the same prefetch, after
-    /// the broker has been away.
+    /// the broker has been away. The replies to this client's own requests are consumed by the name
+    /// [`DIRECT_REPLY_TO`], which says how they differ.
     ///
     /// # Errors
     /// If the queue does not exist or may not be consumed.

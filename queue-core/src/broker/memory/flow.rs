@@ -9,6 +9,7 @@ use super::state::State;
 use super::time::Delayed;
 use crate::broker::Publish;
 use crate::broker::amqp::{self, DeathReason, Overflowing};
+use crate::broker::reply;
 use crate::envelope::Envelope;
 use crate::error::PublishError;
 use crate::topology::Route;
@@ -27,7 +28,10 @@ pub(super) struct Death {
 
 impl State {
     pub(super) fn publish(&mut self, client: ClientId, publish: Publish) -> Result<(), PublishError> {
-        let Publish { route, envelope, mandatory, not_before } = publish;
+        let Publish { route, mut envelope, mandatory, not_before } = publish;
+        if reply::is_request(&envelope) {
+            self.address_request(client, &mut envelope)?;
+        }
         if let Some(due) = not_before {
             if !route.exchange.is_empty() {
                 let exchange = &route.exchange;
@@ -40,6 +44,11 @@ impl State {
                 self.delay_job(Some(due), Arc::from(&*route.routing_key), envelope, unroutable);
                 return Ok(());
             }
+        }
+
+        if route.exchange.is_empty() && Self::is_reply_address(&route.routing_key) {
+            let is_there = self.hand_reply(&route.routing_key, envelope);
+            return if is_there || !mandatory { Ok(()) } else { Err(unroutable(&route)) };
         }
 
         let (one, mut several) = (self.default_target(&route), Vec::new());

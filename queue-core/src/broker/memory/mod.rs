@@ -14,7 +14,8 @@ use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{
-    Broker, BrokerInfo, ConsumeOptions, Consumer, Delivery, Publish, QueueStats, Settings, amqp, closed,
+    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Delivery, Publish, QueueStats, Settings,
+    amqp, closed,
 };
 use crate::envelope::{Envelope, JobId};
 use crate::error::{Error, PublishError, Result};
@@ -28,6 +29,7 @@ mod consumer;
 mod flow;
 mod queue;
 mod ready;
+mod reply;
 mod settler;
 mod shared;
 mod state;
@@ -288,7 +290,10 @@ impl Broker for MemoryBroker {
         })?;
         let (handle, consumer) = Consumer::channel();
         let stop = handle.clone();
-        let id = self.act(|state| state.consume(self.client, options, handle))??;
+        let id = self.act(|state| match &*options.queue {
+            DIRECT_REPLY_TO => state.consume_replies(self.client, handle),
+            _ => state.consume(self.client, options, handle),
+        })??;
         self.ensure_timer();
 
         let leaving = Leaving { shared: Arc::downgrade(&self.shared), consumer: id };

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use super::consumer::{ClientId, ConsumerId, Consumers, Discarded, Subscription};
 use super::flow::Death;
 use super::queue::{Held, Queue, QueueId, delivery};
+use super::reply::Replies;
 use super::settler::Ticket;
 use super::shared::Shared;
 use super::time::Delays;
@@ -30,6 +31,7 @@ pub(super) struct State {
     pub(super) names: HashMap<Arc<str>, QueueId>,
     pub(super) queues: HashMap<QueueId, Queue>,
     pub(super) consumers: Consumers,
+    pub(super) replies: Replies,
     /// Consumers whose queue is deleted, until it is declared again.
     orphans: HashMap<Arc<str>, Vec<ConsumerId>>,
     /// The clients that are open, with the prefix of their own queues.
@@ -53,6 +55,7 @@ impl State {
             names: HashMap::new(),
             queues: HashMap::new(),
             consumers: Consumers { by_id: HashMap::new(), shared, tags: 0, discarded: Discarded::default() },
+            replies: Replies::default(),
             orphans: HashMap::new(),
             clients: HashMap::new(),
             delayed: Delays::default(),
@@ -90,6 +93,7 @@ impl State {
         for consumer in theirs.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.remove_consumer(consumer);
         }
+        self.end_replies(client);
         let exclusive = self.queues.iter().filter(|(_, queue)| queue.owner == Some(client));
         for queue in exclusive.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.remove_queue(queue);
@@ -276,7 +280,9 @@ impl State {
 
     /// Forgets a consumer. What it has not settled it may still settle.
     pub(super) fn remove_consumer(&mut self, id: ConsumerId) {
-        let Some(consumer) = self.consumers.by_id.remove(&id) else { return };
+        let Some(consumer) = self.consumers.by_id.remove(&id) else {
+            return self.remove_reply_consumer(id);
+        };
         let now = self.now();
         if let Some(queue_id) = consumer.queue {
             if let Some(queue) = self.queues.get_mut(&queue_id) {

@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 
+use crate::broker::DIRECT_REPLY_TO;
 use crate::envelope::{Envelope, HeaderValue, Headers, JobId, header};
 use crate::topology::MAX_NAME;
 
@@ -80,7 +81,9 @@ pub(super) fn envelope(properties: BasicProperties, body: Vec<u8>) -> Envelope {
         priority: *properties.priority(),
         enqueued_at,
         correlation_id: text(properties.correlation_id()),
-        reply_to: text(properties.reply_to()),
+        // The server replaces this name by an address. Where something else let it through, it leads nowhere, and a copy
+        // of the job would be refused for it.
+        reply_to: text(properties.reply_to()).filter(|address| address != DIRECT_REPLY_TO),
         expiration: expiration.map(Duration::from_millis),
         headers,
     }
@@ -169,7 +172,7 @@ mod tests {
         sent.priority = Some(7);
         sent.enqueued_at = Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
         sent.correlation_id = Some("c".into());
-        sent.reply_to = Some("amq.rabbitmq.reply-to".into());
+        sent.reply_to = Some("amq.rabbitmq.reply-to.g1h2".into());
         sent.expiration = Some(Duration::from_millis(1500));
         sent.headers = Headers::from([
             ("null", HeaderValue::Null),

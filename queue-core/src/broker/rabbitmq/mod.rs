@@ -20,7 +20,11 @@ use self::publisher::PublisherHandle;
 use self::session::State;
 use self::url::Target;
 use super::amqp::{check_publish, check_queue, check_topology};
-use super::{Broker, BrokerInfo, ConsumeOptions, Consumer, Health, Publish, QueueStats, Settings, closed};
+use super::reply::{is_request, unread};
+use super::{
+    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Health, Publish, QueueStats, Settings,
+    closed,
+};
 use crate::error::{Error, ErrorKind, PublishError, Result, chain};
 use crate::topology::{Topology, delay_ladder};
 
@@ -31,6 +35,7 @@ mod declare;
 mod due;
 mod fault;
 mod publisher;
+mod reply;
 mod session;
 mod settle;
 mod url;
@@ -74,6 +79,7 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
         core: Arc::new(Core {
             shared,
             publisher,
+            requester: OnceLock::new(),
             publishing,
             consuming: OnceLock::new(),
             ladder: tokio::sync::Mutex::new(false),
@@ -115,6 +121,8 @@ struct RabbitMq {
 struct Core {
     shared: Arc<Shared>,
     publisher: PublisherHandle,
+    /// Publishes requests, once somebody reads the replies.
+    requester: OnceLock<PublisherHandle>,
     publishing: watch::Receiver<State>,
     /// Opened by the first consumer.
     consuming: OnceLock<watch::Receiver<State>>,
@@ -389,7 +397,31 @@ impl Core {
             crate::topology::rung_for(left).map_or_else(|| namespace.due(), |rung| namespace.rung(rung));
         let publish = Publish::to_queue(rung, due::delayed(envelope, &target, eta));
         check_publish(&publish)?;
-        self.publisher.publish(publish).await
+        self.publisher_of(&publish)?.publish(publish).await
+    }
+
+    /// Who publishes this message.
+    ///
+    /// # Errors
+    /// If it is a request, and nobody reads the replies.
+    fn publisher_of(&self, publish: &Publish) -> Result<&PublisherHandle, PublishError> {
+        if is_request(&publish.envelope) {
+            self.requester.get().ok_or_else(unread)
+        } else {
+            Ok(&self.publisher)
+        }
+    }
+
+    /// Begins to read the replies to this broker's requests.
+    async fn consume_replies(&self) -> Result<Consumer> {
+        let requester = self.requester.get_or_init(|| {
+            let timeout = self.shared.settings.publish_timeout;
+            let (handle, requester) = publisher::requester(self.publishing.clone(), timeout);
+            self.spawn(requester.run(self.shared.closed.clone()));
+            handle
+        });
+        let (reader, consumer) = Consumer::channel();
+        requester.read_replies(reader).await.map(|()| consumer)
     }
 
     /// Publishes at once, or by the ladder.
@@ -405,7 +437,7 @@ impl Core {
                 }
                 self.publish_delayed(publish.envelope, publish.route.routing_key, eta).await
             }
-            _ => self.publisher.publish(publish).await,
+            _ => self.publisher_of(&publish)?.publish(publish).await,
         }
     }
 }
@@ -469,7 +501,9 @@ impl Broker for RabbitMq {
     async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>> {
         let now = self.core.shared.settings.clock.now();
         let plain = |publish: &Publish| {
-            publish.not_before.is_none_or(|eta| eta <= now) && check_publish(publish).is_ok()
+            publish.not_before.is_none_or(|eta| eta <= now)
+                && !is_request(&publish.envelope)
+                && check_publish(publish).is_ok()
         };
         if publishes.iter().all(plain) {
             return self.core.publisher.publish_all(publishes).await;
@@ -481,6 +515,9 @@ impl Broker for RabbitMq {
     async fn consume(&self, options: ConsumeOptions) -> Result<Consumer> {
         self.core.ensure_open()?;
         check_queue(&options.queue)?;
+        if options.queue == DIRECT_REPLY_TO {
+            return self.core.consume_replies().await;
+        }
         self.core.ensure_ladder().await?;
         let router = NeedsRouter::new(&self.core);
         consumer::start(self.core.clone(), options, Some(router)).await

@@ -13,10 +13,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::fault::{self, code};
+use super::reply::Replies;
 use super::session::{Session, State};
-use super::wire::{OPEN, Resolved, Wire, next_confirm};
-use crate::broker::Publish;
-use crate::error::PublishError;
+use super::wire::{News, OPEN, Resolved, Wire, next_news};
+use crate::broker::reply::unread;
+use crate::broker::{ConsumerHandle, Publish, closed};
+use crate::error::{Error, ErrorKind, PublishError, Result};
 
 pub(super) type Outcome = Result<(), PublishError>;
 type Opening = Pin<Box<dyn Future<Output = lapin::Result<Wire>> + Send>>;
@@ -30,6 +32,7 @@ const WINDOW: usize = 2048;
 enum Command {
     One(Publish, oneshot::Sender<Outcome>),
     Many(Vec<Publish>, oneshot::Sender<Vec<Outcome>>),
+    ReadReplies(ConsumerHandle, oneshot::Sender<Result<()>>),
 }
 
 /// The callers' end.
@@ -57,6 +60,16 @@ impl PublisherHandle {
         // A closed task drops the command and with it `reply`.
         let _ = self.0.send(Command::Many(publishes, reply));
         outcomes.await.unwrap_or_else(|_| (0..count).map(|_| Err(PublishError::Closed)).collect())
+    }
+
+    /// Hands the replies to this publisher's requests to `reader`. Waits for a connection, up to the publish timeout.
+    ///
+    /// # Errors
+    /// If somebody reads them already, or the broker is away for too long.
+    pub(super) async fn read_replies(&self, reader: ConsumerHandle) -> Result<()> {
+        let (answer, outcome) = oneshot::channel();
+        self.0.send(Command::ReadReplies(reader, answer)).map_err(|_| closed())?;
+        outcome.await.unwrap_or_else(|_| Err(closed()))
     }
 }
 
@@ -133,10 +146,25 @@ pub(super) struct Publisher {
     /// server did not say which.
     suspects: usize,
     next_id: i64,
+    /// Who reads the replies, where the messages are requests; `None` for all other messages.
+    replies: Option<Replies>,
 }
 
 /// A publisher that uses the session in `state`. Spawn [`Publisher::run`].
 pub(super) fn publisher(state: watch::Receiver<State>, timeout: Duration) -> (PublisherHandle, Publisher) {
+    build(state, timeout, None)
+}
+
+/// A publisher of requests.
+pub(super) fn requester(state: watch::Receiver<State>, timeout: Duration) -> (PublisherHandle, Publisher) {
+    build(state, timeout, Some(Replies::default()))
+}
+
+fn build(
+    state: watch::Receiver<State>,
+    timeout: Duration,
+    replies: Option<Replies>,
+) -> (PublisherHandle, Publisher) {
     let (handle, commands) = mpsc::unbounded_channel();
     let publisher = Publisher {
         commands,
@@ -148,6 +176,7 @@ pub(super) fn publisher(state: watch::Receiver<State>, timeout: Duration) -> (Pu
         suspects: 0,
         // Random, so that ids differ between processes too; they wrap around in half an eternity.
         next_id: fastrand::i64(0..i64::MAX / 2),
+        replies,
     };
     (PublisherHandle(handle), publisher)
 }
@@ -171,7 +200,7 @@ impl Publisher {
                 armed = true;
             }
             tokio::select! {
-                resolved = next_confirm(&mut self.wire) => self.resolve(resolved),
+                news = next_news(&mut self.wire) => self.hear(news),
                 command = self.commands.recv(), if !stopping => match command {
                     Some(command) => self.accept(command),
                     None => stopping = true,
@@ -186,14 +215,12 @@ impl Publisher {
                 opened = next_wire(&mut self.opening) => {
                     self.opening = None;
                     match opened {
-                        Ok(wire) => self.wire = Some(wire),
-                        Err(error) => {
-                            tracing::debug!(%error, "cannot open the publisher's channel");
-                            if let Some(session) = self.state.borrow().session.clone() {
-                                session.fail("it does not open channels");
-                            }
-                        }
+                        Ok(wire) => self.take_up(wire),
+                        Err(error) => self.not_opened(&error),
                     }
+                }
+                () = Replies::stopped(&self.replies) => {
+                    self.replies.as_mut().into_iter().for_each(Replies::let_go);
                 }
                 () = timer.as_mut(), if armed => {
                     armed = false;
@@ -217,6 +244,7 @@ impl Publisher {
     fn accept(&mut self, command: Command) {
         match command {
             Command::One(publish, reply) => self.enqueue(publish, Reply::One(reply)),
+            Command::ReadReplies(reader, answer) => self.read_replies(reader, answer),
             Command::Many(publishes, reply) if publishes.is_empty() => drop(reply.send(Vec::new())),
             Command::Many(publishes, reply) => {
                 let outcomes = publishes.iter().map(|_| None).collect();
@@ -230,6 +258,9 @@ impl Publisher {
     }
 
     fn enqueue(&mut self, publish: Publish, reply: Reply) {
+        if self.replies.as_ref().is_some_and(|replies| !replies.are_read()) {
+            return reply.send(Err(unread()));
+        }
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
         self.queue.push_back(Job { publish, id, since: Instant::now(), reply: Some(reply), sent: false });
@@ -241,10 +272,12 @@ impl Publisher {
         let Some(session) = session else {
             self.opening = None;
             self.take_back();
+            self.end_requests();
             return;
         };
         if self.wire.as_ref().is_some_and(|wire| !Arc::ptr_eq(&wire.session, &session)) {
             self.take_back();
+            self.end_requests();
         }
         let under_way = self.opening.as_ref().is_some_and(|(number, _)| *number == session.number);
         if self.wire.is_none() && !under_way {
@@ -254,8 +287,45 @@ impl Publisher {
 
     fn open(&mut self, session: Arc<Session>) {
         let number = session.number;
-        let opening = Box::pin(Wire::open(session));
+        let opening = Box::pin(Wire::open(session, self.replies.is_some()));
         self.opening = Some((number, opening));
+    }
+
+    fn take_up(&mut self, wire: Wire) {
+        self.wire = Some(wire);
+        self.replies.as_mut().into_iter().for_each(Replies::opened);
+    }
+
+    fn not_opened(&mut self, error: &lapin::Error) {
+        tracing::debug!(%error, "cannot open a channel to publish on");
+        let Some(session) = self.state.borrow().session.clone() else { return };
+        match &mut self.replies {
+            // A server that refuses the reply consumer would refuse it on every connection: other messages go on.
+            Some(replies) if fault::protocol(error).is_some() && session.is_connected() => {
+                replies.refused(fault::lost(error));
+            }
+            _ => session.fail("it does not open channels"),
+        }
+    }
+
+    fn read_replies(&mut self, reader: ConsumerHandle, answer: oneshot::Sender<Result<()>>) {
+        let Some(replies) = &mut self.replies else { return drop(answer.send(Err(closed()))) };
+        replies.read(reader, answer, self.wire.is_some());
+        if self.wire.is_none() && self.opening.is_none() {
+            self.follow_session();
+        }
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Confirm(resolved) => self.resolve(resolved),
+            News::Reply(message) => {
+                if let Some(replies) = &self.replies {
+                    replies.deliver(message);
+                }
+            }
+            News::RepliesFailed(error) => self.channel_failed(&error),
+        }
     }
 
     /// Sends what the window allows.
@@ -318,8 +388,30 @@ impl Publisher {
             self.queue = kept;
             self.suspects = if refused.is_none() && !alone { back } else { 0 };
         }
+        self.end_requests();
         if session.is_connected() {
             self.open(session);
+        }
+    }
+
+    /// Answers all requests that wait: their replies would go to an address that is gone with its channel.
+    fn end_requests(&mut self) {
+        let Some(replies) = &mut self.replies else { return };
+        let down = self.state.borrow().down.clone();
+        replies.ended(|| {
+            let error = Error::new(ErrorKind::Connection, "the connection to RabbitMQ was lost");
+            if let Some(down) = &down { error.with_source(down.clone()) } else { error }
+        });
+        self.suspects = 0;
+        for job in std::mem::take(&mut self.queue) {
+            let waited = job.since.elapsed();
+            let source = down.clone().map(Into::into);
+            let error = if job.sent {
+                PublishError::Unconfirmed { waited }
+            } else {
+                PublishError::Unavailable { waited, source }
+            };
+            finish(job, Err(error));
         }
     }
 
@@ -341,7 +433,9 @@ impl Publisher {
     fn earliest_deadline(&self) -> Option<Instant> {
         let in_flight = self.wire.iter().flat_map(|wire| &wire.slots).map(|slot| &slot.job);
         let mut waiting = in_flight.chain(&self.queue).filter(|job| job.reply.is_some());
-        waiting.next().map(|job| job.since + self.timeout)
+        let job = waiting.next().map(|job| job.since + self.timeout);
+        let reader = self.replies.as_ref().and_then(|replies| replies.deadline(self.timeout));
+        job.into_iter().chain(reader).min()
     }
 
     /// Answers those whose time is up.
@@ -349,6 +443,9 @@ impl Publisher {
         let now = Instant::now();
         let timeout = self.timeout;
         let is_up = |job: &Job| now >= job.since + timeout;
+        if let Some(replies) = &mut self.replies {
+            replies.expire(timeout, self.state.borrow().down.clone());
+        }
         let mut stuck = false;
         if let Some(wire) = &mut self.wire {
             for slot in wire.slots.iter_mut().take_while(|slot| is_up(&slot.job)) {

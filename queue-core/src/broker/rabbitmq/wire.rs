@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Channel, Confirmation};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Channel, Confirmation, Consumer};
 
 use super::convert::{self, short};
 use super::publisher::{Job, Outcome, full, unroutable};
 use super::session::Session;
+use crate::broker::DIRECT_REPLY_TO;
 
 /// How long opening the channel may take.
 pub(super) const OPEN: Duration = Duration::from_secs(10);
@@ -29,6 +30,8 @@ pub(super) struct Wire {
     first: u64,
     /// Which publishes were returned, and so reached no queue.
     pub(super) returned: HashMap<i64, ()>,
+    /// The replies to what is sent here, if those are requests.
+    replies: Option<Consumer>,
 }
 
 pub(super) struct Slot {
@@ -45,10 +48,12 @@ pub(super) struct Resolved {
 }
 
 impl Wire {
-    /// Opens a channel of the session, and asks for confirms on it.
-    pub(super) async fn open(session: Arc<Session>) -> lapin::Result<Self> {
+    /// Opens a channel of the session, and asks for confirms on it; if what is sent are requests, also for their
+    /// replies.
+    pub(super) async fn open(session: Arc<Session>, are_requests: bool) -> lapin::Result<Self> {
         let channel = session.channel(OPEN).await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let replies = if are_requests { Some(consume_replies(&channel).await?) } else { None };
         Ok(Self {
             channel: Arc::new(channel),
             session,
@@ -56,6 +61,7 @@ impl Wire {
             slots: VecDeque::new(),
             first: 0,
             returned: HashMap::new(),
+            replies,
         })
     }
 
@@ -121,13 +127,41 @@ impl Wire {
     }
 }
 
-/// The next confirm; pending while nothing is unconfirmed. Cancel safe.
-pub(super) async fn next_confirm(wire: &mut Option<Wire>) -> Resolved {
-    match wire {
-        Some(wire) if !wire.confirms.is_empty() => match wire.confirms.next().await {
-            Some(resolved) => resolved,
+/// Begins to receive direct replies: on this very channel, or the server refuses the requests. Without acks, since
+/// there is no queue that a reply could go back to.
+async fn consume_replies(channel: &Channel) -> lapin::Result<Consumer> {
+    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let consuming =
+        channel.basic_consume(short(DIRECT_REPLY_TO), short("replies"), options, Default::default());
+    tokio::time::timeout(OPEN, consuming)
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+}
+
+/// What a channel has to tell.
+pub(super) enum News {
+    Confirm(Resolved),
+    Reply(lapin::message::Delivery),
+    /// No more replies will come: the channel is of no more use.
+    RepliesFailed(lapin::Error),
+}
+
+/// The next news; pending while nothing is expected. Cancel safe.
+pub(super) async fn next_news(wire: &mut Option<Wire>) -> News {
+    let Some(Wire { confirms, replies, .. }) = wire else { return std::future::pending().await };
+    let reply = async {
+        match replies {
+            Some(replies) => replies.next().await,
             None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        Some(resolved) = confirms.next(), if !confirms.is_empty() => News::Confirm(resolved),
+        reply = reply => match reply {
+            Some(Ok(message)) => News::Reply(message),
+            Some(Err(error)) => News::RepliesFailed(error),
+            // The server has cancelled the consumer.
+            None => News::RepliesFailed(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
         },
-        _ => std::future::pending().await,
     }
 }

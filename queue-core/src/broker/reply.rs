@@ -1,0 +1,68 @@
+//! Direct replies: how an RPC's answer finds its caller without a queue of its own. What all brokers share of it;
+//! `call` uses it, a worker only publishes to the address that it finds in `reply_to`.
+//!
+//! AMQP's own words are at <https://www.rabbitmq.com/docs/direct-reply-to>.
+
+#![cfg_attr(
+    not(any(feature = "memory", feature = "rabbitmq")),
+    allow(dead_code, reason = "a program without a broker is given none of this")
+)]
+
+use async_trait::async_trait;
+
+use super::{Delivery, Settler};
+use crate::envelope::Envelope;
+use crate::error::{Error, ErrorKind, PublishError, SettleError};
+use crate::settlement::Settlement;
+use crate::topology::Name;
+
+/// The pseudo-queue of direct replies, on every broker.
+///
+/// [Consuming](super::Broker::consume) it begins to receive the replies to this broker object's own requests; there
+/// is one such consumer at a time, prefetch plays no part, and its deliveries need no settlement. A request is a
+/// publish whose [`reply_to`](Envelope::reply_to) is this name: whoever gets the message finds an address there
+/// instead, and publishes the reply to the default exchange with that address as routing key, not mandatory.
+///
+/// A reply is delivered at most once: nobody keeps it for a caller that has gone. Where the broker is at the other
+/// end of a connection, the consumer ends with that connection: its last item is an error, replies to what was asked
+/// before it are lost, and it is consumed anew.
+pub const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+/// Whether the message asks for a direct reply.
+pub(crate) fn is_request(envelope: &Envelope) -> bool {
+    envelope.reply_to.as_deref() == Some(DIRECT_REPLY_TO)
+}
+
+/// A reply as its consumer gets it.
+pub(crate) fn delivery(envelope: Envelope) -> Delivery {
+    Delivery::new(envelope, Name::Borrowed(DIRECT_REPLY_TO), Box::new(NothingToSettle))
+}
+
+/// The error of a second reply consumer.
+pub(crate) fn taken() -> Error {
+    Error::new(
+        ErrorKind::Topology,
+        format!(
+            "`{DIRECT_REPLY_TO}` is consumed already by this client: share that consumer, or open another client"
+        ),
+    )
+}
+
+/// The error of a request whose reply nobody would read.
+pub(crate) fn unread() -> PublishError {
+    PublishError::Invalid(format!(
+        "a request with `reply_to` = `{DIRECT_REPLY_TO}` needs somebody who reads the reply: consume that name on the \
+         same broker first, and anew once the consumer has ended"
+    ))
+}
+
+/// A reply left the broker for good when it was delivered.
+#[derive(Debug)]
+struct NothingToSettle;
+
+#[async_trait]
+impl Settler for NothingToSettle {
+    async fn settle(self: Box<Self>, _: Envelope, _: Settlement) -> Result<(), SettleError> {
+        Ok(())
+    }
+}
