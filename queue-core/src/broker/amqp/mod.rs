@@ -10,16 +10,25 @@ mod conflict;
 #[cfg(feature = "memory")]
 mod death;
 #[cfg(feature = "memory")]
+mod flow;
+#[cfg(feature = "memory")]
 mod rules;
 mod size;
 
-#[cfg_attr(not(feature = "memory"), allow(unused_imports, reason = "as above"))]
+#[cfg_attr(
+    not(all(feature = "memory", feature = "rabbitmq")),
+    allow(unused_imports, reason = "as above")
+)]
 pub(crate) use conflict::{
     check_name, exchange_conflict, exchange_redeclared, locked, missing_exchange, missing_queue,
     queue_conflict, queue_redeclared,
 };
 #[cfg(feature = "memory")]
-pub(crate) use death::{DeathReason, die, is_cycle};
+pub(crate) use death::DeathReason;
+#[cfg(feature = "memory")]
+pub(crate) use flow::{
+    Death, Delayed, Message, Published, Store, bury, delay_job, dies, fall_due, nothing_bound, publish,
+};
 #[cfg(feature = "memory")]
 pub(crate) use rules::{Overflowing, QueueRules};
 #[cfg_attr(not(feature = "rabbitmq"), allow(unused_imports, reason = "as above"))]

@@ -4,16 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::envelope::Envelope;
-use crate::topology::Name;
-
-/// A message as it was published. Queues that got the same message share it.
-#[derive(Debug, Clone)]
-pub(super) struct Message {
-    pub(super) envelope: Envelope,
-    pub(super) exchange: Name,
-    pub(super) routing_key: Name,
-}
+use crate::broker::amqp::Message;
 
 /// A message in one queue.
 #[derive(Debug)]
@@ -156,6 +147,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
+    use crate::envelope::Envelope;
 
     fn entry(position: u64, level: u8, expires: Option<u64>) -> Entry {
         let message = Message { envelope: Envelope::new("{}"), exchange: "".into(), routing_key: "q".into() };

@@ -6,21 +6,20 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use super::consumer::{ClientId, ConsumerId, Consumers, Discarded, Subscription};
-use super::flow::Death;
 use super::queue::{Held, Queue, QueueId, delivery};
 use super::reply::Replies;
 use super::settler::Ticket;
 use super::shared::Shared;
 use super::time::Delays;
 use super::{Activity, Waiting};
-use crate::broker::amqp::{self, QueueRules};
-use crate::broker::{ConsumeOptions, ConsumerHandle, Delivery, Publish, QueueStats};
+use crate::broker::amqp::{self, Death, Message, Published, QueueRules, Store as _};
+use crate::broker::{ConsumeOptions, ConsumerHandle, Delivery, Publish, QueueStats, reply};
 use crate::clock::Clock;
 use crate::envelope::{Envelope, JobId};
-use crate::error::{Error, ErrorKind, Result, SettleError};
+use crate::error::{Error, ErrorKind, PublishError, Result, SettleError};
 use crate::routing::{BindError, Exchanges};
 use crate::settlement::{Settlement, dead_copy, retry_copy};
-use crate::topology::{BindingDecl, ExchangeDecl, Namespace, QueueDecl, Topology};
+use crate::topology::{BindingDecl, ExchangeDecl, Namespace, QueueDecl, Route, Topology};
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -63,10 +62,6 @@ impl State {
             deaths: VecDeque::new(),
             sequence: 0,
         }
-    }
-
-    pub(super) fn now(&self) -> SystemTime {
-        self.replaying.unwrap_or_else(|| self.clock.now())
     }
 
     pub(super) fn next(&mut self) -> u64 {
@@ -328,6 +323,29 @@ impl State {
         Ok(Some(taken))
     }
 
+    /// Publishes what a client sends: also a request, or the reply to one.
+    pub(super) fn publish(&mut self, client: ClientId, mut publish: Publish) -> Result<(), PublishError> {
+        if reply::is_request(&publish.envelope) {
+            self.address_request(client, &mut publish.envelope)?;
+        }
+        let Route { exchange, routing_key } = &publish.route;
+        if exchange.is_empty() && publish.not_before.is_none() && Self::is_reply_address(routing_key) {
+            let is_there = self.hand_reply(routing_key, publish.envelope);
+            return if is_there || !publish.mandatory {
+                Ok(())
+            } else {
+                Err(amqp::nothing_bound(exchange, routing_key))
+            };
+        }
+        self.publish_message(client, &publish.into())
+    }
+
+    fn publish_message(&mut self, client: ClientId, publish: &Published) -> Result<(), PublishError> {
+        let namespace = |state: &Self| state.clients.get(&client).cloned().unwrap_or_default();
+        let Ok(published) = amqp::publish(self, publish, |state| namespace(state).unroutable());
+        published
+    }
+
     pub(super) fn settle(
         &mut self,
         ticket: &Ticket,
@@ -344,8 +362,8 @@ impl State {
             Settlement::Retry { after, attempt, reason } => {
                 let now = self.now();
                 let copy = retry_copy(envelope, attempt, &reason, now);
-                let unroutable = namespace.unroutable();
-                self.delay_job(now.checked_add(after), ticket.queue_name.clone(), copy, unroutable);
+                let (due, unroutable) = (now.checked_add(after), namespace.unroutable());
+                let Ok(()) = amqp::delay_job(self, due, ticket.queue_name.clone(), copy, unroutable);
             }
             Settlement::DeadLetter { reason } => match &ticket.dead_letter {
                 None => tracing::warn!(
@@ -354,13 +372,13 @@ impl State {
                 ),
                 Some(route) => {
                     let copy = dead_copy(envelope, &ticket.queue_name, &reason, self.now());
-                    let dead = Publish {
-                        route: (**route).clone(),
+                    let message = Message {
                         envelope: copy,
-                        mandatory: true,
-                        not_before: None,
+                        exchange: route.exchange.clone(),
+                        routing_key: route.routing_key.clone(),
                     };
-                    if let Err(error) = self.publish(ticket.client, dead) {
+                    let dead = Published { message: Arc::new(message), mandatory: true, not_before: None };
+                    if let Err(error) = self.publish_message(ticket.client, &dead) {
                         self.give_back(ticket);
                         return Err(SettleError::Republish(error));
                     }

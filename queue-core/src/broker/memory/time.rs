@@ -6,43 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::queue::QueueId;
-use super::ready::Message;
 use super::state::State;
-use crate::broker::amqp::QueueRules;
-use crate::envelope::{Envelope, header};
-use crate::topology::{Name, QueueDecl, Route};
+use crate::broker::amqp::{self, Delayed, Store as _};
 
 /// How long a message waits before it is tried again on a queue that could not take it.
-const AGAIN: Duration = Duration::from_secs(1);
-
-/// A message that waits for its time outside of any queue.
-#[derive(Debug)]
-pub(super) enum Delayed {
-    /// A job for a queue.
-    Job {
-        target: Arc<str>,
-        envelope: Envelope,
-        /// Where it goes if its queue has gone.
-        unroutable: Name,
-    },
-    /// A message that died in `queue` and could not be dead-lettered yet.
-    Dead { queue: Arc<str>, route: Route, envelope: Envelope },
-}
-
-impl Delayed {
-    /// The queue it is for, or the one it died in.
-    pub(super) fn queue(&self) -> &str {
-        match self {
-            Self::Job { target: queue, .. } | Self::Dead { queue, .. } => queue,
-        }
-    }
-
-    pub(super) fn envelope(&self) -> &Envelope {
-        match self {
-            Self::Job { envelope, .. } | Self::Dead { envelope, .. } => envelope,
-        }
-    }
-}
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
 
 /// All that waits for its time, by due time and then in the order in which it came.
 #[derive(Debug, Default)]
@@ -93,32 +61,12 @@ impl Delays {
 }
 
 impl State {
-    /// Lets a job for a queue wait until `due`.
-    pub(super) fn delay_job(
-        &mut self,
-        due: Option<SystemTime>,
-        target: Arc<str>,
-        envelope: Envelope,
-        unroutable: Name,
-    ) {
-        // Where an operator looks for what went astray is there before anything can.
-        self.unroutable_queue(&unroutable);
-        self.delay(due, Delayed::Job { target, envelope, unroutable });
-    }
-
     /// Lets it wait until `due`; `None` is beyond all time.
-    fn delay(&mut self, due: Option<SystemTime>, delayed: Delayed) {
+    pub(super) fn wait_until(&mut self, due: Option<SystemTime>, delayed: Delayed) {
         let order = self.next();
         // A century is as good as for ever, and a time that the system can tell.
         let due = due.unwrap_or_else(|| self.now() + Duration::from_secs(100 * 365 * 24 * 3600));
         self.delayed.insert(due, order, delayed);
-    }
-
-    /// Waits from the present on, also while the past is being replayed: else a clock that was moved far ahead would
-    /// try again for every second in between.
-    pub(super) fn wait_again(&mut self, delayed: Delayed) {
-        let due = self.clock.now() + AGAIN;
-        self.delay(Some(due), delayed);
     }
 
     /// When something happens by itself next.
@@ -143,7 +91,7 @@ impl State {
                 Some((at, queue)) if at <= next => self.ring(at, queue),
                 _ => {
                     if let Some(delayed) = self.delayed.pop() {
-                        self.fall_due(delayed);
+                        let Ok(()) = amqp::fall_due(self, delayed);
                     }
                 }
             }
@@ -183,46 +131,5 @@ impl State {
         if let Some(next) = next {
             self.alarms.insert((next, id));
         }
-    }
-
-    fn fall_due(&mut self, delayed: Delayed) {
-        let (target, mut envelope, unroutable) = match delayed {
-            Delayed::Job { target, envelope, unroutable } => (target, envelope, unroutable),
-            Delayed::Dead { queue, route, envelope } => {
-                return self.dead_letter(queue, route, envelope, true);
-            }
-        };
-        let queue = match self.names.get(&target) {
-            Some(queue) => *queue,
-            None => {
-                tracing::warn!(
-                    queue = &*target,
-                    job = envelope.id.as_str(),
-                    kept_in = &*unroutable,
-                    "the queue of a delayed job has gone"
-                );
-                envelope.headers.insert(header::TARGET, &*target);
-                let Some(queue) = self.unroutable_queue(&unroutable) else {
-                    return self.wait_again(Delayed::Job { target, envelope, unroutable });
-                };
-                queue
-            }
-        };
-        let is_full = |id| self.queues.get(id).is_some_and(|queue| queue.refuses(envelope.payload.len()));
-        if is_full(&queue) {
-            return self.wait_again(Delayed::Job { target, envelope, unroutable });
-        }
-        let routing_key = Name::Owned(target.to_string());
-        self.enqueue(queue, Arc::new(Message { envelope, exchange: Name::Borrowed(""), routing_key }));
-    }
-
-    /// The queue for delayed jobs whose own queue has gone, declared if need be.
-    fn unroutable_queue(&mut self, name: &Name) -> Option<QueueId> {
-        if let Some(id) = self.names.get(&**name) {
-            return Some(*id);
-        }
-        let decl = QueueDecl::new(name.clone()).argument("x-queue-type", "quorum");
-        let rules = QueueRules::read(&decl).ok()?;
-        Some(self.add_queue(decl, rules, None))
     }
 }
