@@ -1,6 +1,5 @@
 //! What a worker promises, by its public interface.
 
-mod bad_message;
 mod concurrency;
 mod events;
 mod failure;

@@ -1,0 +1,12 @@
+//! Leveret beside programs that know nothing of it: what they publish is worked, and what they get wrong ends as a
+//! dead letter with a reason one can act on.
+//!
+//! Each test runs on the memory broker and on the nodes that `LEVERET_TEST_RABBITMQ3` and `LEVERET_TEST_RABBITMQ4`
+//! name; there the foreign program is a plain lapin client. See `scripts/rabbitmq`.
+
+#[macro_use]
+mod support;
+
+mod bad_message;
+mod declare;
+mod start;

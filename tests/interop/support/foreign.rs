@@ -1,0 +1,314 @@
+//! A program that is not ours: it publishes, declares and reads by AMQP alone. On RabbitMQ a plain lapin client; on
+//! the memory broker, which only this process can reach, the broker's own interface.
+
+use std::collections::BTreeMap;
+
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
+    ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind as LapinKind,
+};
+use leveret::Client;
+use queue_core::broker::{ConsumeOptions, Publish};
+use queue_core::envelope::{Envelope, HeaderValue};
+use queue_core::settlement::Settlement;
+use queue_core::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Topology};
+
+use super::Leftovers;
+
+pub(crate) enum Foreign {
+    Lapin(Connection, Channel),
+    Memory(Client),
+}
+
+/// A message as it crosses the wire. [`Message::bare`] has nothing but its body.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Message {
+    pub(crate) body: Vec<u8>,
+    /// AMQP's property `type`.
+    pub(crate) task: Option<String>,
+    /// AMQP's property `message_id`.
+    pub(crate) id: Option<String>,
+    /// AMQP's property `delivery_mode`; the memory broker has none.
+    pub(crate) delivery_mode: Option<u8>,
+    pub(crate) headers: BTreeMap<String, Header>,
+}
+
+/// The kinds of header that the tests need.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Header {
+    Text(String),
+    /// A long string that is not UTF-8.
+    Bytes(Vec<u8>),
+    Int(i64),
+    /// Some other kind.
+    Other,
+}
+
+impl From<&str> for Header {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl Message {
+    /// What any program can send: a body without properties.
+    pub(crate) fn bare(body: impl Into<Vec<u8>>) -> Self {
+        Self { body: body.into(), ..Self::default() }
+    }
+
+    /// With the property `type`.
+    pub(crate) fn task(mut self, task: impl Into<String>) -> Self {
+        self.task = Some(task.into());
+        self
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: impl Into<Header>) -> Self {
+        self.headers.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// A header that is text.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        match self.headers.get(name)? {
+            Header::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// A queue as a program declares it: durable, with these arguments.
+pub(crate) struct Queue {
+    pub(crate) name: &'static str,
+    pub(crate) arguments: Vec<(&'static str, Argument)>,
+}
+
+/// A queue's argument, as AMQP types it.
+#[derive(Clone)]
+pub(crate) enum Argument {
+    Text(&'static str),
+    /// What pika makes of an integer: 32 bits, where it fits.
+    Short(i32),
+    /// What lapin's users often write: 64 bits.
+    Long(i64),
+}
+
+impl Foreign {
+    pub(crate) async fn connect(url: &str) -> Self {
+        if !url.starts_with("amqp") {
+            return Self::Memory(Client::connect(url).await.expect("the memory broker"));
+        }
+        let connection =
+            Connection::connect(url, ConnectionProperties::default()).await.expect("the node answers");
+        let channel = connection.create_channel().await.expect("a channel");
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+        Self::Lapin(connection, channel)
+    }
+
+    /// Publishes to a queue, and waits for the confirm.
+    pub(crate) async fn send(&self, queue: &str, message: Message) {
+        self.try_send(queue, message).await.expect("published");
+    }
+
+    /// The same, where the broker may refuse.
+    pub(crate) async fn try_send(&self, queue: &str, message: Message) -> Result<(), String> {
+        match self {
+            Self::Lapin(_, channel) => {
+                let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+                let properties = properties(&message);
+                let publish =
+                    channel.basic_publish("".into(), queue.into(), options, &message.body, properties);
+                let confirm = publish.await.map_err(|error| error.to_string())?;
+                match confirm.await {
+                    Ok(Confirmation::Ack(None)) => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            }
+            Self::Memory(client) => {
+                let publish = Publish::to_queue(queue.to_owned(), envelope(message));
+                client.broker().publish(publish).await.map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    /// Takes one message, if there is one.
+    pub(crate) async fn get(&self, queue: &str) -> Option<Message> {
+        match self {
+            Self::Lapin(_, channel) => {
+                let got = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await;
+                let got = got.expect("the queue is there")?.delivery;
+                Some(read(got.properties, got.data))
+            }
+            Self::Memory(client) => {
+                let ready = client.broker().inspect(queue).await.expect("the queue is there").ready;
+                if ready == 0 {
+                    return None;
+                }
+                let consume = client.broker().consume(ConsumeOptions::new(queue.to_owned()));
+                let delivery = consume.await.unwrap().next().await.expect("a message").expect("no error");
+                let message = read_envelope(&delivery.envelope);
+                delivery.settle(Settlement::Ack).await.unwrap();
+                Some(message)
+            }
+        }
+    }
+
+    /// Declares a queue, with the words of the refusal where it exists with other arguments.
+    pub(crate) async fn declare(&self, queue: &Queue) -> Result<(), String> {
+        match self {
+            Self::Lapin(connection, _) => {
+                // A refusal closes the channel, so it has one of its own.
+                let channel = connection.create_channel().await.expect("a channel");
+                let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+                let mut arguments = FieldTable::default();
+                for (name, value) in &queue.arguments {
+                    let value = match value {
+                        Argument::Text(text) => AMQPValue::LongString(LongString::from(*text)),
+                        Argument::Short(int) => AMQPValue::LongInt(*int),
+                        Argument::Long(int) => AMQPValue::LongLongInt(*int),
+                    };
+                    arguments.insert((*name).into(), value);
+                }
+                let declared = channel.queue_declare(queue.name.into(), options, arguments).await;
+                declared.map(drop).map_err(|error| error.to_string())
+            }
+            Self::Memory(client) => {
+                let mut decl = QueueDecl::new(queue.name);
+                for (name, value) in &queue.arguments {
+                    decl = match value {
+                        Argument::Text(text) => decl.argument(*name, *text),
+                        Argument::Short(int) => decl.argument(*name, i64::from(*int)),
+                        Argument::Long(int) => decl.argument(*name, *int),
+                    };
+                }
+                client.declare(&Topology::new().queue(decl)).await.map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    /// Declares a durable direct exchange, and binds a queue to it.
+    pub(crate) async fn bind(&self, exchange: &'static str, queue: &'static str, key: &'static str) {
+        match self {
+            Self::Lapin(_, channel) => {
+                let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+                let none = FieldTable::default;
+                channel.exchange_declare(exchange.into(), LapinKind::Direct, options, none()).await.unwrap();
+                let options = QueueBindOptions::default();
+                channel.queue_bind(queue.into(), exchange.into(), key.into(), options, none()).await.unwrap();
+            }
+            Self::Memory(client) => {
+                let exchange_decl = ExchangeDecl::new(exchange, ExchangeKind::Direct);
+                let binding = BindingDecl::new(exchange, queue, key);
+                client.declare(&Topology::new().exchange(exchange_decl).binding(binding)).await.unwrap();
+            }
+        }
+    }
+
+    /// Deletes what an earlier test may have left. What is not there is fine.
+    pub(crate) async fn delete(&self, leftovers: &Leftovers) {
+        // The memory broker is each test's own.
+        let Self::Lapin(connection, _) = self else { return };
+        let channel = connection.create_channel().await.expect("a channel");
+        for queue in leftovers.queues {
+            channel.queue_delete((*queue).into(), QueueDeleteOptions::default()).await.unwrap();
+        }
+        for exchange in leftovers.exchanges {
+            channel.exchange_delete((*exchange).into(), ExchangeDeleteOptions::default()).await.unwrap();
+        }
+    }
+
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Lapin(connection, _) => {
+                // Fails where a refused declare's channel is still closing. It ends the connection all the same.
+                let _ = connection.close(200, "done".into()).await;
+            }
+            Self::Memory(client) => client.close().await,
+        }
+    }
+}
+
+fn properties(message: &Message) -> BasicProperties {
+    let mut properties = BasicProperties::default();
+    if let Some(task) = &message.task {
+        properties = properties.with_type(task.as_str().into());
+    }
+    if let Some(id) = &message.id {
+        properties = properties.with_message_id(id.as_str().into());
+    }
+    if let Some(mode) = message.delivery_mode {
+        properties = properties.with_delivery_mode(mode);
+    }
+    if !message.headers.is_empty() {
+        let mut table = FieldTable::default();
+        for (name, value) in &message.headers {
+            let value = match value {
+                Header::Text(text) => AMQPValue::LongString(LongString::from(text.as_bytes())),
+                Header::Bytes(bytes) => AMQPValue::LongString(LongString::from(bytes.as_slice())),
+                Header::Int(int) => AMQPValue::LongLongInt(*int),
+                Header::Other => AMQPValue::Void,
+            };
+            table.insert(name.as_str().into(), value);
+        }
+        properties = properties.with_headers(table);
+    }
+    properties
+}
+
+fn read(properties: BasicProperties, body: Vec<u8>) -> Message {
+    let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().to_owned());
+    let header = |value: &AMQPValue| match value {
+        AMQPValue::LongString(long) => match std::str::from_utf8(long.as_bytes()) {
+            Ok(text) => Header::from(text),
+            Err(_) => Header::Bytes(long.as_bytes().to_vec()),
+        },
+        AMQPValue::LongLongInt(int) => Header::Int(*int),
+        _ => Header::Other,
+    };
+    let headers = properties.headers().iter().flat_map(|table| table.inner());
+    Message {
+        task: text(properties.kind()),
+        id: text(properties.message_id()),
+        delivery_mode: *properties.delivery_mode(),
+        headers: headers.map(|(name, value)| (name.as_str().to_owned(), header(value))).collect(),
+        body,
+    }
+}
+
+fn envelope(message: Message) -> Envelope {
+    let mut envelope = Envelope::new(message.body);
+    envelope.task = message.task;
+    if let Some(id) = message.id {
+        envelope.id = id.into();
+    }
+    for (name, value) in message.headers {
+        let value = match value {
+            Header::Text(text) => HeaderValue::from(text),
+            Header::Bytes(bytes) => HeaderValue::Bytes(bytes.into()),
+            Header::Int(int) => HeaderValue::Int(int),
+            Header::Other => HeaderValue::Null,
+        };
+        envelope.headers.insert(name, value);
+    }
+    envelope
+}
+
+fn read_envelope(envelope: &Envelope) -> Message {
+    let header = |value: &HeaderValue| match value {
+        HeaderValue::String(text) => Header::from(text.as_str()),
+        HeaderValue::Bytes(bytes) => Header::Bytes(bytes.to_vec()),
+        HeaderValue::Int(int) => Header::Int(*int),
+        _ => Header::Other,
+    };
+    Message {
+        body: envelope.payload.to_vec(),
+        task: envelope.task.clone(),
+        id: Some(envelope.id.as_str().to_owned()),
+        // The memory broker keeps everything alike.
+        delivery_mode: Some(2),
+        headers: envelope.headers.iter().map(|(name, value)| (name.to_owned(), header(value))).collect(),
+    }
+}

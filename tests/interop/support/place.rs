@@ -1,0 +1,49 @@
+//! Where the brokers under test are.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A broker under test.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Place {
+    /// In this process, one for each test.
+    Memory,
+    /// The node of this major version, shared by all tests.
+    RabbitMq(u8),
+}
+
+impl Place {
+    /// Its URL. Without a node the test is skipped with a line that says so; in CI version 3 must be there.
+    pub(crate) fn url(self) -> Option<String> {
+        let major = match self {
+            Self::Memory => {
+                static COUNT: AtomicU32 = AtomicU32::new(0);
+                return Some(format!("memory:interop-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+            }
+            Self::RabbitMq(major) => major,
+        };
+        let variable = format!("LEVERET_TEST_RABBITMQ{major}");
+        match std::env::var(&variable) {
+            Ok(url) if !url.is_empty() => return Some(url),
+            Err(_) if std::env::var("CI").as_deref() == Ok("true") => {
+                panic!("{variable} is not set: in CI every broker is tested (empty leaves it out on purpose)")
+            }
+            _ => {}
+        }
+        eprintln!("skipped: {variable} names no node; `scripts/rabbitmq start {major}` starts one");
+        None
+    }
+
+    /// Waits until no other test is at this broker.
+    pub(crate) fn turn(self) -> Option<MutexGuard<'static, ()>> {
+        static TURNS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
+        match self {
+            Self::Memory => None,
+            Self::RabbitMq(major) => {
+                let turn = &TURNS[usize::from(major == 4)];
+                // A test that failed has cleaned up behind it.
+                Some(turn.lock().unwrap_or_else(PoisonError::into_inner))
+            }
+        }
+    }
+}
