@@ -37,6 +37,8 @@ macro_rules! on_each_node {
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) url: String,
+    /// Its folder, if `LEVERET_TEST_RABBITMQ3_NODE` or `LEVERET_TEST_RABBITMQ4_NODE` says so; see `scripts/rabbitmq`.
+    pub(crate) folder: Option<String>,
 }
 
 impl Node {
@@ -45,7 +47,9 @@ impl Node {
     pub(crate) fn of(major: u32) -> Option<Self> {
         let variable = format!("LEVERET_TEST_RABBITMQ{major}");
         match std::env::var(&variable) {
-            Ok(url) if !url.is_empty() => return Some(Self { url }),
+            Ok(url) if !url.is_empty() => {
+                return Some(Self { url, folder: std::env::var(format!("{variable}_NODE")).ok() });
+            }
             Ok(_) => {}
             Err(_) if std::env::var("CI").as_deref() == Ok("true") => {
                 panic!(

@@ -99,13 +99,22 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
             )
             .with_source(words(error)),
         ),
-        _ if is_certificate(error) => Fault::permanent(
+        _ if is_unparsable(error) => Fault::permanent(Error::new(
+            ErrorKind::Config,
+            format!(
+                "what listens at {host} does not speak AMQP 0-9-1: check the port in the URL; if that is a TLS port, begin \
+                 the URL with `amqps://`"
+            ),
+        )),
+        _ if is_tls(error) => {
+            let (kind, message) = handshake(target, host, &error.to_string());
+            Fault::permanent(Error::new(kind, message).with_source(words(error)))
+        }
+        // A server that hangs up may be one that refuses us: its reason, if it sent one, is lost when it closes too soon.
+        _ if is_hang_up(error) => Fault::passing(
             Error::new(
-                ErrorKind::Refused,
-                format!(
-                    "the TLS handshake with {host} failed: if its certificate is of your own authority, name that \
-                     with `cacertfile=` in the URL; if it is for another name, with `server_name=`"
-                ),
+                ErrorKind::Connection,
+                format!("{host} closed the connection before the login: {}", refused_perhaps(target)),
             )
             .with_source(words(error)),
         ),
@@ -128,7 +137,7 @@ pub(super) fn timed_out(target: &Target, host: &Host) -> Fault {
     ))
 }
 
-fn is_certificate(error: &lapin::Error) -> bool {
+fn is_tls(error: &lapin::Error) -> bool {
     // rustls tells a certificate from other failures in its words only, once it is wrapped.
     match error.kind() {
         Lapin::IOError(error) => {
@@ -137,6 +146,64 @@ fn is_certificate(error: &lapin::Error) -> bool {
         }
         _ => false,
     }
+}
+
+fn is_hang_up(error: &lapin::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        Lapin::IOError(error) => {
+            matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+        }
+        _ => false,
+    }
+}
+
+/// What to look at when the server gives no reason.
+fn refused_perhaps(target: &Target) -> &'static str {
+    match &target.tls {
+        None => "if that is a TLS port, begin the URL with `amqps://`",
+        Some(tls) if tls.identity.is_some() => {
+            "if it does not trust our certificate, check `certfile=` and `keyfile=` in the URL"
+        }
+        Some(_) => "if it wants a certificate of ours, give `certfile=` and `keyfile=` in the URL",
+    }
+}
+
+/// What a failed TLS handshake means. `said` is how rustls put it.
+fn handshake(target: &Target, host: &Host, said: &str) -> (ErrorKind, String) {
+    let tls = target.tls.as_ref();
+    if said.contains("corrupt message") {
+        let words = format!(
+            "what listens at {host} does not speak TLS: use its TLS port (RabbitMQ's is 5671), or begin the URL with \
+             `amqp://`"
+        );
+        return (ErrorKind::Config, words);
+    }
+    let words = if said.contains("UnknownIssuer") && tls.is_some_and(|tls| tls.ca.is_some()) {
+        format!(
+            "the certificate of {host} is not of the authority that `cacertfile=` in the URL names: name the right one"
+        )
+    } else if said.contains("UnknownIssuer") {
+        format!(
+            "the certificate of {host} is of no authority that this machine trusts: name your own with `cacertfile=` in \
+             the URL"
+        )
+    } else if said.contains("not valid for name") {
+        format!(
+            "the certificate of {host} is for another name: write that name in the URL, or give it with `server_name=`"
+        )
+    } else if said.contains("fatal alert") && tls.is_some_and(|tls| tls.identity.is_some()) {
+        format!("{host} refused our certificate: check `certfile=` and `keyfile=` in the URL")
+    } else if said.contains("fatal alert") {
+        format!(
+            "{host} refused the TLS handshake: if it wants a certificate of ours, give `certfile=` and `keyfile=` in the URL"
+        )
+    } else {
+        format!(
+            "the TLS handshake with {host} failed: check its certificate, and the clocks of both machines"
+        )
+    };
+    (ErrorKind::Refused, words)
 }
 
 /// What the end of a connection or channel says in a log line or a source.

@@ -163,10 +163,11 @@ impl Target {
                 "locale" => self.locale = Some(value),
                 "cacertfile" => {
                     self.tls(name)?;
-                    self.tls(name)?.ca = Some(read_text(name, &value)?);
+                    let pem = read_pem(name, &value, "CERTIFICATE")?;
+                    self.tls(name)?.ca = Some(String::from_utf8_lossy(&pem).into_owned());
                 }
-                "certfile" => certificate = Some(read_file(name, &value)?),
-                "keyfile" => key = Some(read_file(name, &value)?),
+                "certfile" => certificate = Some(read_pem(name, &value, "CERTIFICATE")?),
+                "keyfile" => key = Some(read_pem(name, &value, "PRIVATE KEY")?),
                 "server_name" | "server_name_indication" => self.tls(name)?.server_name = Some(value),
                 "verify" if value == "verify_peer" => {}
                 "verify" => {
@@ -276,15 +277,26 @@ fn bad_value(name: &str, value: &str, wanted: &str) -> Error {
     Error::config(format!("the URL's `{name}={value}` cannot be used: give {wanted}"))
 }
 
-fn read_file(option: &str, path: &str) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|error| {
+/// Reads a PEM file, in which there must be a block of this label.
+fn read_pem(option: &str, path: &str, label: &str) -> Result<Vec<u8>> {
+    let pem = std::fs::read(path).map_err(|error| {
         Error::config(format!("the URL's `{option}={path}` cannot be read")).with_source(error)
-    })
+    })?;
+    if String::from_utf8_lossy(&pem).lines().any(|line| is_label(line, label)) {
+        return Ok(pem);
+    }
+    Err(Error::config(format!(
+        "the URL's `{option}={path}` holds no {}: name a PEM file with a line `-----BEGIN {label}-----`",
+        label.to_lowercase()
+    )))
 }
 
-fn read_text(option: &str, path: &str) -> Result<String> {
-    let bytes = read_file(option, path)?;
-    String::from_utf8(bytes).map_err(|_| Error::config(format!("the URL's `{option}={path}` is no PEM file")))
+/// Also `BEGIN RSA PRIVATE KEY` and the like.
+fn is_label(line: &str, label: &str) -> bool {
+    line.trim()
+        .strip_prefix("-----BEGIN ")
+        .and_then(|line| line.strip_suffix("-----"))
+        .is_some_and(|is| is.ends_with(label))
 }
 
 #[cfg(test)]
@@ -344,6 +356,27 @@ mod tests {
     }
 
     #[test]
+    fn certificate_and_key_go_together() {
+        let folder = std::env::temp_dir().join(format!("leveret-url-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = |name: &str, label: &str| {
+            let path = folder.join(name);
+            std::fs::write(&path, format!("-----BEGIN {label}-----\n-----END {label}-----\n")).unwrap();
+            path.display().to_string()
+        };
+        let (certificate, key) = (file("cert.pem", "CERTIFICATE"), file("key.pem", "RSA PRIVATE KEY"));
+
+        let alone = refusal(&format!("amqps://h/?certfile={certificate}"));
+        let swapped = refusal(&format!("amqps://h/?certfile={key}&keyfile={certificate}"));
+        let both = parse(&format!("amqps://h/?certfile={certificate}&keyfile={key}"));
+
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(alone.contains("go together"), "{alone}");
+        assert!(swapped.contains("holds no certificate"), "{swapped}");
+        assert!(both.tls.is_some_and(|tls| tls.identity.is_some()));
+    }
+
+    #[test]
     fn mistakes_name_the_option_and_the_remedy_but_never_the_password() {
         assert!(refusal("amqp://h/?heartbeet=7").contains("`heartbeet` is unknown; known are heartbeat"));
         assert!(refusal("amqp://h/?heartbeat=soon").contains("`heartbeat=soon`"));
@@ -351,7 +384,11 @@ mod tests {
         assert!(refusal("amqps://h/?ssl_options={}").contains("cacertfile"));
         assert!(refusal("amqp://h/?cacertfile=/etc/ca.pem").contains("amqps://"));
         assert!(refusal("amqps://h/?verify=verify_none").contains("cacertfile"));
-        assert!(refusal("amqps://h/?certfile=Cargo.toml").contains("go together"));
+        assert!(
+            refusal("amqps://h/?cacertfile=Cargo.toml")
+                .contains("`cacertfile=Cargo.toml` holds no certificate")
+        );
+        assert!(refusal("amqps://h/?cacertfile=no-such-file").contains("cannot be read"));
         assert!(!refusal("amqp://u:secret@h:port/").contains("secret"));
         assert!(!format!("{:?}", parse("amqp://u:secret@h/")).contains("secret"));
     }
