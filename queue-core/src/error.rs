@@ -32,7 +32,9 @@ pub enum ErrorKind {
 }
 
 /// An error at start-up or in administration: what, with which value, and what to do about it.
-#[derive(Debug)]
+///
+/// Its `Debug` is for people: the words and their causes on one line, since that is what a `main` that returns the
+/// error prints. `{:#?}` shows its parts.
 pub struct Error {
     kind: ErrorKind,
     message: String,
@@ -65,6 +67,16 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return f.write_str(&chain(self));
+        }
+        let Self { kind, message, source } = self;
+        f.debug_struct("Error").field("kind", kind).field("message", message).field("source", source).finish()
     }
 }
 
@@ -251,5 +263,13 @@ mod tests {
             Error::config("cannot open `jobs.db`").with_source(Error::config("disk on fire").with_source(io));
 
         assert_eq!(chain(&error), "cannot open `jobs.db`: disk on fire");
+    }
+
+    #[test]
+    fn error_that_main_returns_reads_well() {
+        let error = Error::config("the URL lacks `://`").with_source("no scheme");
+
+        assert_eq!(format!("{error:?}"), "the URL lacks `://`: no scheme");
+        assert!(format!("{error:#?}").contains("kind: Config"));
     }
 }
