@@ -79,8 +79,12 @@ async fn publish(count: u64) -> Result<(), BoxError> {
 
 async fn work() -> Result<(), BoxError> {
     let client = Client::from_env().await?;
+    if client.info().system == "memory" {
+        println!("`memory:` ends with its process, so nobody can publish to this one; set LEVERET_URL");
+    }
     println!("waiting for orders; Ctrl-C ends");
     Worker::new(&client).run().await?;
+    client.close().await;
     Ok(())
 }
 
@@ -95,7 +99,7 @@ async fn list() -> Result<(), BoxError> {
 
 async fn show(client: &Client) -> Result<(), BoxError> {
     let letters = client.admin().dead_letters("dead.letters", 100).await?;
-    println!("{} dead letters", letters.len());
+    println!("dead letters: {}", letters.len());
     for letter in letters {
         println!(
             "{}  {}  {}: {}  {}",

@@ -16,7 +16,9 @@ use leveret::{Client, Worker, task};
 /// One task of the tutorial.
 #[task(queue = "task_queue", queue_type = "classic", prefetch = 1)]
 async fn process(task_id: u64, payload: String, priority: u8) {
-    println!("Task {task_id} complete ({payload}, priority {priority})");
+    println!("Task {task_id} begins: {payload}, priority {priority}");
+    // Whatever takes its time.
+    println!("Task {task_id} complete");
 }
 
 #[tokio::main]
@@ -69,7 +71,11 @@ async fn publish(count: u64) -> Result<(), leveret::BoxError> {
 
 async fn work(concurrency: u16) -> Result<(), leveret::BoxError> {
     let client = Client::from_env().await?;
+    if client.info().system == "memory" {
+        println!("`memory:` ends with its process, so nobody can publish to this one; set LEVERET_URL");
+    }
     println!("waiting for tasks; Ctrl-C ends");
     Worker::new(&client).concurrency(concurrency).run().await?;
+    client.close().await;
     Ok(())
 }

@@ -11,11 +11,12 @@
 //! | `LEVERET_CONCURRENCY` | jobs at once per queue | what each task says |
 //! | `LEVERET_QUEUES` | only these queues, by commas | all |
 //! | `MAIL_FROM` | the address that mails come from | `hello@example.com` |
-//! | `RUST_LOG` | what is logged | `info`, without lapin's copies of returned messages |
+//! | `RUST_LOG` | what is logged | `info`, without what lapin says beside it |
 //!
 //! Exit codes: 0 after SIGTERM or Ctrl-C and a clean end; 1 when it failed or was told twice to stop; 78 (`EX_CONFIG`)
 //! when the configuration cannot work, so that a supervisor need not try again.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use example_tasks::Mailer;
@@ -24,10 +25,14 @@ use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // lapin writes each returned message to the log, payload included.
-    let default = || EnvFilter::new("info,lapin::returned_messages=error");
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // lapin says in its own words what Leveret says anyway, and logs each returned message with its payload.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,lapin=off"));
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(is_terminal)
+        .init();
 
     match work().await {
         Ok(()) => ExitCode::SUCCESS,
