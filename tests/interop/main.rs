@@ -1,5 +1,5 @@
 //! Leveret beside programs that know nothing of it: what they publish is worked, and what they get wrong ends as a
-//! dead letter with a reason one can act on.
+//! dead letter with a reason one can act on. And the examples, as a person runs them.
 //!
 //! Each test runs on the memory broker and on the nodes that `LEVERET_TEST_RABBITMQ3` and `LEVERET_TEST_RABBITMQ4`
 //! name; there the foreign program is a plain lapin client. See `scripts/rabbitmq`.
@@ -9,4 +9,7 @@ mod support;
 
 mod bad_message;
 mod declare;
+mod example;
+mod example_config;
+mod example_shared;
 mod start;

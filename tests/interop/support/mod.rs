@@ -1,8 +1,9 @@
 //! What the tests stand on: a broker ([`place`]), a program that is not ours ([`foreign`]), a worker at work
-//! ([`work`]), and all three together for one test ([`Setting`]).
+//! ([`work`]), and those together for one test ([`Setting`]); the examples as processes ([`program`]).
 
 pub(crate) mod foreign;
 pub(crate) mod place;
+pub(crate) mod program;
 pub(crate) mod work;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -22,8 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 macro_rules! on_each_broker {
     ($($name:ident),* $(,)?) => {
         on_each_broker!(@ memory, Memory; $($name)*);
-        on_each_broker!(@ rabbitmq3, RabbitMq(3); $($name)*);
-        on_each_broker!(@ rabbitmq4, RabbitMq(4); $($name)*);
+        on_each_node!($($name),*);
     };
     (@ $broker:ident, $place:expr; $($name:ident)*) => {
         mod $broker {
@@ -34,6 +34,14 @@ macro_rules! on_each_broker {
                 crate::support::run($place, &super::LEFTOVERS, super::$name);
             })*
         }
+    };
+}
+
+/// The same without the memory broker, where there is nobody else.
+macro_rules! on_each_node {
+    ($($name:ident),* $(,)?) => {
+        on_each_broker!(@ rabbitmq3, RabbitMq(3); $($name)*);
+        on_each_broker!(@ rabbitmq4, RabbitMq(4); $($name)*);
     };
 }
 
