@@ -89,14 +89,18 @@ macro_rules! contract {
                 ]
                 routing: [
                     direct_exchange_routes_by_the_exact_key,
-                    fanout_reaches_twenty_queues,
-                    topic_exchange_matches_words,
+                    fanout_reaches_a_hundred_queues,
                     headers_exchange_matches_all_or_any,
                     queue_bound_twice_gets_a_message_once,
                     standard_exchanges_are_there,
                     bindings_of_a_deleted_queue_are_gone,
                     unbound_queue_gets_nothing_more_by_that_binding,
                     exact_bindings_take_out_all_others_or_are_refused,
+                ]
+                topic: [
+                    short_patterns_match_as_amqp_says,
+                    random_patterns_match_as_amqp_says,
+                    keys_of_255_bytes_match_as_amqp_says,
                 ]
                 topology: [
                     same_declaration_twice_is_fine,

@@ -21,6 +21,7 @@ mod routing;
 mod settle;
 mod size;
 mod support;
+mod topic;
 mod topology;
 
 contract!(memory: Place::InProcess);
