@@ -3,6 +3,7 @@
 #[cfg(feature = "macros")]
 pub use queue_macros::{Event, subscriber, task};
 
+pub use queue_core::call::{CallError, Request};
 pub use queue_core::client::{Client, ClientBuilder, Enqueue};
 pub use queue_core::envelope::JobId;
 pub use queue_core::error::{
@@ -11,6 +12,7 @@ pub use queue_core::error::{
 pub use queue_core::event::{Event, RawMessage};
 pub use queue_core::outcome::{Outcome, ResultExt, TaskError, TaskResult};
 pub use queue_core::publish::{Properties, PublishEvent, PublishRaw};
+pub use queue_core::settlement::ReasonKind;
 pub use queue_core::task::Task;
 #[cfg(feature = "worker")]
 pub use queue_worker::{

@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use crate::admin::Admin;
 use crate::broker::{Broker, BrokerInfo, Publish, QueueStats, Settings};
+use crate::call::replies::Replies;
 use crate::clock::Clock;
 use crate::envelope::{Envelope, HeaderValue, Headers, JobId};
 use crate::error::{EnqueueError, Error, PublishError, Result};
@@ -36,6 +37,8 @@ struct Inner {
     declared: RwLock<HashSet<String>>,
     /// Held while a queue is declared, so that a hundred first jobs do not declare it a hundred times.
     declaring: tokio::sync::Mutex<()>,
+    /// Who waits for which reply.
+    replies: Replies,
 }
 
 impl Client {
@@ -222,10 +225,19 @@ impl Client {
     /// with it.
     pub async fn close(&self) {
         self.inner.broker.close().await;
+        self.inner.replies.ended().await;
+    }
+
+    pub(crate) fn replies(&self) -> &Replies {
+        &self.inner.replies
+    }
+
+    pub(crate) fn publish_timeout(&self) -> Duration {
+        self.inner.settings.publish_timeout
     }
 
     /// The envelope of a job that is due now.
-    fn envelope<T: Task>(&self, task: &T) -> Result<Envelope, EnqueueError> {
+    pub(crate) fn envelope<T: Task>(&self, task: &T) -> Result<Envelope, EnqueueError> {
         let payload = serde_json::to_vec(task)
             .map_err(|source| EnqueueError::Encode { task: T::NAME, source: source.into() })?;
         Ok(self.envelope_around::<T>(payload))
@@ -240,7 +252,7 @@ impl Client {
         envelope
     }
 
-    fn check_payload(&self, envelope: Envelope) -> Result<Envelope, EnqueueError> {
+    pub(crate) fn check_payload(&self, envelope: Envelope) -> Result<Envelope, EnqueueError> {
         self.check_size(&envelope).map_err(EnqueueError::Publish)?;
         Ok(envelope)
     }
@@ -256,7 +268,7 @@ impl Client {
     }
 
     /// Publishes to a task's queue. A queue that was deleted since we declared it is declared once more.
-    async fn publish_to(&self, spec: &QueueSpec, publish: Publish) -> Result<(), EnqueueError> {
+    pub(crate) async fn publish_to(&self, spec: &QueueSpec, publish: Publish) -> Result<(), EnqueueError> {
         self.declare_queue(spec).await.map_err(|error| declare_error(spec, error))?;
         match self.inner.broker.publish(publish.clone()).await {
             Err(PublishError::Unroutable { .. }) => {
@@ -491,6 +503,7 @@ impl ClientBuilder {
                 max_payload: self.max_payload,
                 declared: RwLock::default(),
                 declaring: tokio::sync::Mutex::default(),
+                replies: Replies::default(),
             }),
         }
     }

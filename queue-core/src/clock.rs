@@ -54,6 +54,16 @@ impl Clock {
         }
     }
 
+    /// Waits for so long. Unlike [`sleep_until`](Self::sleep_until) it does not mind if the system's clock is set
+    /// meanwhile. Cancel safe.
+    pub async fn sleep(&self, duration: Duration) {
+        match (&self.manual, self.now().checked_add(duration)) {
+            (None, _) => tokio::time::sleep(duration).await,
+            (Some(_), Some(moment)) => self.sleep_until(moment).await,
+            (Some(_), None) => std::future::pending().await,
+        }
+    }
+
     /// Waits until `moment` has come; returns at once if it is past. Cancel safe.
     pub async fn sleep_until(&self, moment: SystemTime) {
         match &self.manual {

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::broker::DIRECT_REPLY_TO;
+
 /// Any error a handler or a library may produce.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
@@ -25,6 +27,8 @@ pub enum ErrorKind {
     Topology,
     /// A job was not enqueued, or an event not published; the source is the [`EnqueueError`] or [`PublishError`].
     Enqueue,
+    /// A call has no result; the source is the [`CallError`](crate::call::CallError).
+    Call,
     /// The client or broker has been closed.
     Closed,
     /// The worker failed in a way that is not a job's own failure.
@@ -137,6 +141,12 @@ pub enum PublishError {
         /// The limit in bytes, see [`ClientBuilder::max_payload`](crate::client::ClientBuilder::max_payload).
         limit: usize,
     },
+    /// A request whose reply nobody reads, or reads no longer since its connection went. Nothing was sent.
+    #[error(
+        "nobody reads the reply to the request: consume `{DIRECT_REPLY_TO}` on the same broker first, and anew when \
+         that consumer has ended; nothing was sent"
+    )]
+    NoReader,
     /// A name or header that AMQP cannot carry.
     #[error("{0}")]
     Invalid(String),

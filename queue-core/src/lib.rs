@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod broker;
+pub mod call;
 pub mod client;
 pub mod clock;
 pub mod envelope;

@@ -67,6 +67,14 @@ impl ReasonKind {
             Self::UnknownTask => "unknown-task",
         }
     }
+
+    /// The kind of that text; `None` for the text of a later version.
+    pub fn from_name(name: &str) -> Option<Self> {
+        use ReasonKind::*;
+        [Failed, Permanent, Panic, Timeout, BadMessage, UnknownTask]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
+    }
 }
 
 impl fmt::Display for ReasonKind {

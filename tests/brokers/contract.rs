@@ -142,6 +142,20 @@ macro_rules! contract {
                     publish_to_a_missing_exchange_costs_nobody_his_reply,
                     closed_client_reads_no_replies,
                 ]
+                call: [
+                    call_returns_what_a_plain_program_replies,
+                    unit_is_null_or_nothing_at_all,
+                    failure_arrives_with_its_kind_and_words,
+                    reply_that_does_not_decode_is_named,
+                    stray_and_second_replies_are_ignored,
+                    concurrent_calls_get_their_own_replies_in_any_order,
+                    call_that_nobody_works_says_so,
+                    call_that_is_not_answered_in_time_times_out,
+                    dropped_call_is_forgotten_and_disturbs_no_other,
+                    call_works_again_after_its_queue_was_deleted,
+                    call_that_cannot_be_enqueued_says_why,
+                    call_in_flight_when_its_client_closes_is_lost,
+                ]
                 client: [
                     enqueue_declares_the_queue_and_sends_plain_json,
                     delayed_enqueue_declares_the_queue_too,

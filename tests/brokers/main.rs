@@ -9,6 +9,7 @@
 #[macro_use]
 mod contract;
 
+mod call;
 mod client;
 mod dead_letter;
 mod delay;

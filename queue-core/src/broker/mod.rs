@@ -355,7 +355,6 @@ impl QueueStats {
 }
 
 /// The error of every call on a closed broker.
-#[cfg(any(feature = "memory", feature = "rabbitmq"))]
 pub(crate) fn closed() -> crate::error::Error {
     crate::error::Error::new(crate::error::ErrorKind::Closed, "the client is closed")
 }

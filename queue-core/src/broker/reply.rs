@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 use super::{Delivery, Settler};
 use crate::envelope::Envelope;
-use crate::error::{Error, ErrorKind, PublishError, SettleError};
+use crate::error::{Error, ErrorKind, SettleError};
 use crate::settlement::Settlement;
 use crate::topology::Name;
 
@@ -46,14 +46,6 @@ pub(crate) fn taken() -> Error {
             "`{DIRECT_REPLY_TO}` is consumed already by this client: share that consumer, or open another client"
         ),
     )
-}
-
-/// The error of a request whose reply nobody would read.
-pub(crate) fn unread() -> PublishError {
-    PublishError::Invalid(format!(
-        "a request with `reply_to` = `{DIRECT_REPLY_TO}` needs somebody who reads the reply: consume that name on the \
-         same broker first, and anew once the consumer has ended"
-    ))
 }
 
 /// A reply left the broker for good when it was delivered.

@@ -68,7 +68,7 @@ impl State {
         envelope: &mut Envelope,
     ) -> Result<(), PublishError> {
         let consumer = self.replies.by_client.get(&client).filter(|consumer| !consumer.handle.is_stopped());
-        let address = &consumer.ok_or_else(reply::unread)?.address;
+        let address = &consumer.ok_or(PublishError::NoReader)?.address;
         envelope.reply_to = Some(address.to_string());
         Ok(())
     }

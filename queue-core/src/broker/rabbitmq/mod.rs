@@ -20,7 +20,7 @@ use self::publisher::PublisherHandle;
 use self::session::State;
 use self::url::Target;
 use super::amqp::{check_publish, check_queue, check_topology};
-use super::reply::{is_request, unread};
+use super::reply::is_request;
 use super::{
     Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Health, Publish, QueueStats, Settings,
     closed,
@@ -406,7 +406,7 @@ impl Core {
     /// If it is a request, and nobody reads the replies.
     fn publisher_of(&self, publish: &Publish) -> Result<&PublisherHandle, PublishError> {
         if is_request(&publish.envelope) {
-            self.requester.get().ok_or_else(unread)
+            self.requester.get().ok_or(PublishError::NoReader)
         } else {
             Ok(&self.publisher)
         }

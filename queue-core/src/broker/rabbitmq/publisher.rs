@@ -16,7 +16,6 @@ use super::fault::{self, code};
 use super::reply::Replies;
 use super::session::{Session, State};
 use super::wire::{News, OPEN, Resolved, Wire, next_news};
-use crate::broker::reply::unread;
 use crate::broker::{ConsumerHandle, Publish, closed};
 use crate::error::{Error, ErrorKind, PublishError, Result};
 
@@ -259,7 +258,7 @@ impl Publisher {
 
     fn enqueue(&mut self, publish: Publish, reply: Reply) {
         if self.replies.as_ref().is_some_and(|replies| !replies.are_read()) {
-            return reply.send(Err(unread()));
+            return reply.send(Err(PublishError::NoReader));
         }
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
@@ -405,12 +404,7 @@ impl Publisher {
         self.suspects = 0;
         for job in std::mem::take(&mut self.queue) {
             let waited = job.since.elapsed();
-            let source = down.clone().map(Into::into);
-            let error = if job.sent {
-                PublishError::Unconfirmed { waited }
-            } else {
-                PublishError::Unavailable { waited, source }
-            };
+            let error = if job.sent { PublishError::Unconfirmed { waited } } else { PublishError::NoReader };
             finish(job, Err(error));
         }
     }

@@ -1,0 +1,224 @@
+//! Calls a task and waits for its reply: an RPC. `client` → `call` → `envelope` → `broker/*` ⇢ worker ⇢ `replies`.
+//!
+//! [`wire`] says what request and reply look like to any AMQP program, [`error`] what can go wrong, and `replies` brings
+//! each reply to the call that waits for it.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::time::Duration;
+
+use crate::broker::{Health, Publish};
+use crate::client::Client;
+use crate::envelope::{Envelope, HeaderValue, Headers};
+use crate::error::{EnqueueError, Error, ErrorKind, PublishError, chain};
+use crate::publish::refuse_own_headers;
+use crate::task::Task;
+use crate::topology::QueueSpec;
+
+pub mod error;
+pub(crate) mod replies;
+pub mod wire;
+
+pub use error::CallError;
+
+/// How long a call waits that sets no timeout.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a call that got no reply looks for the reason.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl Client {
+    /// Calls a task and waits for its reply. `.await` it: `Ok` is what the task's function returned.
+    ///
+    /// ```no_run
+    /// # use queue_core::{call::CallError, client::Client, task::Task};
+    /// # use std::time::Duration;
+    /// # async fn f<T: Task>(client: Client, add: T) -> Result<(), CallError> {
+    /// let sum = client.call(add).timeout(Duration::from_secs(5)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// The job runs once: its worker tells an error to the caller instead of trying again, and makes no dead letter of
+    /// it. (Where a worker dies over it, the broker gives it to another.) Whoever calls decides what to do; a job that
+    /// must be done is [enqueued](Self::enqueue), not called. A call whose time is up before a worker gets to it is
+    /// dropped there unrun; host clocks that differ shift that moment by as much.
+    ///
+    /// A task that calls a task of its own queue holds its worker's slot while it waits for another.
+    ///
+    /// Cancel safe: a dropped call is no longer waited for, but the job may run.
+    pub fn call<T: Task>(&self, task: T) -> Request<T> {
+        Request { client: self.clone(), task, timeout: TIMEOUT, priority: None, headers: Headers::new() }
+    }
+}
+
+/// A call about to be made: options, then `.await`. `tokio::spawn` wants `.into_future()`. Made by [`Client::call`].
+#[derive(Debug)]
+#[must_use = "nothing is called until you `.await` it"]
+pub struct Request<T> {
+    client: Client,
+    task: T,
+    timeout: Duration,
+    priority: Option<u8>,
+    headers: Headers,
+}
+
+impl<T: Task> Request<T> {
+    /// How long to wait for the reply, from the `.await` on: connecting, queueing and running included. Default 30 s.
+    /// A call that runs out of time takes up to a second more to find out whether there is a worker at all.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// A higher number runs earlier, where the queue knows priorities.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// Adds a header, which the handler finds in its `Context`. Names beginning with `q-` are Leveret's own.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    async fn send(self) -> Result<T::Output, CallError> {
+        refuse_own_headers(&self.headers).map_err(EnqueueError::Publish)?;
+        let mut envelope = self.client.envelope(&self.task)?;
+        envelope.headers = self.headers;
+        envelope.priority = self.priority.or(envelope.priority);
+        let clock = self.client.clock();
+        wire::make_request(&mut envelope, clock.now().checked_add(self.timeout));
+        let envelope = self.client.check_payload(envelope)?;
+
+        let mut asking = Asking {
+            client: &self.client,
+            task: T::NAME,
+            queue: T::queue(),
+            publish: Publish::to_queue(T::queue().name().clone(), envelope),
+            phase: Phase::Opening,
+        };
+        let reply = tokio::select! {
+            // In this order: a reply that is there counts, however late.
+            biased;
+            reply = asking.reply() => Some(reply?),
+            () = clock.sleep(self.timeout) => None,
+        };
+        match reply {
+            Some(reply) => wire::read::<T>(&reply),
+            None => Err(asking.gave_up(self.timeout).await),
+        }
+    }
+}
+
+impl<T: Task> IntoFuture for Request<T> {
+    type Output = Result<T::Output, CallError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}
+
+/// A call under way.
+struct Asking<'call> {
+    client: &'call Client,
+    task: &'static str,
+    queue: &'static QueueSpec,
+    publish: Publish,
+    phase: Phase,
+}
+
+/// How far a call has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nobody reads replies yet, and nothing was sent.
+    Opening,
+    /// The request may be with the broker.
+    Publishing,
+    /// It is.
+    Published,
+}
+
+impl Asking<'_> {
+    /// Waits for the reply, for ever if need be. Cancel safe.
+    async fn reply(&mut self) -> Result<Envelope, CallError> {
+        let id = self.publish.envelope.id.to_string();
+        loop {
+            self.phase = Phase::Opening;
+            let replies = self.client.replies();
+            let line = replies.line(self.client.broker()).await.map_err(|error| self.not_opened(error))?;
+            let Some(mut waiting) = line.wait_for(id.clone()) else {
+                replies.forget(&line);
+                continue;
+            };
+
+            self.phase = Phase::Publishing;
+            let publishing = self.client.publish_to(self.queue, self.publish.clone());
+            tokio::pin!(publishing);
+            let (published, has_ended) = tokio::select! {
+                // In this order: a reply may be here before the broker confirms the request.
+                biased;
+                reply = waiting.reply() => match reply {
+                    Some(reply) => return Ok(reply),
+                    None => (publishing.await, true),
+                },
+                published = &mut publishing => (published, false),
+            };
+            match published {
+                Ok(()) => {}
+                // The connection went before the request, so it can be asked on the next one.
+                Err(EnqueueError::Publish(PublishError::NoReader)) => {
+                    replies.forget(&line);
+                    continue;
+                }
+                Err(EnqueueError::Publish(error @ PublishError::Unconfirmed { .. })) => {
+                    return Err(self.lost(error));
+                }
+                Err(error) => return Err(error.into()),
+            }
+
+            self.phase = Phase::Published;
+            let reply = if has_ended { None } else { waiting.reply().await };
+            return reply.ok_or_else(|| self.lost(line.why()));
+        }
+    }
+
+    /// The error of a call that could not begin, since replies cannot be read.
+    fn not_opened(&self, error: Error) -> CallError {
+        let error = match error.kind() {
+            ErrorKind::Closed => PublishError::Closed,
+            ErrorKind::Connection => {
+                let waited = self.client.publish_timeout();
+                PublishError::Unavailable { waited, source: Some(error.into()) }
+            }
+            _ => PublishError::Invalid(chain(&error)),
+        };
+        EnqueueError::Publish(error).into()
+    }
+
+    fn lost(&self, source: impl Into<crate::error::BoxError>) -> CallError {
+        CallError::Lost { task: self.task, source: source.into() }
+    }
+
+    /// Why there was no reply, as far as can be told in a second.
+    async fn gave_up(&self, waited: Duration) -> CallError {
+        let broker = self.client.broker();
+        let trouble = match broker.info().health {
+            Health::Up => None,
+            Health::Blocked(reason) => Some(format!("the broker takes no messages at the moment: {reason}")),
+            Health::Down(reason) => Some(format!("the broker is away: {reason}")),
+        };
+        let source = trouble.map(Into::into);
+        if self.phase == Phase::Opening {
+            return EnqueueError::Publish(PublishError::Unavailable { waited, source }).into();
+        }
+        let (task, queue) = (self.task, self.queue.name());
+        if source.is_none()
+            && let Ok(Ok(stats)) = tokio::time::timeout(LOOK, broker.inspect(queue)).await
+            && stats.consumers == 0
+        {
+            return CallError::NoWorker { task, queue: queue.to_string(), waited };
+        }
+        CallError::Timeout { task, queue: queue.to_string(), waited, source }
+    }
+}
