@@ -292,6 +292,6 @@ mod tests {
             let words = key(ExchangeKind::Topic, region).unwrap_err().to_string();
             assert!(words.contains("`OrderPlaced`") && words.contains("field `region`"), "{words}");
         }
-        assert!(key(ExchangeKind::Topic, &"x".repeat(250)).unwrap_err().to_string().contains("264 bytes"));
+        assert!(key(ExchangeKind::Topic, &"x".repeat(250)).unwrap_err().to_string().contains("263 bytes"));
     }
 }
