@@ -3,7 +3,7 @@
 //! What the other side declares stands here argument for argument, as its programmer would write it: a change of
 //! what ours declares shows here as a 406.
 
-use leveret::{Runnable, Task as _, TaskError, TaskResult, Worker, task};
+use leveret::{Runnable, Task, TaskError, TaskResult, Worker, task};
 
 use crate::support::foreign::{Argument, Message, Queue};
 use crate::support::work::Work;
@@ -111,7 +111,7 @@ fn textbook_queues(int: Integer) -> Vec<Queue> {
 }
 
 /// Three bare messages are worked; one that fails for good lies where they look for it.
-async fn work<T: Runnable>(t: &Setting, dead_letter_queue: &str) {
+async fn work<T: Task + Runnable>(t: &Setting, dead_letter_queue: &str) {
     let queue = T::queue().name();
     for order in [1, 2, 13, 3] {
         t.foreign.send(queue, Message::bare(format!(r#"{{"order": {order}}}"#))).await;
@@ -130,7 +130,7 @@ async fn work<T: Runnable>(t: &Setting, dead_letter_queue: &str) {
     assert!(t.foreign.get(queue).await.is_none(), "something is left over");
 }
 
-async fn we_come_first<T: Runnable>(t: &Setting, theirs: fn(Integer) -> Vec<Queue>, dead: &str) {
+async fn we_come_first<T: Task + Runnable>(t: &Setting, theirs: fn(Integer) -> Vec<Queue>, dead: &str) {
     t.client.declare_queue(T::queue()).await.unwrap();
 
     for queue in INTEGERS.into_iter().flat_map(theirs) {
@@ -140,7 +140,7 @@ async fn we_come_first<T: Runnable>(t: &Setting, theirs: fn(Integer) -> Vec<Queu
     work::<T>(t, dead).await;
 }
 
-async fn they_come_first<T: Runnable>(t: &Setting, theirs: fn(Integer) -> Vec<Queue>, dead: &str) {
+async fn they_come_first<T: Task + Runnable>(t: &Setting, theirs: fn(Integer) -> Vec<Queue>, dead: &str) {
     for queue in theirs(INTEGERS[0]) {
         t.foreign.declare(&queue).await.unwrap();
     }
