@@ -19,6 +19,7 @@ use queue_core::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, T
 
 use super::Leftovers;
 
+#[allow(clippy::large_enum_variant, reason = "there is one for each test")]
 pub(crate) enum Foreign {
     Lapin(Connection, Channel),
     Memory(Client),
