@@ -157,6 +157,9 @@ impl Admin {
         job.headers.insert(header::REPLAY_OF, id.as_str());
         job.id = JobId::new();
         job.attempt = 1;
+        // Who called it has long been told, or has given up: it is a job like any other now.
+        job.reply_to = None;
+        job.correlation_id = None;
         if let Err(error) = self.client.broker().publish(Publish::to_queue(target.clone(), job)).await {
             release(delivery).await;
             let words = format!("dead letter `{id}` could not be replayed into queue `{target}`");

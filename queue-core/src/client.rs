@@ -216,6 +216,11 @@ impl Client {
         &self.inner.settings.clock
     }
 
+    /// The largest payload in bytes that this client sends.
+    pub fn max_payload(&self) -> usize {
+        self.inner.max_payload
+    }
+
     /// The prefix of Leveret's own names.
     pub fn namespace(&self) -> &Namespace {
         &self.inner.settings.namespace

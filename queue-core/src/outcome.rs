@@ -7,6 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,6 +21,8 @@ use crate::error::{BoxError, chain};
 pub enum Outcome {
     /// The job is done.
     Success,
+    /// The job is done, and this is the reply to its caller, as JSON. Only of a job that somebody has called.
+    Reply(Bytes),
     /// The attempt failed.
     Failure(Failure),
 }
@@ -37,7 +40,7 @@ impl Outcome {
 
     /// Whether the job is done.
     pub fn is_success(&self) -> bool {
-        matches!(self, Self::Success)
+        matches!(self, Self::Success | Self::Reply(_))
     }
 }
 
@@ -173,15 +176,29 @@ pub trait IntoOutcome {
     type Output: Serialize + DeserializeOwned;
 
     /// Reads the verdict out of the error's chain.
-    fn into_outcome(self) -> Outcome;
+    ///
+    /// # Errors
+    /// The failure that the error means.
+    fn into_result(self) -> Result<Self::Output, Failure>;
+
+    /// The outcome of a job that nobody waits for: a reply is dropped.
+    fn into_outcome(self) -> Outcome
+    where
+        Self: Sized,
+    {
+        match self.into_result() {
+            Ok(_) => Outcome::Success,
+            Err(failure) => Outcome::Failure(failure),
+        }
+    }
 }
 
 #[diagnostic::do_not_recommend]
 impl IntoOutcome for () {
     type Output = ();
 
-    fn into_outcome(self) -> Outcome {
-        Outcome::Success
+    fn into_result(self) -> Result<(), Failure> {
+        Ok(())
     }
 }
 
@@ -189,11 +206,8 @@ impl IntoOutcome for () {
 impl<T: Serialize + DeserializeOwned, E: Into<BoxError>> IntoOutcome for Result<T, E> {
     type Output = T;
 
-    fn into_outcome(self) -> Outcome {
-        match self {
-            Ok(_) => Outcome::Success,
-            Err(error) => Outcome::Failure(Failure::from_error(error.into())),
-        }
+    fn into_result(self) -> Result<T, Failure> {
+        self.map_err(|error| Failure::from_error(error.into()))
     }
 }
 

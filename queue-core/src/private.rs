@@ -15,20 +15,40 @@ pub use crate::topology::{Declare, ExchangeKind, Name, Overflow, QueueSpec, Queu
 use crate::outcome::{Failure, ReasonKind, Verdict};
 
 /// What the function of task `T` returned. `is_permanent` is whether it is one of the errors that the task declares
-/// `permanent(..)`, which outweighs a mark that the error carries.
-pub fn outcome<T: Task, R: IntoOutcome<Output = T::Output>>(result: R, is_permanent: bool) -> Outcome {
-    event_outcome(result, is_permanent)
+/// `permanent(..)`, which outweighs a mark that the error carries; `is_call` whether somebody waits for what the
+/// function returned.
+pub fn outcome<T: Task, R: IntoOutcome<Output = T::Output>>(
+    result: R,
+    is_permanent: bool,
+    is_call: bool,
+) -> Outcome {
+    match result.into_result() {
+        Ok(reply) if is_call => match serde_json::to_vec(&reply) {
+            Ok(reply) => Outcome::Reply(reply.into()),
+            Err(error) => {
+                let words = format!("the reply of task `{}` could not be encoded: {error}", T::NAME);
+                Outcome::dead(ReasonKind::Permanent, words)
+            }
+        },
+        Ok(_) => Outcome::Success,
+        Err(failure) => failed(failure, is_permanent),
+    }
 }
 
 /// The same for a subscriber, which nobody waits for.
 pub fn event_outcome<R: IntoOutcome>(result: R, is_permanent: bool) -> Outcome {
-    match result.into_outcome() {
-        Outcome::Failure(Failure { mut reason, .. }) if is_permanent => {
-            reason.kind = ReasonKind::Permanent;
-            Outcome::Failure(Failure { reason, verdict: Verdict::Permanent })
-        }
-        outcome => outcome,
+    match result.into_result() {
+        Ok(_) => Outcome::Success,
+        Err(failure) => failed(failure, is_permanent),
     }
+}
+
+fn failed(mut failure: Failure, is_permanent: bool) -> Outcome {
+    if is_permanent {
+        failure.reason.kind = ReasonKind::Permanent;
+        failure.verdict = Verdict::Permanent;
+    }
+    Outcome::Failure(failure)
 }
 
 /// A task in a program that has no worker: its code is not registered. Function and payload are mentioned only so

@@ -319,7 +319,10 @@ fn job(model: &Model, call: &Ident, reading: &Reading) -> TokenStream {
         None => quote!(false),
     };
     let outcome = match attribute.kind_of {
-        Kind::Task => quote_spanned!(output.span()=> #private::outcome::<#payload, _>(#result, #permanent)),
+        Kind::Task => {
+            let is_call = quote!(#call.is_call());
+            quote_spanned!(output.span()=> #private::outcome::<#payload, _>(#result, #permanent, #is_call))
+        }
         Kind::Subscriber => quote_spanned!(output.span()=> #private::event_outcome(#result, #permanent)),
     };
     quote!({

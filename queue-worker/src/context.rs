@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fetch::{Lane, Slot};
 use crate::registry::Task;
+use crate::reply;
 
 /// What a handler may know about its job. A task takes it as `&Context`.
 pub struct Context {
@@ -25,6 +26,8 @@ pub struct Context {
     pub(crate) routing_key: String,
     pub(crate) redelivered: bool,
     pub(crate) headers: Headers,
+    /// Somebody waits for what the handler returns.
+    pub(crate) is_call: bool,
     /// What only a subscriber asks for; empty for a task.
     properties: Option<Box<Properties>>,
     /// Where the job runs. Freed with the context, and so only when the handler has let go of it: a blocking
@@ -64,6 +67,7 @@ impl Context {
             routing_key: std::mem::take(&mut delivery.routing_key),
             redelivered: delivery.redelivered,
             headers: delivery.envelope.headers.clone(),
+            is_call: reply::is_call(slot.lane(), &delivery.envelope),
             properties: task
                 .registration
                 .is_subscriber

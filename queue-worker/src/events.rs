@@ -67,6 +67,20 @@ pub enum JobEvent {
         /// Why.
         reason: Reason,
     },
+    /// The job failed, and its caller was told. A call is not tried again, and is no dead letter.
+    CallFailed {
+        /// The job.
+        job: JobInfo,
+        /// How long the attempt took.
+        took: Duration,
+        /// Why.
+        reason: Reason,
+    },
+    /// The job's caller had given up before it could begin. It was not run, and is gone from the broker.
+    Abandoned {
+        /// The job.
+        job: JobInfo,
+    },
     /// The job went back to its queue as it came, because the worker stops.
     Released {
         /// The job.
@@ -94,6 +108,8 @@ impl JobEvent {
             | Self::Succeeded { job, .. }
             | Self::Retried { job, .. }
             | Self::Dead { job, .. }
+            | Self::CallFailed { job, .. }
+            | Self::Abandoned { job }
             | Self::Released { job }
             | Self::SettleFailed { job, .. } => Some(job),
             Self::Missed { .. } => None,
@@ -218,6 +234,10 @@ pub struct Summary {
     pub retried: u64,
     /// Jobs that became dead letters.
     pub dead: u64,
+    /// Calls that failed, and whose callers were told.
+    pub calls_failed: u64,
+    /// Calls that were not run, because their callers had given up.
+    pub abandoned: u64,
     /// Jobs given back to their queue because the worker stopped.
     pub released: u64,
     /// Settlements that did not reach the broker, which delivers those jobs again.
@@ -226,8 +246,14 @@ pub struct Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { succeeded, retried, dead, released, settle_failed } = self;
+        let Self { succeeded, retried, dead, calls_failed, abandoned, released, settle_failed } = self;
         write!(f, "{succeeded} succeeded, {retried} retried, {dead} dead, {released} released")?;
+        if *calls_failed > 0 {
+            write!(f, ", {calls_failed} calls failed")?;
+        }
+        if *abandoned > 0 {
+            write!(f, ", {abandoned} abandoned by their callers")?;
+        }
         if *settle_failed > 0 {
             write!(f, ", {settle_failed} could not be settled")?;
         }
@@ -241,6 +267,8 @@ pub(crate) struct Tally {
     pub(crate) succeeded: AtomicU64,
     pub(crate) retried: AtomicU64,
     pub(crate) dead: AtomicU64,
+    pub(crate) calls_failed: AtomicU64,
+    pub(crate) abandoned: AtomicU64,
     pub(crate) released: AtomicU64,
     pub(crate) settle_failed: AtomicU64,
 }
@@ -252,6 +280,8 @@ impl Tally {
             succeeded: read(&self.succeeded),
             retried: read(&self.retried),
             dead: read(&self.dead),
+            calls_failed: read(&self.calls_failed),
+            abandoned: read(&self.abandoned),
             released: read(&self.released),
             settle_failed: read(&self.settle_failed),
         }

@@ -35,6 +35,8 @@ pub(crate) enum Executed {
     Unknown,
     /// The worker stops at once, and the handler had not finished.
     CutOff,
+    /// Its caller had given up before it could begin.
+    Abandoned,
 }
 
 /// The task that a message is for: the one it names; if it names none, the queue's only one or the default one.

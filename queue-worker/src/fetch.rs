@@ -15,6 +15,7 @@ use tracing::Instrument;
 use crate::context::Context;
 use crate::execute::{self, Executed};
 use crate::registry::Queue;
+use crate::reply;
 use crate::settle;
 use crate::worker::Shared;
 
@@ -116,6 +117,10 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Result<()> {
 pub(crate) async fn process(slot: Slot, mut delivery: Delivery) -> Executed {
     let lane = Arc::clone(slot.lane());
     let started = Instant::now();
+    if reply::is_abandoned(&lane, &delivery.envelope) {
+        settle::settle(&lane, delivery, &Executed::Abandoned, started).await;
+        return Executed::Abandoned;
+    }
     let task = match execute::find(&lane, &delivery.envelope) {
         Ok(task) => task,
         Err(executed) => {
@@ -161,7 +166,7 @@ fn remember_origin(delivery: &mut Delivery) {
 async fn release(lane: &Arc<Lane>, consumer: &mut Consumer) {
     while let Some(Ok(delivery)) = consumer.next().await {
         lane.shared.activity.began(&delivery.envelope);
-        settle::carry_out(lane, delivery, Settlement::Release, Instant::now()).await;
+        settle::carry_out(lane, delivery, Settlement::Release.into(), Instant::now()).await;
     }
 }
 

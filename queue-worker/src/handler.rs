@@ -44,6 +44,12 @@ impl Call {
         &self.context
     }
 
+    /// Whether somebody waits for what the handler returns.
+    #[doc(hidden)]
+    pub fn is_call(&self) -> bool {
+        self.context.is_call
+    }
+
     /// The payload as it crossed the wire.
     pub fn raw_payload(&self) -> &Bytes {
         &self.payload

@@ -12,6 +12,7 @@ mod middleware;
 #[doc(hidden)]
 pub mod private;
 mod registry;
+mod reply;
 mod settle;
 mod shutdown;
 #[cfg(feature = "testing")]

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use queue_core::broker::Delivery;
+use queue_core::broker::{Delivery, Publish};
 use queue_core::clock;
 use queue_core::envelope::{Envelope, HeaderValue, header};
 use queue_core::error::chain;
@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::events::{JobEvent, JobInfo};
 use crate::execute::Executed;
 use crate::fetch::Lane;
+use crate::reply;
 
 /// For how long an unknown task is tried again: so long may a rolling update take.
 pub(crate) const UNKNOWN_FOR: Duration = Duration::from_secs(3600);
@@ -23,43 +24,86 @@ pub(crate) const UNKNOWN_FOR: Duration = Duration::from_secs(3600);
 const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
 const UNKNOWN_WAIT_CAP: Duration = Duration::from_secs(60);
 
+/// What becomes of a delivery.
+pub(crate) struct Decision {
+    pub(crate) settlement: Settlement,
+    /// What its caller is told, before it is settled.
+    pub(crate) reply: Option<Publish>,
+    /// What is told of it to those who watch the worker, where that is more than the settlement.
+    pub(crate) fate: Fate,
+}
+
+/// What an acked delivery was, where it was no success.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    /// The settlement says it all.
+    AsSettled,
+    /// It failed, and its caller is told.
+    CallFailed(Reason),
+    /// It was not run, since its caller had given up.
+    Abandoned,
+}
+
+impl From<Settlement> for Decision {
+    fn from(settlement: Settlement) -> Self {
+        Self { settlement, reply: None, fate: Fate::AsSettled }
+    }
+}
+
 /// Decides, and carries it out.
 pub(crate) async fn settle(lane: &Lane, mut delivery: Delivery, executed: &Executed, started: Instant) {
+    let decision = decide(lane, &mut delivery.envelope, executed);
+    carry_out(lane, delivery, decision, started).await;
+}
+
+fn decide(lane: &Lane, job: &mut Envelope, executed: &Executed) -> Decision {
     let settlement = match executed {
         Executed::Ran { outcome, retry } => {
+            if let Some(decision) = reply::answer(lane, job, outcome) {
+                return decision;
+            }
             // Should this job meet an unknown task again, its hour begins anew.
-            delivery.envelope.headers.remove(header::UNKNOWN_SINCE);
-            retry::decide(outcome, delivery.envelope.attempt, retry, (lane.shared.jitter)())
+            job.headers.remove(header::UNKNOWN_SINCE);
+            retry::decide(outcome, job.attempt, retry, (lane.shared.jitter)())
         }
         Executed::Unknown => {
             let now = lane.shared.client.clock().now();
-            let since = unknown_since(&delivery.envelope).filter(|since| *since <= now).unwrap_or(now);
-            delivery.envelope.headers.insert(header::UNKNOWN_SINCE, clock::to_millis(since));
-            unknown(lane, &delivery.envelope, now.duration_since(since).unwrap_or_default())
+            let since = unknown_since(job).filter(|since| *since <= now).unwrap_or(now);
+            job.headers.insert(header::UNKNOWN_SINCE, clock::to_millis(since));
+            let settlement = unknown(lane, job, now.duration_since(since).unwrap_or_default());
+            return reply::unknown(lane, job, settlement);
         }
         Executed::CutOff => Settlement::Release,
+        Executed::Abandoned => {
+            return Decision { settlement: Settlement::Ack, reply: None, fate: Fate::Abandoned };
+        }
     };
-    carry_out(lane, delivery, settlement, started).await;
+    settlement.into()
 }
 
-/// Carries a settlement out, and tells whoever listens.
-pub(crate) async fn carry_out(lane: &Lane, mut delivery: Delivery, settlement: Settlement, started: Instant) {
+/// Carries a decision out, and tells whoever listens.
+pub(crate) async fn carry_out(lane: &Lane, mut delivery: Delivery, decision: Decision, started: Instant) {
     let shared = &lane.shared;
+    let Decision { settlement, reply, fate } = decision;
     if matches!(settlement, Settlement::Retry { .. } | Settlement::DeadLetter { .. }) {
         delivery.envelope.headers.insert(header::WORKER, shared.name.as_str());
     }
     let job = JobInfo::new(lane, &delivery.envelope);
     let told = settlement.clone();
+    // Before the ack: a crash in between repeats the job and its reply, the other order leaves the caller without one.
+    if let Some(reply) = reply {
+        reply::send(lane, &delivery.envelope, &job, reply).await;
+    }
 
     let settled = delivery.settle(settlement).await;
 
     let took = started.elapsed();
     match settled {
         Ok(()) => {
-            count(lane, &told);
-            log(&job, &told);
+            count(lane, &told, &fate);
+            log(&job, &told, &fate);
             shared.activity.ended(&job.id, &told);
-            shared.events.emit(|| event(job, told, took));
+            shared.events.emit(|| event(job, told, fate, took));
         }
         Err(error) => {
             shared.tally.settle_failed.fetch_add(1, Ordering::Relaxed);
@@ -100,35 +144,45 @@ fn unknown(lane: &Lane, envelope: &Envelope, waited: Duration) -> Settlement {
     }
 }
 
-fn count(lane: &Lane, settlement: &Settlement) {
+fn count(lane: &Lane, settlement: &Settlement, fate: &Fate) {
     let tally = &lane.shared.tally;
-    let counter = match settlement {
-        Settlement::Ack => &tally.succeeded,
-        Settlement::Retry { .. } => &tally.retried,
-        Settlement::DeadLetter { .. } => &tally.dead,
+    let counter = match (fate, settlement) {
+        (Fate::CallFailed(_), _) => &tally.calls_failed,
+        (Fate::Abandoned, _) => &tally.abandoned,
+        (_, Settlement::Ack) => &tally.succeeded,
+        (_, Settlement::Retry { .. }) => &tally.retried,
+        (_, Settlement::DeadLetter { .. }) => &tally.dead,
         _ => &tally.released,
     };
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-fn log(job: &JobInfo, settlement: &Settlement) {
+fn log(job: &JobInfo, settlement: &Settlement, fate: &Fate) {
     let JobInfo { id, task, queue, attempt } = job;
-    match settlement {
-        Settlement::Retry { after, reason, .. } => {
+    match (fate, settlement) {
+        (Fate::CallFailed(reason), _) => {
+            tracing::warn!(target: "leveret", %id, %task, %queue, attempt, %reason, "call failed, and its caller was told");
+        }
+        (Fate::Abandoned, _) => {
+            tracing::warn!(target: "leveret", %id, %task, %queue, "call was not run, since its caller had given up: the queue is longer than callers wait");
+        }
+        (_, Settlement::Retry { after, reason, .. }) => {
             tracing::warn!(target: "leveret", %id, %task, %queue, attempt, ?after, %reason, "job failed, and runs again");
         }
-        Settlement::DeadLetter { reason } => {
+        (_, Settlement::DeadLetter { reason }) => {
             tracing::error!(target: "leveret", %id, %task, %queue, attempt, %reason, "job is a dead letter");
         }
         _ => {}
     }
 }
 
-fn event(job: JobInfo, settlement: Settlement, took: Duration) -> JobEvent {
-    match settlement {
-        Settlement::Ack => JobEvent::Succeeded { job, took },
-        Settlement::Retry { after, reason, .. } => JobEvent::Retried { job, took, after, reason },
-        Settlement::DeadLetter { reason } => JobEvent::Dead { job, took, reason },
+fn event(job: JobInfo, settlement: Settlement, fate: Fate, took: Duration) -> JobEvent {
+    match (fate, settlement) {
+        (Fate::CallFailed(reason), _) => JobEvent::CallFailed { job, took, reason },
+        (Fate::Abandoned, _) => JobEvent::Abandoned { job },
+        (_, Settlement::Ack) => JobEvent::Succeeded { job, took },
+        (_, Settlement::Retry { after, reason, .. }) => JobEvent::Retried { job, took, after, reason },
+        (_, Settlement::DeadLetter { reason }) => JobEvent::Dead { job, took, reason },
         _ => JobEvent::Released { job },
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use queue_core::broker::memory::{MemoryBroker, Waiting};
 use queue_core::broker::{Broker, ConsumeOptions, Delivery, Settings, Settler};
 use queue_core::client::Client;
@@ -191,20 +192,12 @@ impl TestQueue {
     pub async fn drain(&self) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         loop {
-            let lanes = self.ready_lanes();
+            let lanes = self.ready_lanes(1);
             if lanes.is_empty() {
                 return outcomes;
             }
             for lane in lanes {
-                let spec = lane.plan.spec;
-                let options = ConsumeOptions::new(spec.name().clone())
-                    .dead_letter(spec.dead_letter_route(self.client.namespace()));
-                while let Some(delivery) =
-                    self.broker.take(&options, None).unwrap_or_else(|error| fail(&error))
-                {
-                    if let Ok(task) = find(&lane, &delivery.envelope) {
-                        task.check_state(&self.state).unwrap_or_else(|error| fail(&error));
-                    }
+                while let Some(delivery) = self.take(&lane) {
                     let name = delivery.envelope.task.clone();
                     let executed = process(lane.slot().await, delivery).await;
                     outcomes.push(outcome(executed, name.as_deref()));
@@ -218,8 +211,50 @@ impl TestQueue {
         }
     }
 
-    /// The queues that have something ready for a task.
-    fn ready_lanes(&self) -> Vec<Arc<Lane>> {
+    /// Runs jobs, all that are ready at once, while `code` runs, and returns what `code` returns. For code that calls
+    /// tasks and waits for their replies: `queue.serve(client.call(Add { a: 1, b: 2 })).await`. What still runs when
+    /// `code` has ended goes back to its queue.
+    ///
+    /// A call times out by the clock that [`advance`](Self::advance) moves, and so not by itself.
+    ///
+    /// # Panics
+    /// If a task wants state that is missing, or if the tasks contradict each other.
+    pub async fn serve<F: IntoFuture>(&self, code: F) -> F::Output {
+        let code = code.into_future();
+        let serving = async {
+            let mut running = FuturesUnordered::new();
+            loop {
+                for lane in self.ready_lanes(u16::MAX) {
+                    while let Some(delivery) = self.take(&lane) {
+                        running.push(process(lane.slot().await, delivery));
+                    }
+                }
+                tokio::select! {
+                    Some(_) = running.next() => {}
+                    _ = self.broker.wait_for(|_| !self.ready_lanes(1).is_empty()) => {}
+                }
+            }
+        };
+        tokio::select! {
+            output = code => output,
+            never = serving => never,
+        }
+    }
+
+    /// The next job of a queue.
+    fn take(&self, lane: &Lane) -> Option<Delivery> {
+        let spec = lane.plan.spec;
+        let options = ConsumeOptions::new(spec.name().clone())
+            .dead_letter(spec.dead_letter_route(self.client.namespace()));
+        let delivery = self.broker.take(&options, None).unwrap_or_else(|error| fail(&error))?;
+        if let Ok(task) = find(lane, &delivery.envelope) {
+            task.check_state(&self.state).unwrap_or_else(|error| fail(&error));
+        }
+        Some(delivery)
+    }
+
+    /// The queues that have something ready for a task, each for so many jobs at once.
+    fn ready_lanes(&self, concurrency: u16) -> Vec<Arc<Lane>> {
         let ready: BTreeSet<_> = self
             .broker
             .snapshot()
@@ -234,7 +269,7 @@ impl TestQueue {
         tasks.retain(|task| ready.contains(task.queue().name().as_ref()));
         let plan = group(&tasks).unwrap_or_else(|error| fail(&error));
         let shared = Arc::new(Shared::for_test(&self.client, plan.tasks, &self.state));
-        plan.queues.into_iter().map(|queue| Lane::new(Arc::clone(&shared), queue, 1)).collect()
+        plan.queues.into_iter().map(|queue| Lane::new(Arc::clone(&shared), queue, concurrency)).collect()
     }
 
     fn lane(&self, queue: Queue) -> Arc<Lane> {
@@ -303,6 +338,9 @@ fn outcome(executed: Executed, task: Option<&str>) -> Outcome {
         }
         // Only a worker that stops cuts off, and there is none.
         Executed::CutOff => Outcome::failed(ReasonKind::Failed, "the job was cut off"),
+        Executed::Abandoned => {
+            Outcome::failed(ReasonKind::Failed, "the job was not run: its caller had given up")
+        }
     }
 }
 

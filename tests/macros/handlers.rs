@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use leveret::{Client, Context, JobEvent, TaskError, TaskResult, Worker, task};
+use leveret::{CallError, Client, Context, JobEvent, ReasonKind, TaskError, TaskResult, Worker, task};
 
 use crate::support::{dead, run, succeeded};
 
@@ -180,4 +180,33 @@ async fn task_without_parameters_is_an_empty_object() {
 
     assert_eq!(serde_json::to_string(&Tick {}).unwrap(), "{}");
     assert!(matches!(run(Tick {}, |worker| worker).await[..], [JobEvent::Succeeded { .. }]));
+}
+
+#[tokio::test]
+async fn call_returns_what_the_function_returned() {
+    #[task(queue = "calls", permanent(MailError::BadAddress(_)))]
+    async fn letters(of: String) -> Result<usize, MailError> {
+        if of.is_empty() { Err(MailError::BadAddress(7)) } else { Ok(of.len()) }
+    }
+    #[task(queue = "calls")]
+    fn shout(text: String) -> Result<String, std::convert::Infallible> {
+        Ok(text.to_uppercase())
+    }
+    let client = Client::connect("memory:").await.unwrap();
+    let worker = Worker::new(&client).signals(false).task::<Letters>().task::<Shout>();
+    let (handle, running) = (worker.handle(), tokio::spawn(worker.run()));
+
+    let count: usize = client.call(Letters { of: "leveret".into() }).await.unwrap();
+    let loud: String = client.call(Shout { text: "hop".into() }).await.unwrap();
+    let refused = client.call(Letters { of: String::new() }).await;
+
+    assert_eq!((count, &*loud), (7, "HOP"));
+    match refused {
+        Err(CallError::Handler { task: "letters", kind: ReasonKind::Permanent, message }) => {
+            assert_eq!(message, "bad address (7)");
+        }
+        other => panic!("it was not refused: {other:?}"),
+    }
+    handle.shutdown();
+    running.await.unwrap().unwrap();
 }

@@ -61,7 +61,7 @@ where
 
 /// What a test makes of a job.
 #[derive(Clone, Copy)]
-struct Answers<S>(S, fn() -> Result<Outcome, BoxError>);
+pub(crate) struct Answers<S>(S, fn() -> Result<Outcome, BoxError>);
 
 impl<S> Service<Call> for Answers<S> {
     type Response = Outcome;
@@ -77,7 +77,8 @@ impl<S> Service<Call> for Answers<S> {
     }
 }
 
-fn answering(
+/// A layer that answers in the handler's stead.
+pub(crate) fn answering(
     answer: fn() -> Result<Outcome, BoxError>,
 ) -> impl Layer<HandlerService, Service = Answers<HandlerService>> {
     layer_fn(move |inner| Answers(inner, answer))

@@ -5,6 +5,7 @@ mod events;
 mod failure;
 mod layer;
 mod program;
+mod rpc;
 mod shutdown;
 #[cfg(unix)]
 mod signal;

@@ -1,12 +1,13 @@
 //! What users write their unit tests with.
 
+use std::future::IntoFuture as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use leveret::testing::TestQueue;
-use leveret::{Context, Outcome};
+use leveret::{CallError, Context, Outcome};
 use queue_core::settlement::ReasonKind;
 
 use crate::support::{message, options, publish, queue, retries, task};
@@ -26,6 +27,14 @@ task!(Chain { left: u32 } = "chain", queue: queue("testing.chain"), options: opt
 async |call, job| {
     let client = call.context().client();
     if job.left > 0 { client.enqueue(Chain { left: job.left - 1 }).await.map(drop) } else { Ok(()) }
+});
+task!(Double { n: u32 } -> u32 = "double", queue: queue("testing.double"), options: options(), needs: [],
+    async |_call, job| { if job.n == 0 { Err("nothing to double") } else { Ok(2 * job.n) } });
+task!(Quadruple { n: u32 } -> u32 = "quadruple", queue: queue("testing.quadruple"), options: options(), needs: [Context],
+async |call, job| {
+    let client = call.context().client();
+    let double = client.call(Double { n: job.n }).await?;
+    client.call(Double { n: double }).await
 });
 
 fn email(to: &str) -> SendEmail {
@@ -146,6 +155,52 @@ async fn only_the_tasks_that_run_need_their_state() {
     queue.client().enqueue(Chain { left: 0 }).await.unwrap();
 
     assert_eq!(queue.drain().await, [Outcome::Success]);
+}
+
+#[tokio::test]
+async fn call_is_answered_while_the_queue_serves() {
+    let queue = TestQueue::new().task::<Double>();
+
+    let four = queue.serve(queue.client().call(Double { n: 2 })).await;
+    let failed = queue.serve(queue.client().call(Double { n: 0 })).await;
+
+    assert_eq!(four.unwrap(), 4);
+    assert!(
+        matches!(&failed, Err(CallError::Handler { message, .. }) if message == "nothing to double"),
+        "{failed:?}"
+    );
+    queue.refute_enqueued::<Double>(|_| true);
+}
+
+#[tokio::test]
+async fn code_may_do_other_things_before_it_calls_and_tasks_may_call_tasks() {
+    let queue = TestQueue::new().task::<Double>().task::<Quadruple>().shared(Arc::new(Mailer::default()));
+    let client = queue.client();
+
+    let results = queue
+        .serve(async {
+            client.enqueue(Chain { left: 0 }).await.unwrap();
+            tokio::task::yield_now().await;
+            tokio::join!(
+                client.call(Quadruple { n: 1 }).into_future(),
+                client.call(Quadruple { n: 2 }).into_future()
+            )
+        })
+        .await;
+
+    assert_eq!((results.0.unwrap(), results.1.unwrap()), (4, 8));
+}
+
+#[tokio::test]
+async fn call_times_out_by_the_clock_of_the_test() {
+    let queue = TestQueue::new().task::<Chain>();
+    let client = queue.client();
+    let calling = tokio::spawn(client.call(Double { n: 2 }).timeout(Duration::from_secs(60)).into_future());
+    queue.serve(tokio::task::yield_now()).await;
+
+    queue.advance(Duration::from_secs(60));
+
+    assert!(matches!(calling.await.unwrap(), Err(CallError::NoWorker { .. })));
 }
 
 #[tokio::test]

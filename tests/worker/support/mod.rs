@@ -18,14 +18,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A task by hand, with a queue spec and options that a test computes.
 macro_rules! task {
-    (@item $name:ident { $($field:ident: $type:ty),* } = $wire:literal, $queue:expr, $options:expr,
+    (@output) => { () };
+    (@output $output:ty) => { $output };
+    (@item $name:ident { $($field:ident: $type:ty),* } [$($output:ty)?] = $wire:literal, $queue:expr, $options:expr,
      [$($need:ty),*], $run:expr) => {
         #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
         pub(crate) struct $name { $(pub(crate) $field: $type),* }
 
         impl leveret::Task for $name {
             const NAME: &'static str = $wire;
-            type Output = ();
+            type Output = $crate::support::task!(@output $($output)?);
 
             fn queue() -> &'static queue_core::topology::QueueSpec {
                 static SPEC: std::sync::OnceLock<queue_core::topology::QueueSpec> = std::sync::OnceLock::new();
@@ -52,29 +54,31 @@ macro_rules! task {
             }
         }
     };
-    ($name:ident { $($field:ident: $type:ty),* } = $wire:literal, queue: $queue:expr, options: $options:expr,
+    ($name:ident { $($field:ident: $type:ty),* } $(-> $output:ty)? = $wire:literal, queue: $queue:expr, options: $options:expr,
      needs: [$($need:ty),*], async |$call:ident, $job:ident| $body:block) => {
-        $crate::support::task!(@item $name { $($field: $type),* } = $wire, $queue, $options, [$($need),*], |call| {
+        $crate::support::task!(@item $name { $($field: $type),* } [$($output)?] = $wire, $queue, $options, [$($need),*], |call| {
             Box::pin(async move {
                 let $job: $name = match call.payload() {
                     Ok(job) => job,
                     Err(bad) => return bad,
                 };
                 let $call = &call;
-                leveret::__private::IntoOutcome::into_outcome(async { $body }.await)
+                let result = async { $body }.await;
+                leveret::__private::outcome::<$name, _>(result, false, call.is_call())
             })
         });
     };
-    ($name:ident { $($field:ident: $type:ty),* } = $wire:literal, queue: $queue:expr, options: $options:expr,
+    ($name:ident { $($field:ident: $type:ty),* } $(-> $output:ty)? = $wire:literal, queue: $queue:expr, options: $options:expr,
      needs: [$($need:ty),*], blocking |$call:ident, $job:ident| $body:block) => {
-        $crate::support::task!(@item $name { $($field: $type),* } = $wire, $queue, $options, [$($need),*], |call| {
+        $crate::support::task!(@item $name { $($field: $type),* } [$($output)?] = $wire, $queue, $options, [$($need),*], |call| {
             leveret::__private::run_blocking(call, |call| {
                 let $job: $name = match call.payload() {
                     Ok(job) => job,
                     Err(bad) => return bad,
                 };
                 let $call = &call;
-                leveret::__private::IntoOutcome::into_outcome($body)
+                let result = $body;
+                leveret::__private::outcome::<$name, _>(result, false, call.is_call())
             })
         });
     };
