@@ -10,6 +10,7 @@ pub use queue_core::error::{
     BoxError, EnqueueError, Error, ErrorKind, EventError, PublishError, Result, chain as error_chain,
 };
 pub use queue_core::event::{Event, RawMessage};
+pub use queue_core::format::Format;
 pub use queue_core::outcome::{Outcome, ResultExt, TaskError, TaskResult};
 pub use queue_core::publish::{Properties, PublishEvent, PublishRaw};
 pub use queue_core::settlement::ReasonKind;

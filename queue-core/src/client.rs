@@ -243,16 +243,19 @@ impl Client {
 
     /// The envelope of a job that is due now.
     pub(crate) fn envelope<T: Task>(&self, task: &T) -> Result<Envelope, EnqueueError> {
-        let payload = serde_json::to_vec(task)
-            .map_err(|source| EnqueueError::Encode { task: T::NAME, source: source.into() })?;
+        let payload = T::options()
+            .format
+            .encode(task)
+            .map_err(|source| EnqueueError::Encode { task: T::NAME, source })?;
         Ok(self.envelope_around::<T>(payload))
     }
 
     fn envelope_around<T: Task>(&self, payload: impl Into<Bytes>) -> Envelope {
         let mut envelope = Envelope::new(payload);
         envelope.task = Some(T::NAME.to_owned());
-        envelope.content_type = Some("application/json".to_owned());
-        envelope.priority = T::options().priority;
+        let options = T::options();
+        envelope.content_type = Some(options.format.content_type().to_owned());
+        envelope.priority = options.priority;
         envelope.enqueued_at = Some(self.clock().now());
         envelope
     }

@@ -1,6 +1,7 @@
 //! A job as it crosses the wire: the payload and its metadata. Between `client` and `broker/*`.
 //!
-//! The body is the payload as plain JSON, so that any AMQP client can write and read it. Everything else
+//! The body is the payload as plain JSON, so that any AMQP client can write and read it, unless its task says
+//! otherwise ([`format`](crate::format)). Everything else
 //! stands in AMQP properties and in headers beginning with `q-`; [`header`] lists them.
 
 use std::collections::BTreeMap;
@@ -279,7 +280,7 @@ pub struct Envelope {
     pub id: JobId,
     /// AMQP `type`: the task's name. `None` goes to the queue's only task, or to the one marked `default`.
     pub task: Option<String>,
-    /// The body: the payload as JSON.
+    /// The body: the payload, in the format that `content_type` says.
     pub payload: Bytes,
     /// AMQP `content_type`.
     pub content_type: Option<String>,

@@ -159,7 +159,7 @@ pub enum PublishError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnqueueError {
-    /// The payload could not be turned into JSON.
+    /// The payload could not be written in the task's format.
     #[error("the payload of task `{task}` could not be encoded")]
     Encode {
         /// The task's name on the wire.
@@ -190,7 +190,7 @@ pub enum EnqueueError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
-    /// The event could not be turned into JSON.
+    /// The event could not be written in its format.
     #[error("event `{event}` could not be encoded")]
     Encode {
         /// The event's name on the wire.

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::envelope::{Headers, JobId};
 use crate::error::PublishError;
+use crate::format::{DecodeError, Format, UnknownFormat};
 use crate::topology::{ExchangeKind, MAX_NAME, Name, Subscription};
 
 /// Something that happened, published to an exchange for whoever subscribed. `#[derive(Event)]` implements it.
@@ -26,6 +27,9 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
 
     /// How the exchange routes.
     const KIND: ExchangeKind;
+
+    /// How it is written. Those that arrive are read by their own `content_type`.
+    const FORMAT: Format = Format::Json;
 
     /// The routing key, filled from the event's fields.
     ///
@@ -158,11 +162,15 @@ pub trait EventBody: Sized + Send + 'static {
     /// How that exchange routes.
     const KIND: Option<ExchangeKind>;
 
-    /// Reads the message, of which most need no more than the body.
+    /// Reads the message, of which most need no more than the body and its format.
     ///
     /// # Errors
     /// In words for the reason of a dead letter.
-    fn read(body: &Bytes, message: &dyn Fn() -> RawMessage) -> Result<Self, String>;
+    fn read(
+        body: &Bytes,
+        format: &Result<Format, UnknownFormat>,
+        message: &dyn Fn() -> RawMessage,
+    ) -> Result<Self, String>;
 }
 
 #[diagnostic::do_not_recommend]
@@ -170,14 +178,17 @@ impl<E: Event> EventBody for E {
     const EXCHANGE: Option<&'static str> = Some(E::EXCHANGE);
     const KIND: Option<ExchangeKind> = Some(E::KIND);
 
-    fn read(body: &Bytes, _: &dyn Fn() -> RawMessage) -> Result<Self, String> {
+    fn read(
+        body: &Bytes,
+        format: &Result<Format, UnknownFormat>,
+        _: &dyn Fn() -> RawMessage,
+    ) -> Result<Self, String> {
         let event = E::NAME;
-        // serde_json reads an array into a struct by position.
-        if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
-            return Err(format!("the body of event `{event}` is not a JSON object"));
-        }
-        serde_json::from_slice(body)
-            .map_err(|error| format!("the body does not fit event `{event}`: {error}"))
+        let format = format.as_ref().map_err(|unknown| format!("event `{event}`: {unknown}"))?;
+        format.decode(body).map_err(|error| match error {
+            DecodeError::NotAnObject(_) => format!("the body of event `{event}` is {error}"),
+            misfit => format!("the body does not fit event `{event}`: {misfit}"),
+        })
     }
 }
 
@@ -185,7 +196,11 @@ impl EventBody for RawMessage {
     const EXCHANGE: Option<&'static str> = None;
     const KIND: Option<ExchangeKind> = None;
 
-    fn read(_: &Bytes, message: &dyn Fn() -> RawMessage) -> Result<Self, String> {
+    fn read(
+        _: &Bytes,
+        _: &Result<Format, UnknownFormat>,
+        message: &dyn Fn() -> RawMessage,
+    ) -> Result<Self, String> {
         Ok(message())
     }
 }

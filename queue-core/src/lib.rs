@@ -11,6 +11,7 @@ pub mod clock;
 pub mod envelope;
 pub mod error;
 pub mod event;
+pub mod format;
 pub mod outcome;
 #[doc(hidden)]
 pub mod private;

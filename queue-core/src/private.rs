@@ -7,6 +7,7 @@ pub use crate::__no_worker as no_worker;
 pub use crate::envelope::{HeaderValue, Headers};
 pub use crate::error::PublishError;
 pub use crate::event::{Event, EventBody, KeyWriter, check_subscription, subscription};
+pub use crate::format::Format;
 pub use crate::outcome::{IntoOutcome, Outcome, TaskError};
 pub use crate::retry::Backoff;
 pub use crate::task::{Task, TaskOptions};

@@ -102,11 +102,11 @@ impl<E: Event> PublishEvent<E> {
     async fn send(self) -> Result<JobId, EventError> {
         let Self { client, event, must_route, id, headers } = self;
         refuse_own_headers(&headers).map_err(EventError::Publish)?;
-        let payload = serde_json::to_vec(&event)
-            .map_err(|source| EventError::Encode { event: E::NAME, source: source.into() })?;
+        let payload =
+            E::FORMAT.encode(&event).map_err(|source| EventError::Encode { event: E::NAME, source })?;
         let mut envelope = Envelope::new(payload);
         envelope.task = Some(E::NAME.to_owned());
-        envelope.content_type = Some("application/json".to_owned());
+        envelope.content_type = Some(E::FORMAT.content_type().to_owned());
         envelope.enqueued_at = Some(client.clock().now());
         envelope.headers = event.headers();
         for (name, value) in headers.iter() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::format::Format;
 use crate::retry::RetryPolicy;
 use crate::topology::QueueSpec;
 
@@ -40,6 +41,8 @@ pub struct TaskOptions {
     pub priority: Option<u8>,
     /// Whether it takes the queue's messages that name no task.
     pub is_default: bool,
+    /// How its payloads are written. Those that arrive are read by their own `content_type`.
+    pub format: Format,
 }
 
 impl TaskOptions {
@@ -48,13 +51,14 @@ impl TaskOptions {
 }
 
 impl Default for TaskOptions {
-    /// 5 retries, 10 minutes, no priority.
+    /// 5 retries, 10 minutes, no priority, JSON.
     fn default() -> Self {
         Self {
             retry: RetryPolicy::default(),
             timeout: Some(Self::DEFAULT_TIMEOUT),
             priority: None,
             is_default: false,
+            format: Format::Json,
         }
     }
 }

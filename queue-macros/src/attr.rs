@@ -9,7 +9,7 @@ use syn::{Error, Expr, Lit, Pat, Path, Result, Token};
 
 use crate::errors::Errors;
 use crate::suggest;
-use crate::value::{self, Backoff, Declare, Dlx, ExchangeKind, OrNone, Overflow, QueueType};
+use crate::value::{self, Backoff, Declare, Dlx, ExchangeKind, Format, OrNone, Overflow, QueueType};
 
 /// Which of the two attributes it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,7 @@ const OPTIONS: &[(&str, &str, &[Kind])] = &[
     ("priority", "priority = 5", TASK),
     ("permanent", "permanent(MailError::BadAddress(_) | MailError::Banned)", BOTH),
     ("default", "default", TASK),
+    ("format", r#"format = "msgpack""#, TASK),
     ("debug", "debug = false", TASK),
     ("crate", "crate = ::leveret", BOTH),
     ("dlx", r#"dlx = "emails.dlx""#, BOTH),
@@ -103,6 +104,7 @@ pub(crate) struct Attribute {
     pub(crate) priority: Option<Written<u8>>,
     pub(crate) permanent: Option<Written<Permanent>>,
     pub(crate) default: Option<Written<()>>,
+    pub(crate) format: Option<Written<Format>>,
     pub(crate) debug: Option<Written<bool>>,
     pub(crate) krate: Option<Written<Path>>,
     pub(crate) exchange: Option<Written<String>>,
@@ -141,6 +143,7 @@ impl Attribute {
             priority: None,
             permanent: None,
             default: None,
+            format: None,
             debug: None,
             krate: None,
             exchange: None,
@@ -205,6 +208,7 @@ impl Attribute {
             "priority" => assign(&mut self.priority, option, |value| value::integer(value, 0, u8::MAX)),
             "permanent" => parenthesised(&mut self.permanent, option, Permanent::parse),
             "default" => flag(&mut self.default, option),
+            "format" => assign(&mut self.format, option, value::format),
             "debug" => assign(&mut self.debug, option, value::boolean),
             "crate" => assign_path(&mut self.krate, option),
             "exchange" => assign(&mut self.exchange, option, value::exchange_name),

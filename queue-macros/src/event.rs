@@ -9,9 +9,9 @@ use syn::{Data, DeriveInput, Error, Fields, LitStr, Path, Token};
 
 use crate::errors::Errors;
 use crate::suggest;
-use crate::value::{self, ExchangeKind};
+use crate::value::{self, ExchangeKind, Format};
 
-const OPTIONS: [&str; 6] = ["exchange", "kind", "key", "headers", "name", "crate"];
+const OPTIONS: [&str; 7] = ["exchange", "kind", "key", "headers", "name", "format", "crate"];
 
 /// What stands in `#[event(..)]`.
 #[derive(Default)]
@@ -21,6 +21,7 @@ struct Options {
     key: Option<LitStr>,
     headers: Option<Vec<Ident>>,
     name: Option<LitStr>,
+    format: Option<Format>,
     krate: Option<Path>,
     /// Every option that stands there, readable or not.
     seen: Vec<String>,
@@ -102,6 +103,7 @@ impl Options {
                     }
                     "key" => options.key = Some(meta.value()?.parse()?),
                     "name" => options.name = Some(checked(meta.value()?.parse()?, value::task_name)?),
+                    "format" => options.format = Some(value::format(&literal(&meta.value()?.parse()?))?),
                     "crate" => options.krate = Some(meta.value()?.call(Path::parse_mod_style)?),
                     _ => {
                         let inside;
@@ -253,6 +255,10 @@ fn expand(
     let name = options.name.as_ref().map_or_else(|| ident.unraw().to_string(), LitStr::value);
     let exchange = &options.exchange;
     let kind = kind.map(|kind| kind.expand(private));
+    let format = options.format.map(|format| {
+        let format = format.expand(private);
+        quote!(const FORMAT: #private::Format = #format;)
+    });
     let key = parts.map(|parts| {
         let span = options.key.as_ref().map_or_else(Span::call_site, LitStr::span);
         let steps = parts.iter().map(|part| match part {
@@ -287,6 +293,7 @@ fn expand(
             const NAME: &'static ::core::primitive::str = #name;
             const EXCHANGE: &'static ::core::primitive::str = #exchange;
             const KIND: #private::ExchangeKind = #kind;
+            #format
             #key
             #headers
         }

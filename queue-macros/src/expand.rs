@@ -198,6 +198,10 @@ pub(crate) fn options(attribute: &Attribute, private: &TokenStream) -> TokenStre
     if attribute.default.is_some() {
         changes.extend(quote!(#options.is_default = true;));
     }
+    if let Some(Written { value: format, .. }) = &attribute.format {
+        let format = format.expand(private);
+        changes.extend(quote!(#options.format = #format;));
+    }
     let defaults = quote!(<#private::TaskOptions as ::core::default::Default>::default());
     if changes.is_empty() { defaults } else { quote!({ let mut #options = #defaults; #changes #options }) }
 }

@@ -55,9 +55,11 @@ pub fn subscriber(attribute: TokenStream, function: TokenStream) -> TokenStream 
 /// | `key` | the routing key, filled from fields in braces (topic and direct) |
 /// | `headers(..)` | the fields that are sent as headers, by which it is routed (headers) |
 /// | `name` | the name on the wire; default the struct's |
+/// | `format` | how it is written: `"json"` (the default), `"msgpack"` or `"cbor"`. Subscribers read all of them |
 /// | `crate` | the path of `leveret` where it has another name |
 ///
-/// The struct must be `Serialize` and `Deserialize`: the body is the event as plain JSON.
+/// The struct must be `Serialize` and `Deserialize`: the body is the event as plain JSON, unless `format` says
+/// otherwise.
 #[proc_macro_derive(Event, attributes(event))]
 pub fn event(input: TokenStream) -> TokenStream {
     event::event(input.into()).into()

@@ -57,6 +57,24 @@ pub(crate) enum ExchangeKind {
     Headers,
 }
 
+/// How a payload is written.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Format {
+    Json,
+    MessagePack,
+    Cbor,
+}
+
+impl Format {
+    pub(crate) fn expand(self, private: &TokenStream) -> TokenStream {
+        match self {
+            Self::Json => quote!(#private::Format::Json),
+            Self::MessagePack => quote!(#private::Format::MessagePack),
+            Self::Cbor => quote!(#private::Format::Cbor),
+        }
+    }
+}
+
 impl ExchangeKind {
     pub(crate) fn expand(self, private: &TokenStream) -> TokenStream {
         match self {
@@ -141,6 +159,11 @@ pub(crate) fn exchange_kind(value: &Expr) -> Result<ExchangeKind> {
             ("headers", ExchangeKind::Headers),
         ],
     )
+}
+
+/// How a payload is written.
+pub(crate) fn format(value: &Expr) -> Result<Format> {
+    choice(value, &[("json", Format::Json), ("msgpack", Format::MessagePack), ("cbor", Format::Cbor)])
 }
 
 /// What AMQP carries as a short string.

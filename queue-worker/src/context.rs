@@ -8,6 +8,7 @@ use queue_core::broker::Delivery;
 use queue_core::client::Client;
 use queue_core::envelope::{Envelope, Headers, JobId};
 use queue_core::event::RawMessage;
+use queue_core::format::{Format, UnknownFormat};
 use tokio_util::sync::CancellationToken;
 
 use crate::fetch::{Lane, Slot};
@@ -28,6 +29,8 @@ pub struct Context {
     pub(crate) headers: Headers,
     /// Somebody waits for what the handler returns.
     pub(crate) is_call: bool,
+    /// What the payload is written in. Whether that is known matters only to whoever reads it.
+    pub(crate) format: Result<Format, UnknownFormat>,
     /// What only a subscriber asks for; empty for a task.
     properties: Option<Box<Properties>>,
     /// Where the job runs. Freed with the context, and so only when the handler has let go of it: a blocking
@@ -68,6 +71,7 @@ impl Context {
             redelivered: delivery.redelivered,
             headers: delivery.envelope.headers.clone(),
             is_call: reply::is_call(slot.lane(), &delivery.envelope),
+            format: Format::of(delivery.envelope.content_type.as_deref()),
             properties: task
                 .registration
                 .is_subscriber

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use queue_core::event::EventBody;
+use queue_core::format::{DecodeError, Format};
 use queue_core::outcome::{Outcome, ReasonKind};
 use serde::de::DeserializeOwned;
 
@@ -61,20 +62,34 @@ impl Call {
     /// The outcome of a bad message: a dead letter with the reason.
     #[doc(hidden)]
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Outcome> {
-        let bad = |words: String| Outcome::dead(ReasonKind::BadMessage, words);
-        // serde_json reads `[]` into a struct without fields, and an array into one with fields, by position.
-        let first = self.payload.iter().find(|byte| !byte.is_ascii_whitespace());
-        if first != Some(&b'{') {
+        let format = self.format()?;
+        format.decode(&self.payload).map_err(|error| self.bad_payload(error))
+    }
+
+    /// The format of the payload, or what becomes of a message in one that nobody here reads.
+    fn format(&self) -> Result<Format, Outcome> {
+        self.context.format.as_ref().copied().map_err(|unknown| {
             let task = self.context.task();
-            return Err(bad(format!(
-                "the payload of task `{task}` is not a JSON object; send `{{\"parameter\": value}}`"
-            )));
-        }
-        serde_json::from_slice(&self.payload).map_err(|error| {
-            let task = self.context.task();
-            let words = shorten(error.to_string());
-            bad(format!("the payload does not fit task `{task}`: {words}"))
+            Outcome::dead(
+                ReasonKind::BadMessage,
+                format!("the payload of task `{task}` cannot be read: {unknown}"),
+            )
         })
+    }
+
+    fn bad_payload(&self, error: DecodeError) -> Outcome {
+        let task = self.context.task();
+        let words = match error {
+            DecodeError::NotAnObject(format) => {
+                let send = match format {
+                    Format::Json => "`{\"parameter\": value}`",
+                    _ => "a map from parameter to value",
+                };
+                format!("the payload of task `{task}` is {error}; send {send}")
+            }
+            misfit => format!("the payload does not fit task `{task}`: {}", shorten(misfit.to_string())),
+        };
+        Outcome::dead(ReasonKind::BadMessage, words)
     }
 
     /// The event, or what becomes of a message that holds none.
@@ -83,8 +98,9 @@ impl Call {
     /// The outcome of a bad message: a dead letter with the reason.
     #[doc(hidden)]
     pub fn event<E: EventBody>(&self) -> Result<E, Outcome> {
-        E::read(&self.payload, &|| self.context.message(self.payload.clone())).map_err(|words| {
-            let subscriber = self.context.task();
+        let message = || self.context.message(self.payload.clone());
+        E::read(&self.payload, &self.context.format, &message).map_err(|words| {
+            let (subscriber, words) = (self.context.task(), shorten(words));
             Outcome::dead(
                 ReasonKind::BadMessage,
                 format!("subscriber `{subscriber}` cannot read it: {words}"),
@@ -106,7 +122,7 @@ impl Call {
     }
 }
 
-/// What serde_json says, without the middle of a long value that it quotes: where and what stands at the end.
+/// What serde says, without the middle of a long value that it quotes: where and what stands at the end.
 fn shorten(words: String) -> String {
     const HEAD: usize = 200;
     const TAIL: usize = 200;

@@ -15,6 +15,7 @@ use queue_core::client::Client;
 use queue_core::clock::Clock;
 use queue_core::envelope::Envelope;
 use queue_core::error::{Error, SettleError, chain};
+use queue_core::format::Format;
 use queue_core::outcome::{Outcome, ReasonKind};
 use queue_core::settlement::Settlement;
 use queue_core::topology::Name;
@@ -163,7 +164,8 @@ impl TestQueue {
         job: T,
     ) -> impl Future<Output = Outcome> + Send + use<T> {
         let task = Task::new(T::registration());
-        let payload = serde_json::to_vec(&job).unwrap_or_else(|error| {
+        let format = T::options().format;
+        let payload = format.encode(&job).unwrap_or_else(|error| {
             let name = T::NAME;
             panic!("the payload of task `{name}` could not be encoded: {error}")
         });
@@ -171,6 +173,7 @@ impl TestQueue {
 
         let mut envelope = Envelope::new(payload);
         envelope.task = Some(T::NAME.to_owned());
+        envelope.content_type = Some(format.content_type().to_owned());
         envelope.enqueued_at = Some(self.clock.now());
         let queue = Queue { spec: T::queue(), tasks: vec![task], fallback: Some(task), subscriber: None };
         let lane = self.lane(queue);
@@ -295,7 +298,7 @@ impl TestQueue {
         let mut text = String::new();
         for Waiting { queue, envelope, not_before, .. } in jobs {
             let task = envelope.task.as_deref().unwrap_or("(no task)");
-            let payload: String = String::from_utf8_lossy(&envelope.payload).chars().take(SHOWN).collect();
+            let payload: String = shown(envelope).chars().take(SHOWN).collect();
             let due = not_before.and_then(|due| due.duration_since(now).ok());
             let due = due.map(|due| format!(", due in {due:?}")).unwrap_or_default();
             text.push_str(&format!("\n  {task} {payload} in queue `{queue}`{due}"));
@@ -318,10 +321,24 @@ impl fmt::Debug for TestQueue {
 
 #[track_caller]
 fn decode<T: queue_core::task::Task>(waiting: &Waiting) -> T {
-    serde_json::from_slice(&waiting.envelope.payload).unwrap_or_else(|error| {
-        let (name, queue) = (T::NAME, &waiting.queue);
+    let (name, queue) = (T::NAME, &waiting.queue);
+    let format = Format::of(waiting.envelope.content_type.as_deref())
+        .unwrap_or_else(|unknown| panic!("a job of task `{name}` in queue `{queue}`: {unknown}"));
+    format.decode(&waiting.envelope.payload).unwrap_or_else(|error| {
         panic!("a job of task `{name}` in queue `{queue}` does not fit its payload: {error}")
     })
+}
+
+/// A payload for people: a binary one as the JSON that it stands for.
+fn shown(envelope: &Envelope) -> String {
+    let json = match Format::of(envelope.content_type.as_deref()) {
+        Ok(format) if format != Format::Json => format.to_json(&envelope.payload).ok(),
+        _ => None,
+    };
+    match json {
+        Some(json) => json.to_string(),
+        None => String::from_utf8_lossy(&envelope.payload).into_owned(),
+    }
 }
 
 #[track_caller]

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leveret::testing::TestQueue;
-use leveret::{Context, Properties, RawMessage, Worker, subscriber};
+use leveret::{Context, Outcome, Properties, RawMessage, Worker, subscriber};
 
-use crate::support::{Log, OrderPlaced, ParcelSent, TicketOpened};
+use crate::support::{Log, OrderPlaced, ParcelSent, TicketOpened, VanMoved};
 
 #[subscriber(queue = "orders.mail")]
 async fn mail_on_order(log: &Log, event: OrderPlaced) {
@@ -195,4 +195,42 @@ mod one_queue {
             "{words}"
         );
     }
+}
+
+#[subscriber(queue = "positions.map")]
+async fn draw_van(log: &Log, event: VanMoved) {
+    log.note(format!("van {}", event.van));
+}
+
+#[tokio::test]
+async fn event_is_written_in_its_format_and_read_in_any() {
+    let log = Arc::new(Log::default());
+    let queue = TestQueue::new().task::<DrawVan>().shared(log.clone());
+    let client = queue.client();
+
+    client.publish(VanMoved { van: 1 }).must_route().await.unwrap();
+    client.publish_raw("shop.positions", "", r#"{"van": 2}"#, Properties::new()).must_route().await.unwrap();
+    let msgpack = Properties::new().content_type("application/msgpack");
+    client.publish_raw("shop.positions", "", &b"\x81\xa3van\x03"[..], msgpack).must_route().await.unwrap();
+    let outcomes = queue.drain().await;
+
+    assert!(outcomes.iter().all(|outcome| outcome.is_success()), "{outcomes:?}");
+    assert_eq!(log.sorted(), ["van 1", "van 2", "van 3"]);
+}
+
+#[tokio::test]
+async fn event_of_unknown_content_type_is_a_dead_letter_that_names_it() {
+    let queue = TestQueue::new().task::<DrawVan>().shared(Arc::new(Log::default()));
+    let xml = Properties::new().content_type("application/xml");
+    queue.client().publish_raw("shop.positions", "", "<van>1</van>", xml).await.unwrap();
+
+    let outcomes = queue.drain().await;
+
+    let [Outcome::Failure(failure)] = &outcomes[..] else { panic!("{outcomes:?}") };
+    assert_eq!(failure.reason.kind.as_str(), "bad-message");
+    assert_eq!(
+        failure.reason.message,
+        "subscriber `draw_van` cannot read it: event `VanMoved`: its content type `application/xml` is not \
+         understood; send `application/json`, `application/msgpack` or `application/cbor`, or leave it out for JSON"
+    );
 }

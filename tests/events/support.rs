@@ -29,6 +29,13 @@ pub(crate) struct TicketOpened {
     pub(crate) text: String,
 }
 
+/// Everybody hears of it, in few bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Event)]
+#[event(exchange = "shop.positions", kind = "fanout", format = "cbor")]
+pub(crate) struct VanMoved {
+    pub(crate) van: u64,
+}
+
 /// What subscribers got, as text.
 #[derive(Default)]
 pub(crate) struct Log(Mutex<Vec<String>>);

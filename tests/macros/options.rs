@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use leveret::__private::{Backoff, Declare, Overflow, QueueSpec, QueueType, TaskOptions};
-use leveret::{Task, task};
+use leveret::{Format, Task, task};
 
 const S: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -75,6 +75,10 @@ fn task_options_say_how_jobs_run() {
     async fn named() {}
     #[task(queue = "q", timeout = none)]
     async fn unlimited() {}
+    #[task(queue = "q", format = "msgpack")]
+    async fn packed() {}
+    #[task(queue = "q", format = "json")]
+    async fn plain() {}
 
     assert_eq!(Renamed::NAME, "other.name");
     let expected = defaults_but(|options| {
@@ -84,6 +88,8 @@ fn task_options_say_how_jobs_run() {
         options.is_default = true;
     });
     assert_eq!(*Renamed::options(), expected);
+    assert_eq!(*Packed::options(), defaults_but(|options| options.format = Format::MessagePack));
+    assert_eq!(*Plain::options(), TaskOptions::default());
     assert_eq!(*Unlimited::options(), defaults_but(|options| options.timeout = None));
 }
 

@@ -12,7 +12,7 @@ use crate::shadowed::usual::*;
     ::jobs::Event,
 )]
 #[serde(crate = "::jobs::__private::serde")]
-#[event(crate = ::jobs, exchange = "hygiene.topic", kind = "topic", key = "made.{r#type}.{count}")]
+#[event(crate = ::jobs, exchange = "hygiene.topic", kind = "topic", key = "made.{r#type}.{count}", format = "msgpack")]
 pub(crate) struct Made {
     /// A word.
     r#type: ::std::string::String,

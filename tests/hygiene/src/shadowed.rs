@@ -75,6 +75,7 @@ impl ::core::error::Error for Failure {}
     priority = 5,
     permanent(Failure {}),
     default,
+    format = "cbor",
     debug = false
 )]
 pub(crate) async fn with_every_option(

@@ -1,0 +1,180 @@
+//! How a payload is written as bytes. `client` and `publish` encode, a worker's handler decodes; which format a message
+//! is in stands in its `content_type`. Pure.
+//!
+//! All formats carry what JSON would: the same keys, and the same text for a UUID, a date or an address. So a payload
+//! has one schema and one `upcast`, and a program in another language writes what it would write as JSON. Bytes
+//! (`serde_bytes`) are what the binary formats are smaller for.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::BoxError;
+
+mod cbor;
+mod message_pack;
+
+/// How deeply a body may be nested: what serde_json allows. A worker's stack has room for no more than a few times
+/// that, and a message must not end it.
+const MAX_DEPTH: usize = 128;
+
+/// How a payload is written as bytes. A worker reads all of them, by the message's `content_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Format {
+    /// `application/json`, and what a message without a `content_type` is in. UTF-8.
+    #[default]
+    Json,
+    /// `application/msgpack`, with the fields by name.
+    MessagePack,
+    /// `application/cbor`, with the fields by name.
+    Cbor,
+}
+
+impl Format {
+    /// The `content_type` of a message in this format.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::MessagePack => "application/msgpack",
+            Self::Cbor => "application/cbor",
+        }
+    }
+
+    /// The format of a message with this `content_type`. JSON where there is none, or where it is `text/plain`, as
+    /// Pika's own examples send; parameters (`; charset=utf-8`) are ignored.
+    ///
+    /// # Errors
+    /// If it is none of ours.
+    pub fn of(content_type: Option<&str>) -> Result<Self, UnknownFormat> {
+        // By far most messages, and without a look at each letter.
+        let content_type = match content_type {
+            None | Some("application/json") => return Ok(Self::Json),
+            Some(content_type) => content_type,
+        };
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        let is = |name: &&str| essence.eq_ignore_ascii_case(name);
+        let ends_with = |suffix: &str| {
+            essence.len() > suffix.len()
+                && essence.as_bytes()[essence.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())
+        };
+        if ["", "application/json", "text/json", "text/plain"].iter().any(is) || ends_with("+json") {
+            Ok(Self::Json)
+        } else if ["application/msgpack", "application/x-msgpack", "application/vnd.msgpack"].iter().any(is) {
+            Ok(Self::MessagePack)
+        } else if ["application/cbor"].iter().any(is) || ends_with("+cbor") {
+            Ok(Self::Cbor)
+        } else {
+            Err(UnknownFormat(content_type.to_owned()))
+        }
+    }
+
+    /// Writes a value.
+    ///
+    /// # Errors
+    /// If serde cannot write it in this format: a map with keys that are no text, say.
+    pub fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Vec<u8>, BoxError> {
+        match self {
+            Self::Json => serde_json::to_vec(value).map_err(Into::into),
+            Self::MessagePack => message_pack::encode(value),
+            Self::Cbor => cbor::encode(value),
+        }
+    }
+
+    /// Reads a payload: an object, in the binary formats a map, whose keys are the parameters. serde would read an
+    /// array too, by position, and so a body of another task without an error.
+    ///
+    /// # Errors
+    /// If the body is something else, or does not fit `T`.
+    pub fn decode<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, DecodeError> {
+        match self {
+            Self::Json => {
+                if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+                    return Err(DecodeError::NotAnObject(self));
+                }
+                serde_json::from_slice(body).map_err(misfit)
+            }
+            Self::MessagePack if !message_pack::is_map(body) => Err(DecodeError::NotAnObject(self)),
+            Self::MessagePack => {
+                message_pack::decode(body).map_err(|error| explain::<T>(message_pack::decode(body), error))
+            }
+            Self::Cbor => {
+                let tree = cbor::tree(body).map_err(DecodeError::Misfit)?;
+                if !tree.is_map() {
+                    return Err(DecodeError::NotAnObject(self));
+                }
+                cbor::from_tree(&tree).map_err(|error| explain::<T>(Ok(tree), error))
+            }
+        }
+    }
+
+    /// Reads a body as JSON would have it: bytes become an array of numbers, and keys become text.
+    ///
+    /// # Errors
+    /// If the body is not in this format.
+    pub fn to_json(self, body: &[u8]) -> Result<Value, DecodeError> {
+        match self {
+            Self::Json => serde_json::from_slice(body).map_err(misfit),
+            Self::MessagePack => message_pack::decode(body).map(cbor::to_json).map_err(DecodeError::Misfit),
+            Self::Cbor => cbor::tree(body).map(cbor::to_json).map_err(DecodeError::Misfit),
+        }
+    }
+}
+
+/// Why a body did not fit `T`, in serde's words: "expected u32", where MessagePack's crate says "wrong marker".
+fn explain<T: DeserializeOwned>(tree: Result<ciborium::Value, BoxError>, error: BoxError) -> DecodeError {
+    match tree.map(|tree| serde_json::from_value::<T>(cbor::to_json(tree))) {
+        Ok(Err(words)) => misfit(words),
+        _ => DecodeError::Misfit(error),
+    }
+}
+
+fn misfit(error: serde_json::Error) -> DecodeError {
+    DecodeError::Misfit(error.into())
+}
+
+/// A `content_type` that names none of our formats.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownFormat(String);
+
+impl fmt::Display for UnknownFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (json, msgpack, cbor) =
+            (Format::Json.content_type(), Format::MessagePack.content_type(), Format::Cbor.content_type());
+        write!(
+            f,
+            "its content type `{}` is not understood; send `{json}`, `{msgpack}` or `{cbor}`, or leave it out for JSON",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for UnknownFormat {}
+
+/// Why a body could not be read.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// It is no object, or in a binary format no map.
+    NotAnObject(Format),
+    /// It is not in the format, or does not fit the type. What serde said.
+    Misfit(BoxError),
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAnObject(Format::Json) => f.write_str("not a JSON object"),
+            Self::NotAnObject(Format::MessagePack) => f.write_str("not a MessagePack map"),
+            Self::NotAnObject(Format::Cbor) => f.write_str("not a CBOR map"),
+            Self::Misfit(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,319 @@
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+use serde::Deserialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::*;
+
+const ALL: [Format; 3] = [Format::Json, Format::MessagePack, Format::Cbor];
+const BINARY: [Format; 2] = [Format::MessagePack, Format::Cbor];
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Order {
+    id: String,
+    amount: f64,
+    lines: Vec<(u32, i64)>,
+    note: Option<String>,
+    kind: Kind,
+    address: Ipv4Addr,
+    labels: BTreeMap<u16, bool>,
+    blob: Blob,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Kind {
+    Plain,
+    Express(u8),
+    Gift { wrap: bool },
+}
+
+/// What `serde_bytes` makes of bytes.
+#[derive(Debug, Clone, PartialEq)]
+struct Blob(Vec<u8>);
+
+impl Serialize for Blob {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl<'de> serde::de::Visitor<'de> for Bytes {
+            type Value = Blob;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
+                Ok(Blob(bytes.to_vec()))
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Blob, A::Error> {
+                let mut bytes = Vec::new();
+                while let Some(byte) = items.next_element()? {
+                    bytes.push(byte);
+                }
+                Ok(Blob(bytes))
+            }
+        }
+        deserializer.deserialize_byte_buf(Bytes)
+    }
+}
+
+fn order() -> Order {
+    Order {
+        id: "ünïcode".into(),
+        amount: 12.5,
+        lines: vec![(1, -1), (u32::MAX, i64::MIN)],
+        note: None,
+        kind: Kind::Gift { wrap: true },
+        address: Ipv4Addr::LOCALHOST,
+        labels: [(7, true)].into(),
+        blob: Blob(vec![0, 255]),
+    }
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Price {
+    price: f64,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Nothing {}
+
+#[test]
+fn content_type_says_the_format() {
+    let of = |text: &str| Format::of(Some(text));
+
+    assert_eq!(Format::of(None), Ok(Format::Json));
+    for format in ALL {
+        assert_eq!(of(format.content_type()), Ok(format));
+    }
+    for json in
+        ["", "Application/JSON", "application/json; charset=utf-8", "text/plain", "application/problem+json"]
+    {
+        assert_eq!(of(json), Ok(Format::Json), "{json}");
+    }
+    for msgpack in ["application/x-msgpack", "application/vnd.msgpack", " application/msgpack;v=5"] {
+        assert_eq!(of(msgpack), Ok(Format::MessagePack), "{msgpack}");
+    }
+    assert_eq!(of("application/senml+cbor"), Ok(Format::Cbor));
+}
+
+#[test]
+fn unknown_content_type_is_named_beside_those_that_are_known() {
+    for unknown in ["text/csv", "application/x-python-serialize", "+json", "é+jsön", "json"] {
+        let words = Format::of(Some(unknown)).unwrap_err().to_string();
+        assert_eq!(
+            words,
+            format!(
+                "its content type `{unknown}` is not understood; send `application/json`, `application/msgpack` or \
+                 `application/cbor`, or leave it out for JSON"
+            )
+        );
+    }
+}
+
+#[test]
+fn every_format_carries_a_payload_there_and_back() {
+    for kind in [Kind::Plain, Kind::Express(3), Kind::Gift { wrap: false }] {
+        let order = Order { kind, ..order() };
+        for format in ALL {
+            let body = format.encode(&order).unwrap();
+            assert_eq!(format.decode::<Order>(&body).unwrap(), order, "{format:?}");
+        }
+    }
+}
+
+#[test]
+fn every_format_carries_what_json_would() {
+    let json = serde_json::to_value(order()).unwrap();
+
+    for format in ALL {
+        assert_eq!(format.to_json(&format.encode(&order()).unwrap()).unwrap(), json, "{format:?}");
+    }
+}
+
+#[test]
+fn fields_are_named_as_other_programs_expect() {
+    // What Python's `msgpack.packb` and `cbor2.dumps` make of {"price": 10}.
+    let msgpack = b"\x81\xa5price\x0a";
+    let cbor = b"\xa1\x65price\x0a";
+
+    assert_eq!(Format::MessagePack.encode(&json!({"price": 10})).unwrap(), msgpack);
+    assert_eq!(Format::Cbor.encode(&json!({"price": 10})).unwrap(), cbor);
+    // A float that happens to be whole is a whole number in JavaScript.
+    assert_eq!(Format::MessagePack.decode::<Price>(msgpack).unwrap(), Price { price: 10.0 });
+    assert_eq!(Format::Cbor.decode::<Price>(cbor).unwrap(), Price { price: 10.0 });
+}
+
+#[test]
+fn cbor_may_be_tagged_and_of_unknown_length() {
+    let price = Price { price: 1.5 };
+
+    // Self-described, a map of unknown length, a half float below a tag of no meaning.
+    let body = b"\xd9\xd9\xf7\xbf\x65price\xc6\xf9\x3e\x00\xff";
+
+    assert_eq!(Format::Cbor.decode::<Price>(body).unwrap(), price);
+}
+
+#[test]
+fn unknown_fields_are_ignored_and_options_may_be_missing() {
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Newer {
+        price: f64,
+        note: Option<String>,
+    }
+
+    for format in ALL {
+        let body = format.encode(&json!({"price": 2.0, "colour": ["red"]})).unwrap();
+        assert_eq!(format.decode::<Newer>(&body).unwrap(), Newer { price: 2.0, note: None }, "{format:?}");
+    }
+}
+
+#[test]
+fn what_is_no_object_is_refused() {
+    for format in ALL {
+        for body in [json!([]), json!([10.0]), json!(10.0), json!("{}"), json!(null)] {
+            let body = format.encode(&body).unwrap();
+            assert!(matches!(format.decode::<Price>(&body), Err(DecodeError::NotAnObject(_))), "{format:?}");
+            assert!(
+                matches!(format.decode::<Nothing>(&body), Err(DecodeError::NotAnObject(_))),
+                "{format:?}"
+            );
+        }
+        assert!(format.decode::<Nothing>(b"").is_err(), "{format:?}");
+    }
+}
+
+#[test]
+fn what_follows_the_object_is_refused() {
+    for format in ALL {
+        let mut body = format.encode(&json!({"price": 1.0})).unwrap();
+        body.extend(format.encode(&1).unwrap());
+        assert!(matches!(format.decode::<Price>(&body), Err(DecodeError::Misfit(_))), "{format:?}");
+        assert!(format.to_json(&body).is_err(), "{format:?}");
+    }
+}
+
+#[test]
+fn half_a_body_is_refused() {
+    for format in ALL {
+        let body = format.encode(&order()).unwrap();
+        for end in 0..body.len() {
+            assert!(format.decode::<Order>(&body[..end]).is_err(), "{format:?} to {end}");
+        }
+    }
+}
+
+#[test]
+fn deep_nesting_is_refused_and_ends_no_thread() {
+    let nested = |head: &[u8], one: &[u8]| [head, &one.repeat(100_000)].concat();
+    let bodies = [
+        (Format::Json, nested(b"{\"x\":", b"[")),
+        (Format::MessagePack, nested(b"\x81\xa1x", b"\x91")),
+        (Format::MessagePack, nested(b"\x81\xa1x", b"\x81\xa1x")),
+        (Format::Cbor, nested(b"\xa1\x61x", b"\x81")),
+        (Format::Cbor, nested(b"\xa1\x61x", b"\xc6")),
+        (Format::Cbor, nested(b"", b"\xc6")),
+    ];
+
+    for (format, body) in bodies {
+        assert!(format.decode::<Nothing>(&body).is_err(), "{format:?}");
+        assert!(format.to_json(&body).is_err(), "{format:?}");
+    }
+}
+
+#[test]
+fn sizes_that_are_not_there_are_refused_without_making_room() {
+    for (format, body) in [
+        (Format::MessagePack, &b"\x81\xa1x\xdd\xff\xff\xff\xff"[..]),
+        (Format::MessagePack, b"\xdf\xff\xff\xff\xff"),
+        (Format::MessagePack, b"\x81\xa1x\xc6\xff\xff\xff\xff"),
+        (Format::Cbor, b"\xa1\x61x\x9b\x7f\xff\xff\xff\xff\xff\xff\xff"),
+        (Format::Cbor, b"\xbb\x7f\xff\xff\xff\xff\xff\xff\xff"),
+        (Format::Cbor, b"\xa1\x61x\x5b\x7f\xff\xff\xff\xff\xff\xff\xff"),
+    ] {
+        assert!(format.decode::<Nothing>(body).is_err(), "{format:?}");
+    }
+}
+
+#[test]
+fn uuids_are_text_or_bytes() {
+    #[derive(Debug, Deserialize)]
+    struct Named {
+        id: Text,
+    }
+    /// Reads text alone, as most types that are text in JSON do.
+    #[derive(Debug)]
+    struct Text(String);
+    impl<'de> Deserialize<'de> for Text {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            assert!(deserializer.is_human_readable());
+            String::deserialize(deserializer).map(Self)
+        }
+    }
+    let id = Uuid::nil().to_string();
+
+    for format in ALL {
+        let body = format.encode(&json!({"id": id})).unwrap();
+        assert_eq!(format.decode::<Named>(&body).unwrap().id.0, id);
+    }
+}
+
+#[test]
+fn refusals_are_in_words() {
+    let words = |format: Format, body: &[u8]| format.decode::<Price>(body).unwrap_err().to_string();
+
+    let deep = [&b"\x81\xa1x"[..], &[0x91; 200]].concat();
+    assert_eq!(words(Format::MessagePack, &deep), "it is nested more than 128 deep");
+    let deep = [&b"\xa1\x61x"[..], &[0x81; 200]].concat();
+    assert_eq!(words(Format::Cbor, &deep), "it is nested more than 128 deep");
+    assert_eq!(words(Format::MessagePack, b"\x81\xa5pri"), "it ends too early");
+    assert_eq!(words(Format::Cbor, b"\xa1\x65pri"), "it ends too early");
+    assert_eq!(words(Format::Cbor, b"\xa1\x1f"), "it is no CBOR at byte 1");
+    assert_eq!(words(Format::Json, b"\x81"), "not a JSON object");
+    for (format, body) in
+        [(Format::MessagePack, &b"\x81\xa5price\xa1x"[..]), (Format::Cbor, b"\xa1\x65price\x61x")]
+    {
+        assert_eq!(words(format, body), "invalid type: string \"x\", expected f64");
+    }
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,40}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(5, 60, 8, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..40).prop_map(Value::from),
+            prop::collection::btree_map(".{0,20}", inner, 0..8)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn binary_formats_lose_nothing_that_json_says(value in any_json()) {
+        for format in BINARY {
+            prop_assert_eq!(format.to_json(&format.encode(&value).unwrap()).unwrap(), value.clone());
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_a_value_or_an_error(body in prop::collection::vec(any::<u8>(), 0..200)) {
+        for format in ALL {
+            let _ = format.decode::<Order>(&body);
+            let _ = format.to_json(&body);
+        }
+    }
+}
