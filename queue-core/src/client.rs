@@ -519,7 +519,7 @@ impl ClientBuilder {
 
 /// Opens the broker that `url` names.
 #[cfg_attr(
-    not(any(feature = "memory", feature = "rabbitmq")),
+    not(any(feature = "memory", feature = "rabbitmq", feature = "sqlite-system")),
     expect(unused_variables, reason = "without a broker nothing is opened")
 )]
 async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> {
@@ -531,6 +531,11 @@ async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> {
         Some("amqp" | "amqps") => {
             refuse_manual_clock(settings)?;
             crate::broker::rabbitmq::connect(url, settings).await
+        }
+        #[cfg(feature = "sqlite-system")]
+        Some("sqlite") => {
+            refuse_manual_clock(settings)?;
+            crate::broker::sqlite::open(url, settings).await
         }
         #[allow(unreachable_patterns, reason = "reachable for those brokers whose feature is off")]
         Some(known @ ("memory" | "amqp" | "amqps" | "sqlite")) => {
@@ -547,7 +552,7 @@ async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> {
     }
 }
 
-#[cfg(feature = "rabbitmq")]
+#[cfg(any(feature = "rabbitmq", feature = "sqlite-system"))]
 fn refuse_manual_clock(settings: &Settings) -> Result<()> {
     if settings.clock.is_manual() {
         return Err(Error::config("only `memory:` takes a clock that can be moved; leave `clock` out"));

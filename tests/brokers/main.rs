@@ -1,7 +1,7 @@
 //! The contract: what every broker promises, tested on each of them through the same functions.
 //!
 //! [`contract`] lists the promises; the modules beside it hold them by subject. A promise `p` becomes the tests
-//! `memory::p`, `rabbitmq3::p`, `rabbitmq4::p`. Whoever fixes a broker's behaviour adds it here, so that all keep it.
+//! `memory::p`, `sqlite::p`, `rabbitmq3::p`, `rabbitmq4::p`. Whoever fixes a broker's behaviour adds it here, so that all keep it.
 //!
 //! A RabbitMQ node is found by `LEVERET_TEST_RABBITMQ3` and `LEVERET_TEST_RABBITMQ4` (AMQP URLs). Without one its
 //! tests pass without doing anything, and one line on stderr says so; `./scripts/test` starts the nodes.
@@ -26,6 +26,8 @@ mod topic;
 mod topology;
 
 contract!(memory: Place::InProcess);
+#[cfg(feature = "sqlite")]
+contract!(sqlite: Place::File);
 contract!(rabbitmq3: Place::Environment("LEVERET_TEST_RABBITMQ3"));
 contract!(rabbitmq4: Place::Environment("LEVERET_TEST_RABBITMQ4"));
 

@@ -17,13 +17,15 @@ use crate::error::{PublishError, Result, SettleError};
 use crate::settlement::Settlement;
 use crate::topology::{Name, Namespace, Route, Topology};
 
-#[cfg(any(feature = "memory", feature = "rabbitmq"))]
+#[cfg(any(feature = "memory", feature = "rabbitmq", feature = "sqlite-system"))]
 pub(crate) mod amqp;
 #[cfg(feature = "memory")]
 pub mod memory;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 mod reply;
+#[cfg(feature = "sqlite-system")]
+pub mod sqlite;
 
 pub use reply::DIRECT_REPLY_TO;
 

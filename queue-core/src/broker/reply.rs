@@ -4,7 +4,7 @@
 //! AMQP's own words are at <https://www.rabbitmq.com/docs/direct-reply-to>.
 
 #![cfg_attr(
-    not(any(feature = "memory", feature = "rabbitmq")),
+    not(any(feature = "memory", feature = "rabbitmq", feature = "sqlite-system")),
     allow(dead_code, reason = "a program without a broker is given none of this")
 )]
 
@@ -31,6 +31,12 @@ pub const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// Whether the message asks for a direct reply.
 pub(crate) fn is_request(envelope: &Envelope) -> bool {
     envelope.reply_to.as_deref() == Some(DIRECT_REPLY_TO)
+}
+
+/// Whether this routing key is the address of a caller, present or gone.
+#[cfg(any(feature = "memory", feature = "sqlite-system"))]
+pub(crate) fn is_address(routing_key: &str) -> bool {
+    routing_key.strip_prefix(DIRECT_REPLY_TO).is_some_and(|rest| rest.starts_with('.'))
 }
 
 /// A reply as its consumer gets it.

@@ -204,7 +204,7 @@ impl Topology {
 
     /// Whether it makes this binding of `queue`.
     #[cfg_attr(
-        not(feature = "memory"),
+        not(any(feature = "memory", feature = "sqlite-system")),
         allow(dead_code, reason = "RabbitMQ cannot take out what is not made")
     )]
     pub(crate) fn makes(&self, queue: &str, exchange: &str, key: &str, arguments: &Headers) -> bool {

@@ -161,6 +161,12 @@ impl Fixture {
         if self.url.starts_with("amqp") && !(trash.queues.is_empty() && trash.exchanges.is_empty()) {
             delete(&self.url, &trash).await.expect("delete what the test declared");
         }
+        if let Some(file) = self.url.strip_prefix("sqlite:") {
+            for suffix in ["", "-wal", "-shm"] {
+                // The last client that closes the file takes the others along.
+                let _ = std::fs::remove_file(format!("{file}{suffix}"));
+            }
+        }
     }
 
     fn trash<R>(&self, f: impl FnOnce(&mut Trash) -> R) -> R {

@@ -10,6 +10,8 @@ const NODES: [&str; 2] = ["LEVERET_TEST_RABBITMQ3", "LEVERET_TEST_RABBITMQ4"];
 pub(crate) enum Place {
     /// In this process: one of its own for each promise.
     InProcess,
+    /// A database file of its own for each promise.
+    File,
     /// A node shared by all promises, whose URL stands in this environment variable.
     Environment(&'static str),
 }
@@ -19,6 +21,10 @@ impl Place {
     pub(crate) fn url(&self) -> Option<String> {
         match self {
             Self::InProcess => Some(format!("memory:{}", super::fixture::unique("contract"))),
+            Self::File => {
+                let file = super::fixture::unique("contract");
+                Some(format!("sqlite:{}/{file}.db", env!("CARGO_TARGET_TMPDIR")))
+            }
             Self::Environment(variable) => {
                 let url = url_in(variable);
                 if url.is_none() {

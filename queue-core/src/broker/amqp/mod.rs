@@ -2,16 +2,16 @@
 //! errors that all brokers share. Stores nothing and asks no clock.
 
 #![cfg_attr(
-    not(feature = "memory"),
+    not(any(feature = "memory", feature = "sqlite-system")),
     allow(dead_code, reason = "a broker with a server keeps few rules itself")
 )]
 
 mod conflict;
-#[cfg(feature = "memory")]
+#[cfg(any(feature = "memory", feature = "sqlite-system"))]
 mod death;
-#[cfg(feature = "memory")]
+#[cfg(any(feature = "memory", feature = "sqlite-system"))]
 mod flow;
-#[cfg(feature = "memory")]
+#[cfg(any(feature = "memory", feature = "sqlite-system"))]
 mod rules;
 mod size;
 
@@ -23,13 +23,13 @@ pub(crate) use conflict::{
     check_name, exchange_conflict, exchange_redeclared, locked, missing_exchange, missing_queue,
     queue_conflict, queue_redeclared,
 };
-#[cfg(feature = "memory")]
+#[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use death::DeathReason;
-#[cfg(feature = "memory")]
+#[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use flow::{
     Death, Delayed, Message, Published, Store, bury, delay_job, dies, fall_due, nothing_bound, publish,
 };
-#[cfg(feature = "memory")]
+#[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use rules::{Overflowing, QueueRules};
 #[cfg_attr(not(feature = "rabbitmq"), allow(unused_imports, reason = "as above"))]
 pub(crate) use size::check_queue;

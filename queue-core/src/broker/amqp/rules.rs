@@ -126,6 +126,11 @@ impl QueueRules {
         }
     }
 
+    /// Whether there is any limit to what waits here.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.max_length.is_some() || self.max_bytes.is_some()
+    }
+
     /// Whether so many waiting messages, of so many bytes, are more than the queue keeps.
     pub(crate) fn is_over(&self, length: u64, bytes: u64) -> bool {
         self.max_length.is_some_and(|max| length > max) || self.max_bytes.is_some_and(|max| bytes > max)

@@ -73,11 +73,6 @@ impl State {
         Ok(())
     }
 
-    /// Whether this routing key is the address of a caller, present or gone.
-    pub(super) fn is_reply_address(routing_key: &str) -> bool {
-        routing_key.strip_prefix(DIRECT_REPLY_TO).is_some_and(|rest| rest.starts_with('.'))
-    }
-
     /// Hands a reply to its caller, and says whether that one is still there.
     pub(super) fn hand_reply(&mut self, address: &str, envelope: Envelope) -> bool {
         let client = self.replies.by_address.get(address);

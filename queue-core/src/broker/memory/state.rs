@@ -329,7 +329,7 @@ impl State {
             self.address_request(client, &mut publish.envelope)?;
         }
         let Route { exchange, routing_key } = &publish.route;
-        if exchange.is_empty() && publish.not_before.is_none() && Self::is_reply_address(routing_key) {
+        if exchange.is_empty() && publish.not_before.is_none() && reply::is_address(routing_key) {
             let is_there = self.hand_reply(routing_key, publish.envelope);
             return if is_there || !publish.mandatory {
                 Ok(())

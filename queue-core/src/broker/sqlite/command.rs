@@ -1,0 +1,144 @@
+//! What tasks ask of the writer, and what it answers them.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::state::{ClientId, ConsumerId, QueueId};
+use crate::broker::amqp::Published;
+use crate::broker::{ConsumeOptions, ConsumerHandle, reply};
+use crate::envelope::Envelope;
+use crate::error::{PublishError, Result, SettleError};
+use crate::settlement::Settlement;
+use crate::topology::{Route, Topology};
+
+pub(super) type Reply<T> = oneshot::Sender<T>;
+pub(super) type Outcome = Result<(), PublishError>;
+
+/// One wish. It is carried out by reference, because a transaction that fails is tried again with fewer of them.
+#[derive(Debug)]
+pub(super) enum Command {
+    Declare {
+        topology: Topology,
+        reply: Reply<Result<()>>,
+    },
+    Publish {
+        publish: Published,
+        reply: Reply<Outcome>,
+    },
+    PublishAll {
+        publishes: Vec<Published>,
+        reply: Reply<Vec<Outcome>>,
+    },
+    Consume {
+        options: ConsumeOptions,
+        handle: ConsumerHandle,
+        reply: Reply<Result<ConsumerId>>,
+    },
+    Leave(ConsumerId),
+    Settle {
+        ticket: Ticket,
+        settled: Box<Settled>,
+        reply: Reply<Result<(), SettleError>>,
+    },
+    GiveBack(Ticket),
+    Purge {
+        queue: String,
+        reply: Reply<Result<u64>>,
+    },
+    Delete {
+        queue: String,
+        reply: Reply<Result<()>>,
+    },
+    /// The last one. It is answered when nothing of the broker is left.
+    Close(Reply<()>),
+}
+
+/// What was said of a delivery.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) envelope: Envelope,
+    pub(super) settlement: Settlement,
+}
+
+/// Which job is out for delivery, and to whom: the fence that keeps a late settlement out. No two deliveries of a file
+/// have the same ticket, because no number of a job or client is given twice, and `returns` counts the deliveries.
+#[derive(Debug, Clone)]
+pub(super) struct Ticket {
+    pub(super) client: ClientId,
+    pub(super) consumer: ConsumerId,
+    pub(super) queue: QueueId,
+    pub(super) queue_name: Arc<str>,
+    pub(super) job: i64,
+    pub(super) returns: i64,
+    pub(super) bytes: i64,
+    pub(super) dead_letter: Option<Arc<Route>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Answer {
+    None,
+    Done(Result<()>),
+    Published(Outcome),
+    PublishedAll(Vec<Outcome>),
+    Consumer(Result<ConsumerId>),
+    Settled(Result<(), SettleError>),
+    Purged(Result<u64>),
+    Closed,
+}
+
+impl Command {
+    /// Whether an `Ok` means that it is on the disk. What need not be (a claim, an ack) repeats a job when it is lost.
+    pub(super) fn is_durable(&self) -> bool {
+        match self {
+            // A reply dies with its caller anyway.
+            Self::Publish { publish, .. } => {
+                let message = &publish.message;
+                !(message.exchange.is_empty() && reply::is_address(&message.routing_key))
+            }
+            Self::Declare { .. } | Self::PublishAll { .. } => true,
+            Self::Purge { .. } | Self::Delete { .. } => true,
+            Self::Settle { settled, .. } => {
+                matches!(settled.settlement, Settlement::Retry { .. } | Settlement::DeadLetter { .. })
+            }
+            Self::Consume { .. } | Self::Leave(_) | Self::GiveBack(_) | Self::Close(_) => false,
+        }
+    }
+
+    /// How many rows it is good for, so that no transaction grows without bound.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::PublishAll { publishes, .. } => publishes.len(),
+            _ => 1,
+        }
+    }
+
+    /// Tells who asked. That nobody waits any more is no matter.
+    pub(super) fn answer(self, answer: Answer) {
+        match (self, answer) {
+            (Self::Declare { reply, .. } | Self::Delete { reply, .. }, Answer::Done(result)) => {
+                let _ = reply.send(result);
+            }
+            (Self::Publish { reply, .. }, Answer::Published(result)) => {
+                let _ = reply.send(result);
+            }
+            (Self::PublishAll { reply, .. }, Answer::PublishedAll(results)) => {
+                let _ = reply.send(results);
+            }
+            (Self::Consume { reply, .. }, Answer::Consumer(result)) => {
+                let _ = reply.send(result);
+            }
+            (Self::Settle { reply, .. }, Answer::Settled(result)) => {
+                let _ = reply.send(result);
+            }
+            (Self::Purge { reply, .. }, Answer::Purged(result)) => {
+                let _ = reply.send(result);
+            }
+            (Self::Close(reply), Answer::Closed) => {
+                let _ = reply.send(());
+            }
+            // The others ask nothing. A reply that is dropped says that the broker is closed.
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! SQLite's errors in the words of this broker: what it is, and what to do about it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::ErrorCode;
+
+use crate::error::{BoxError, Error, ErrorKind, PublishError};
+
+/// What kind of trouble the file is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Another program has it locked.
+    Busy,
+    /// There is no room on the disk.
+    Full,
+    /// It may not be written.
+    ReadOnly,
+    /// It is none of SQLite's.
+    Foreign,
+    /// It is damaged.
+    Corrupt,
+    /// The disk, or something else.
+    Other,
+}
+
+pub(super) fn trouble(error: &rusqlite::Error) -> Trouble {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Trouble::Busy,
+        Some(ErrorCode::DiskFull) => Trouble::Full,
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Trouble::ReadOnly,
+        Some(ErrorCode::NotADatabase) => Trouble::Foreign,
+        Some(ErrorCode::DatabaseCorrupt) => Trouble::Corrupt,
+        _ => Trouble::Other,
+    }
+}
+
+/// What is the matter with the file, and the remedy.
+pub(super) fn words(path: &Path, trouble: Trouble) -> String {
+    let path = path.display();
+    match trouble {
+        Trouble::Busy => {
+            format!("`{path}` is locked by another program: end what holds a write transaction open")
+        }
+        Trouble::Full => format!("the disk of `{path}` is full: make room; what is in the file is safe"),
+        Trouble::ReadOnly => format!(
+            "`{path}` cannot be written: give this user the right to write the file and its directory, where SQLite \
+             keeps `-wal` and `-shm` beside it"
+        ),
+        Trouble::Foreign => format!(
+            "`{path}` is no SQLite database, or an encrypted one: name another file, or move this one away"
+        ),
+        Trouble::Corrupt => format!(
+            "`{path}` is damaged: keep a copy, then save what can be read with `sqlite3 {path} .recover`, or restore a \
+             backup"
+        ),
+        Trouble::Other => format!("`{path}` cannot be used"),
+    }
+}
+
+/// The kind of an administrative call's error.
+pub(super) fn kind(trouble: Trouble) -> ErrorKind {
+    match trouble {
+        Trouble::ReadOnly => ErrorKind::Refused,
+        Trouble::Foreign | Trouble::Corrupt => ErrorKind::Config,
+        Trouble::Busy | Trouble::Full | Trouble::Other => ErrorKind::Connection,
+    }
+}
+
+/// The error of an administrative call.
+pub(super) fn error(path: &Path, fault: rusqlite::Error) -> Error {
+    let trouble = trouble(&fault);
+    Error::new(kind(trouble), words(path, trouble)).with_source(fault)
+}
+
+/// The error of a publish. The transaction was rolled back, so nothing was kept.
+pub(super) fn publish_error(path: &Path, trouble: Trouble, waited: Duration, fault: &str) -> PublishError {
+    let words = words(path, trouble);
+    match trouble {
+        Trouble::Full => PublishError::Blocked { waited, reason: words },
+        _ => PublishError::Unavailable { waited, source: Some(BoxError::from(format!("{words}: {fault}"))) },
+    }
+}

@@ -1,0 +1,183 @@
+//! Who has the file open, and who has died: jobs of the dead go back to their queues.
+//!
+//! Each client counts up its `beat`. Whoever sees another's beat stand still for its lease, by a clock that nobody can
+//! set back, gives that one's jobs to others and strikes it off. A client that was struck off while it only slept
+//! finds out before it does anything else: all its deliveries are lost, and it begins anew under another number.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rusqlite::params;
+
+use super::state::{ClientId, State};
+use crate::topology::Topology;
+
+/// How many beats a lease has. With the default lease of 30 s: one each 5 s, dead after 25 s of silence.
+const BEATS: u32 = 6;
+
+/// The other clients of the file.
+#[derive(Debug, Default)]
+pub(super) struct Neighbours {
+    seen: HashMap<ClientId, Sighting>,
+    last_look: Option<Instant>,
+    last_beat: Option<Instant>,
+    has_changed: bool,
+}
+
+#[derive(Debug)]
+struct Sighting {
+    beat: i64,
+    lease: Duration,
+    /// For how long the beat has stood still while we looked.
+    silence: Duration,
+}
+
+impl Neighbours {
+    /// Others have changed the file: one of them may have struck us off.
+    pub(super) fn have_changed(&mut self) {
+        self.has_changed = true;
+    }
+
+    /// How long until there is a beat to give or a look to take.
+    pub(super) fn patience(&self, lease: Duration) -> Duration {
+        let beat =
+            self.last_beat.map_or(Duration::ZERO, |last| (lease / BEATS).saturating_sub(last.elapsed()));
+        let look =
+            self.last_look.map_or(Duration::ZERO, |last| (lease / BEATS / 2).saturating_sub(last.elapsed()));
+        beat.min(look)
+    }
+}
+
+impl State {
+    /// At the beginning of a transaction: we are known in the file, and give a beat if it is time.
+    pub(super) fn live(&mut self) -> rusqlite::Result<()> {
+        if self.me == 0 {
+            self.register()?;
+        } else if std::mem::take(&mut self.neighbours.has_changed) && !self.is_registered()? {
+            self.begin_anew()?;
+        }
+        let interval = self.setup.lease / BEATS;
+        if self.neighbours.last_beat.is_none_or(|last| last.elapsed() >= interval) {
+            self.connection
+                .prepare_cached("UPDATE leveret_client SET beat = beat + 1 WHERE client = ?1")?
+                .execute([self.me])?;
+            self.neighbours.last_beat = Some(Instant::now());
+        }
+        if self.neighbours.last_look.is_none_or(|last| last.elapsed() >= interval / 2) {
+            self.look_around()?;
+        }
+        Ok(())
+    }
+
+    fn register(&mut self) -> rusqlite::Result<()> {
+        self.me = self.next();
+        let lease = i64::try_from(self.setup.lease.as_micros()).unwrap_or(i64::MAX);
+        self.connection
+            .prepare_cached(
+                "INSERT INTO leveret_client (client, name, opened_at, beat, lease) VALUES (?1, ?2, ?3, 0, ?4)",
+            )?
+            .execute(params![self.me, self.setup.name, self.now_micros(), lease])?;
+        self.neighbours.last_beat = Some(Instant::now());
+        Ok(())
+    }
+
+    pub(super) fn is_registered(&self) -> rusqlite::Result<bool> {
+        self.connection.prepare_cached("SELECT 1 FROM leveret_client WHERE client = ?1")?.exists([self.me])
+    }
+
+    /// Others took us for dead, and gave our jobs away.
+    fn begin_anew(&mut self) -> rusqlite::Result<()> {
+        tracing::warn!(
+            lease = ?self.setup.lease,
+            "this program was silent for longer than its lease, so its jobs went to others; what it says of them is \
+             refused"
+        );
+        self.register()?;
+        self.lose_replies();
+        for consumer in self.consumers.values_mut() {
+            consumer.in_flight = 0;
+        }
+        self.slots.clear();
+        self.restore_slots();
+        for (id, consumer) in &self.consumers {
+            self.record_consumer(*id, &consumer.queue_name, consumer.name.as_deref())?;
+        }
+        let own = std::mem::take(&mut self.own);
+        let mut topology = Topology::new();
+        (topology.queues, topology.bindings) = (own.queues, own.bindings);
+        if let Err(error) = self.declare(&topology)? {
+            tracing::error!(%error, "an exclusive queue of this client could not be declared again");
+        }
+        Ok(())
+    }
+
+    /// Strikes off who has been silent for its lease.
+    fn look_around(&mut self) -> rusqlite::Result<()> {
+        // Time in which we slept ourselves does not count: the others may have slept with us.
+        let most = self.setup.lease / BEATS;
+        let since = self.neighbours.last_look.map_or(Duration::ZERO, |last| last.elapsed().min(most));
+        self.neighbours.last_look = Some(Instant::now());
+        let mut select = self
+            .connection
+            .prepare_cached("SELECT client, beat, lease FROM leveret_client WHERE client <> ?1")?;
+        let mut rows = select.query([self.me])?;
+        let mut before = std::mem::take(&mut self.neighbours.seen);
+        while let Some(row) = rows.next()? {
+            let (client, beat, lease): (ClientId, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let silence = match before.remove(&client) {
+                Some(sighting) if sighting.beat == beat => sighting.silence + since,
+                _ => Duration::ZERO,
+            };
+            let lease = Duration::from_micros(u64::try_from(lease).unwrap_or(0));
+            self.neighbours.seen.insert(client, Sighting { beat, lease, silence });
+        }
+        drop(rows);
+        drop(select);
+        let is_dead = |sighting: &Sighting| sighting.silence >= sighting.lease / BEATS * (BEATS - 1);
+        let dead: Vec<_> = self
+            .neighbours
+            .seen
+            .iter()
+            .filter(|(_, sighting)| is_dead(sighting))
+            .map(|(id, _)| *id)
+            .collect();
+        for client in dead {
+            tracing::warn!(client, "a program has been silent for its lease; its jobs go to others");
+            self.retire(client)?;
+            self.neighbours.seen.remove(&client);
+        }
+        Ok(())
+    }
+
+    /// Ends a client: its consumers go, its exclusive queues are deleted, and what it has not settled goes back.
+    pub(super) fn retire(&mut self, client: ClientId) -> rusqlite::Result<()> {
+        let mut select = self
+            .connection
+            .prepare_cached("SELECT DISTINCT queue FROM leveret_consumer WHERE client = ?1")?;
+        let consumed: Vec<String> =
+            select.query_map([client], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        drop(select);
+        self.connection
+            .prepare_cached("DELETE FROM leveret_consumer WHERE client = ?1")?
+            .execute([client])?;
+        for queue in consumed {
+            self.used(&queue)?;
+        }
+        let exclusive = self.queues.iter().filter(|(_, queue)| queue.owner == Some(client));
+        for queue in exclusive.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.remove_queue(queue)?;
+        }
+        let mut select = self.connection.prepare_cached(
+            "SELECT queue, job, returns, length(CAST(payload AS BLOB)) FROM leveret_job WHERE client = ?1 ORDER BY job",
+        )?;
+        let held: Vec<(i64, i64, i64, i64)> = select
+            .query_map([client], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        drop(select);
+        for (queue, job, returns, bytes) in held {
+            self.put_back(queue, job, returns, bytes)?;
+        }
+        self.connection.prepare_cached("DELETE FROM leveret_client WHERE client = ?1")?.execute([client])?;
+        self.bury()
+    }
+}

@@ -1,0 +1,307 @@
+//! The `sqlite:` broker: embedded and durable, for one program or several processes of one machine.
+//!
+//! One thread of each client writes (`writer`): it carries out what tasks want (`command`), many in one transaction
+//! (`state`). `sync` waits for the disk. Routing and the rules of queues are those of the memory broker
+//! (`broker/amqp`, `routing`); `store` keeps messages in rows. The tables are described in `schema.sql`.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension as _};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use super::amqp::Published;
+use super::{
+    Broker, BrokerInfo, ConsumeOptions, Consumer, Health, Publish, QueueStats, Settings, amqp, closed,
+};
+use crate::error::{Error, ErrorKind, PublishError, Result};
+use crate::topology::Topology;
+
+use command::{Command, Reply};
+use state::{ClientId, ConsumerId, Setup, State};
+use sync::Syncer;
+use url::Options;
+use writer::Writer;
+
+mod command;
+mod consumer;
+mod declare;
+mod fault;
+mod headers;
+mod lease;
+mod reply;
+mod row;
+mod schema;
+mod settle;
+mod state;
+mod store;
+mod sync;
+mod time;
+mod url;
+mod writer;
+
+/// How many messages of a batch are one command.
+const CHUNK: usize = 1024;
+/// How long a broker that is dropped waits for its writer to give back what was not settled.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How long `close` takes at most.
+const CLOSING: Duration = Duration::from_secs(10);
+
+/// One client's view of a database file.
+///
+/// Dropping it closes it, as it were a connection: its consumers end, its exclusive queues are deleted, and what it
+/// has not settled goes back to its queues.
+#[derive(Debug)]
+pub struct SqliteBroker {
+    commands: Arc<Sender<Command>>,
+    /// Reads beside the writer, without waiting for it.
+    reader: Mutex<Option<Connection>>,
+    path: PathBuf,
+    me: ClientId,
+    health: Arc<Mutex<Health>>,
+    /// Ends with the writer.
+    writer: Mutex<Receiver<()>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// Opens `sqlite:path`, creating the file if need be.
+pub(crate) async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> {
+    let options = Options::parse(url)?;
+    let settings = settings.clone();
+    let opening = move || SqliteBroker::open(options, &settings);
+    // Opening may wait for the disk, and for another program that recovers the file.
+    let opened = match Handle::try_current() {
+        Ok(runtime) => runtime.spawn_blocking(opening).await.map_err(|error| {
+            Error::new(ErrorKind::Connection, "opening the database was cut short").with_source(error)
+        })?,
+        Err(_) => opening(),
+    };
+    Ok(Arc::new(opened?))
+}
+
+impl SqliteBroker {
+    fn open(options: Options, settings: &Settings) -> Result<Self> {
+        let Options { path, keep, lease } = options;
+        let faulty = |fault| fault::error(&path, fault);
+        let connection = schema::open(&path)?;
+        let setup = Setup {
+            path: path.clone(),
+            name: settings.name.clone(),
+            namespace: settings.namespace.clone(),
+            clock: settings.clock.clone(),
+            keep,
+            lease,
+        };
+        // With a sync, after which the log is there and so is its entry in the directory.
+        connection.execute_batch("PRAGMA synchronous = FULL").map_err(faulty)?;
+        let mut state = State::new(connection, setup);
+        state.transact(&[]).map_err(faulty)?;
+        // From now on `sync` does it.
+        state.connection.execute_batch("PRAGMA synchronous = NORMAL").map_err(faulty)?;
+        let me = state.me;
+
+        // SQLite follows links to the file, and keeps the log beside what they lead to.
+        let database = state.connection.path().map_or_else(|| path.clone(), PathBuf::from);
+        let syncer = Syncer::start(&database).map_err(|error| {
+            let words = format!("the log of `{}` cannot be synced", path.display());
+            Error::new(ErrorKind::Connection, words).with_source(error)
+        })?;
+        let reader = schema::open_reader(&path)?;
+        let (commands, receiver) = channel();
+        let commands = Arc::new(commands);
+        let health = Arc::new(Mutex::new(Health::Up));
+        let writer = Writer::new(state, receiver, Arc::downgrade(&commands), syncer, health.clone());
+        let (ended, waits) = channel::<()>();
+        std::thread::Builder::new()
+            .name("leveret-sqlite".to_owned())
+            .spawn(move || {
+                writer.run();
+                drop(ended);
+            })
+            .map_err(|error| {
+                Error::new(ErrorKind::Connection, "the thread that writes the database cannot be started")
+                    .with_source(error)
+            })?;
+        Ok(Self {
+            commands,
+            reader: Mutex::new(Some(reader)),
+            path,
+            me,
+            health,
+            writer: Mutex::new(waits),
+            tasks: Mutex::default(),
+        })
+    }
+
+    /// Asks the writer, and waits for its answer. `None` if the broker is closed.
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).ok()?;
+        answer.await.ok()
+    }
+
+    fn end_tasks(&self) -> JoinSet<()> {
+        std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Takes a consumer out when its task ends: because it was stopped, or with its client or runtime.
+struct Leaving {
+    commands: std::sync::Weak<Sender<Command>>,
+    consumer: ConsumerId,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Some(commands) = self.commands.upgrade() {
+            let _ = commands.send(Command::Leave(self.consumer));
+        }
+    }
+}
+
+#[async_trait]
+impl Broker for SqliteBroker {
+    fn info(&self) -> BrokerInfo {
+        let mut info = BrokerInfo::new("sqlite");
+        info.version = Some(rusqlite::version().to_owned());
+        info.health = self.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        info
+    }
+
+    async fn declare(&self, topology: &Topology) -> Result<()> {
+        amqp::check_topology(topology)?;
+        let topology = topology.clone();
+        self.ask(|reply| Command::Declare { topology, reply }).await.unwrap_or_else(|| Err(closed()))
+    }
+
+    async fn publish(&self, publish: Publish) -> Result<(), PublishError> {
+        amqp::check_publish(&publish)?;
+        let publish = Published::from(publish);
+        self.ask(|reply| Command::Publish { publish, reply }).await.unwrap_or(Err(PublishError::Closed))
+    }
+
+    async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>> {
+        // What cannot be published gets its answer here; the others go on in chunks, all of them at once.
+        let mut results = Vec::with_capacity(publishes.len());
+        let mut waiting = Vec::new();
+        let mut chunk = Vec::new();
+        let mut send = |chunk: Vec<Published>| {
+            let len = chunk.len();
+            let (reply, answer) = oneshot::channel();
+            let _ = self.commands.send(Command::PublishAll { publishes: chunk, reply });
+            waiting.push((len, answer));
+        };
+        for publish in publishes {
+            let checked = amqp::check_publish(&publish);
+            if checked.is_ok() {
+                chunk.push(Published::from(publish));
+            }
+            results.push(checked);
+            if chunk.len() == CHUNK {
+                send(std::mem::take(&mut chunk));
+            }
+        }
+        if !chunk.is_empty() {
+            send(chunk);
+        }
+        let mut sent = results.iter_mut().filter(|result| result.is_ok());
+        for (len, answer) in waiting {
+            let answers =
+                answer.await.unwrap_or_else(|_| (0..len).map(|_| Err(PublishError::Closed)).collect());
+            for (result, answer) in sent.by_ref().zip(answers) {
+                *result = answer;
+            }
+        }
+        results
+    }
+
+    async fn consume(&self, options: ConsumeOptions) -> Result<Consumer> {
+        let runtime = Handle::try_current().map_err(|error| {
+            Error::config("consuming needs a tokio runtime: call it from within one").with_source(error)
+        })?;
+        let (handle, consumer) = Consumer::channel();
+        let stop = handle.clone();
+        let id = self
+            .ask(|reply| Command::Consume { options, handle, reply })
+            .await
+            .unwrap_or_else(|| Err(closed()))?;
+
+        let leaving = Leaving { commands: Arc::downgrade(&self.commands), consumer: id };
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        let watch = async move {
+            stop.stopped().await;
+            // The consumer hears that nothing more will come when all its handles are gone, so ours goes too.
+            drop((stop, leaving));
+        };
+        tasks.spawn_on(watch, &runtime);
+        Ok(consumer)
+    }
+
+    async fn inspect(&self, queue: &str) -> Result<QueueStats> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(reader) = reader.as_ref() else { return Err(closed()) };
+        inspect(reader, &self.path, self.me, queue)
+    }
+
+    async fn purge(&self, queue: &str) -> Result<u64> {
+        let queue = queue.to_owned();
+        self.ask(|reply| Command::Purge { queue, reply }).await.unwrap_or_else(|| Err(closed()))
+    }
+
+    async fn delete(&self, queue: &str) -> Result<()> {
+        let queue = queue.to_owned();
+        self.ask(|reply| Command::Delete { queue, reply }).await.unwrap_or_else(|| Err(closed()))
+    }
+
+    async fn close(&self) {
+        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if tokio::time::timeout(CLOSING, self.ask(Command::Close)).await.is_err() {
+            tracing::warn!(path = %self.path.display(), "the database could not be closed within {CLOSING:?}");
+        }
+        self.end_tasks().shutdown().await;
+    }
+}
+
+impl Drop for SqliteBroker {
+    fn drop(&mut self) {
+        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let (reply, _) = oneshot::channel();
+        let _ = self.commands.send(Command::Close(reply));
+        // A program that ends right after would end the writer in the middle of it.
+        let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if writer.recv_timeout(FAREWELL) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!(path = %self.path.display(), "the database is still being closed");
+        }
+    }
+}
+
+fn inspect(reader: &Connection, path: &Path, me: ClientId, name: &str) -> Result<QueueStats> {
+    let faulty = |fault| fault::error(path, fault);
+    let found: Option<(i64, Option<ClientId>, i64, i64, i64, i64)> = reader
+        .prepare_cached(
+            "SELECT queue, owner, ready, \
+             (SELECT count(*) FROM leveret_job WHERE client IS NOT NULL AND leveret_job.queue = leveret_queue.queue), \
+             (SELECT count(*) FROM leveret_delayed WHERE exchange IS NULL AND leveret_delayed.queue = name), \
+             (SELECT count(*) FROM leveret_consumer WHERE leveret_consumer.queue = leveret_queue.name) \
+             FROM leveret_queue WHERE name = ?1",
+        )
+        .and_then(|mut select| {
+            let row = select.query_row([name], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+            });
+            row.optional()
+        })
+        .map_err(faulty)?;
+    let (_, owner, ready, unsettled, delayed, consumers) = found.ok_or_else(|| amqp::missing_queue(name))?;
+    if owner.is_some_and(|owner| owner != me) {
+        return Err(amqp::locked(name));
+    }
+    let count = |count: i64| u64::try_from(count).unwrap_or(0);
+    Ok(QueueStats::new(count(ready), Some(count(unsettled)), count(consumers)).delayed(count(delayed)))
+}

@@ -1,0 +1,162 @@
+//! Opens the file: creates the tables, brings older ones up to date, and refuses what is not ours, in words.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior};
+
+use super::fault;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The version of the tables that this program writes.
+const VERSION: i64 = 1;
+/// `Lvrt`: the file was made by us. One that has another program's mark is refused; one without a mark is shared with
+/// the tables of an application.
+const APPLICATION_ID: i64 = 0x4c76_7274;
+/// What each version adds to the one before; the first is all of `schema.sql`.
+const MIGRATIONS: [&str; VERSION as usize] = [include_str!("schema.sql")];
+/// How long opening waits for a program that writes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Opens the file to write it, with tables as this version knows them.
+///
+/// # Errors
+/// If it is a directory, no database, somebody else's, damaged, newer than this program, or cannot be written.
+pub(super) fn open(path: &Path) -> Result<Connection> {
+    check_place(path)?;
+    let mut connection = connect(path)?;
+    prepare(&mut connection, path)?;
+    Ok(connection)
+}
+
+/// One more connection to a file that has been opened, which does not write.
+pub(super) fn open_reader(path: &Path) -> Result<Connection> {
+    let connection = connect(path)?;
+    connection.execute_batch("PRAGMA query_only = ON").map_err(|fault| fault::error(path, fault))?;
+    Ok(connection)
+}
+
+fn check_place(path: &Path) -> Result<()> {
+    let shown = path.display();
+    if path.is_dir() {
+        return Err(Error::config(format!(
+            "`{shown}` is a directory: name a file in it, such as `sqlite:{shown}/jobs.db`"
+        )));
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent
+        && !parent.is_dir()
+    {
+        return Err(Error::config(format!(
+            "`{shown}` cannot be created: there is no directory `{}`; create it",
+            parent.display()
+        )));
+    }
+    Ok(())
+}
+
+fn connect(path: &Path) -> Result<Connection> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|fault| opening(path, fault))?;
+    connection.busy_timeout(PATIENCE).map_err(|fault| opening(path, fault))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+fn opening(path: &Path, fault: rusqlite::Error) -> Error {
+    if fault.sqlite_error_code() == Some(rusqlite::ErrorCode::CannotOpen) {
+        let words = format!(
+            "`{}` cannot be opened or created: let this user read and write it and its directory",
+            path.display()
+        );
+        return Error::new(ErrorKind::Refused, words).with_source(fault);
+    }
+    fault::error(path, fault)
+}
+
+fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
+    let faulty = |fault| opening(path, fault);
+    let is_new = pragma(connection, "page_count").map_err(faulty)? == 0;
+    if is_new {
+        // Only a file without tables takes it.
+        connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL").map_err(faulty)?;
+    }
+    let before = look(connection, path)?;
+    let mode: String =
+        connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(faulty)?;
+    if mode != "wal" {
+        return Err(Error::config(format!(
+            "`{}` is on a file system that cannot share memory (journal mode `{mode}` instead of `wal`): put it on a \
+             local disk",
+            path.display()
+        )));
+    }
+    if before != Some(VERSION) {
+        migrate(connection, path)?;
+    }
+    // What is written by a program that opened the file a moment before us is as new as what we look at.
+    Ok(())
+}
+
+/// The version of our tables in the file; `None` if there are none.
+fn look(connection: &Connection, path: &Path) -> Result<Option<i64>> {
+    let faulty = |fault| opening(path, fault);
+    let shown = path.display();
+    let application = pragma(connection, "application_id").map_err(faulty)?;
+    if application != 0 && application != APPLICATION_ID {
+        return Err(Error::config(format!(
+            "`{shown}` belongs to another program (application id {application:#x}): name another file"
+        )));
+    }
+    let there: i64 = connection
+        .query_row(
+            "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'leveret_meta'",
+            [],
+            |row| row.get(0),
+        )
+        .map_err(faulty)?;
+    let tables = if there == 0 {
+        None
+    } else {
+        connection
+            .query_row("SELECT schema FROM leveret_meta", [], |row| row.get::<_, i64>(0))
+            .optional()
+            .map_err(faulty)?
+    };
+    // In a file of ours the number stands in `user_version` too, where tools look for it.
+    let user_version = pragma(connection, "user_version").map_err(faulty)?;
+    let version = if application == APPLICATION_ID { tables.max(Some(user_version)) } else { tables };
+    match version {
+        Some(newer) if newer > VERSION => Err(Error::config(format!(
+            "`{shown}` was written by a newer Leveret: its tables are of version {newer}, and this program knows \
+             {VERSION}; update this program, or name another file"
+        ))),
+        _ => Ok(tables),
+    }
+}
+
+/// Brings the tables up to date, in one transaction: another program may open the file at the same moment.
+fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
+    let faulty = |fault| opening(path, fault);
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(faulty)?;
+    let tables = look(&transaction, path)?.unwrap_or(0);
+    let is_ours = pragma(&transaction, "application_id").map_err(faulty)? == APPLICATION_ID
+        || transaction
+            .query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0))
+            .map_err(faulty)?
+            == 0;
+    for migration in MIGRATIONS.iter().skip(usize::try_from(tables).unwrap_or(0)) {
+        transaction.execute_batch(migration).map_err(faulty)?;
+    }
+    if is_ours {
+        let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}");
+        transaction.execute_batch(&marks).map_err(faulty)?;
+    }
+    transaction.commit().map_err(faulty)
+}
+
+/// A pragma whose value is a number.
+pub(super) fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
+    connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
+}

@@ -1,0 +1,133 @@
+-- Leveret's tables. Times are microseconds since 1970: datetime(due / 1e6, 'unixepoch').
+-- Look at anything; write nothing while a program has the file open.
+
+-- One row: what belongs to the file as a whole.
+CREATE TABLE leveret_meta (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    schema   INTEGER NOT NULL,  -- the version of these tables
+    sequence INTEGER NOT NULL,  -- the last number given to a client, consumer, queue or job; none is given twice
+    topology INTEGER NOT NULL   -- counts changes to exchanges, queues and bindings
+);
+INSERT INTO leveret_meta VALUES (1, 1, 0, 0);
+
+-- Programs that have the file open.
+CREATE TABLE leveret_client (
+    client    INTEGER PRIMARY KEY,
+    name      TEXT NOT NULL,
+    opened_at INTEGER NOT NULL,
+    beat      INTEGER NOT NULL, -- counts up while it lives; when it stands still for `lease`, its jobs go to others
+    lease     INTEGER NOT NULL  -- microseconds
+);
+
+CREATE TABLE leveret_consumer (
+    consumer INTEGER PRIMARY KEY,
+    client   INTEGER NOT NULL,
+    queue    TEXT NOT NULL,     -- or the address at which replies reach it
+    name     TEXT
+);
+CREATE INDEX leveret_consumer_of ON leveret_consumer (queue);
+
+CREATE TABLE leveret_exchange (
+    name    TEXT PRIMARY KEY,
+    kind    TEXT NOT NULL,      -- direct, fanout, topic or headers
+    durable INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE leveret_queue (
+    queue        INTEGER PRIMARY KEY,
+    name         TEXT NOT NULL UNIQUE,
+    durable      INTEGER NOT NULL,
+    owner        INTEGER,           -- the client that it belongs to and goes with, if it is exclusive
+    arguments    TEXT NOT NULL,     -- its x- arguments, as JSON
+    ready        INTEGER NOT NULL,  -- how many jobs wait in it
+    bytes        INTEGER NOT NULL,  -- how many bytes their payloads have
+    unused_since INTEGER NOT NULL   -- since when it has had no consumer, for x-expires
+);
+
+CREATE TABLE leveret_binding (
+    exchange    TEXT NOT NULL,
+    queue       INTEGER NOT NULL,
+    routing_key TEXT NOT NULL,
+    arguments   TEXT NOT NULL,
+    PRIMARY KEY (exchange, queue, routing_key, arguments)
+) WITHOUT ROWID;
+
+-- The jobs in queues, ready or being worked on. A job that is done is gone.
+CREATE TABLE leveret_job (
+    job            INTEGER PRIMARY KEY, -- its place in the queue
+    queue          INTEGER NOT NULL,
+    level          INTEGER NOT NULL,    -- higher ones are delivered first
+    client         INTEGER,             -- who works on it; NULL is ready
+    returns        INTEGER NOT NULL,    -- how often it was delivered and came back
+    expires        INTEGER,             -- when it dies if it still waits
+    exchange       TEXT,                -- what it was published to; NULL is the default exchange
+    routing_key    TEXT,                -- NULL is the queue's name
+    id             TEXT NOT NULL,       -- the job's id for users
+    task           TEXT,
+    payload        NOT NULL,            -- JSON
+    content_type   TEXT,
+    attempt        INTEGER NOT NULL,
+    priority       INTEGER,
+    enqueued_at    INTEGER,
+    correlation_id TEXT,
+    reply_to       TEXT,
+    expiration     INTEGER,             -- microseconds that it may wait
+    headers        TEXT                 -- as JSON
+);
+-- The next job of a queue, however many wait.
+CREATE INDEX leveret_job_ready ON leveret_job (queue, level DESC) WHERE client IS NULL;
+CREATE INDEX leveret_job_claimed ON leveret_job (client) WHERE client IS NOT NULL;
+CREATE INDEX leveret_job_expiring ON leveret_job (expires) WHERE expires IS NOT NULL AND client IS NULL;
+
+-- What waits for its time outside of any queue: delayed jobs, retries, and dead letters that nothing takes yet.
+CREATE TABLE leveret_delayed (
+    delayed        INTEGER PRIMARY KEY,
+    due            INTEGER NOT NULL,
+    queue          TEXT NOT NULL,   -- what it is for; for a dead letter, where it died
+    exchange       TEXT,            -- where a dead letter goes; NULL is a job
+    routing_key    TEXT,
+    unroutable     TEXT,            -- where a job goes if its queue has gone
+    id             TEXT NOT NULL,
+    task           TEXT,
+    payload        NOT NULL,
+    content_type   TEXT,
+    attempt        INTEGER NOT NULL,
+    priority       INTEGER,
+    enqueued_at    INTEGER,
+    correlation_id TEXT,
+    reply_to       TEXT,
+    expiration     INTEGER,
+    headers        TEXT
+);
+CREATE INDEX leveret_delayed_due ON leveret_delayed (due);
+CREATE INDEX leveret_delayed_for ON leveret_delayed (queue) WHERE exchange IS NULL;
+
+-- Jobs that are done, as long as `?keep=` says.
+CREATE TABLE leveret_finished (
+    finished    INTEGER PRIMARY KEY,
+    finished_at INTEGER NOT NULL,
+    queue       TEXT NOT NULL,
+    id          TEXT NOT NULL,
+    task        TEXT,
+    payload     NOT NULL,
+    attempt     INTEGER NOT NULL,
+    enqueued_at INTEGER
+);
+CREATE INDEX leveret_finished_at ON leveret_finished (finished_at);
+
+-- Replies to the callers of other programs, until these pick them up.
+CREATE TABLE leveret_reply (
+    reply          INTEGER PRIMARY KEY,
+    address        TEXT NOT NULL,   -- of a consumer
+    id             TEXT NOT NULL,
+    task           TEXT,
+    payload        NOT NULL,
+    content_type   TEXT,
+    attempt        INTEGER NOT NULL,
+    priority       INTEGER,
+    enqueued_at    INTEGER,
+    correlation_id TEXT,
+    reply_to       TEXT,
+    expiration     INTEGER,
+    headers        TEXT
+);

@@ -1,0 +1,149 @@
+//! Settles deliveries: each in one transaction, and only while the delivery is still ours.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
+
+use async_trait::async_trait;
+use rusqlite::params;
+use tokio::sync::oneshot;
+
+use super::command::{Command, Settled, Ticket};
+use super::row::micros;
+use super::state::State;
+use crate::broker::Settler;
+use crate::broker::amqp::{self, Message, Published, Store as _};
+use crate::envelope::Envelope;
+use crate::error::SettleError;
+use crate::settlement::{Settlement, dead_copy, retry_copy};
+
+impl State {
+    pub(super) fn settle(
+        &mut self,
+        ticket: &Ticket,
+        settled: &Settled,
+    ) -> rusqlite::Result<Result<(), SettleError>> {
+        let Settled { envelope, settlement } = settled;
+        if matches!(settlement, Settlement::Ack) && self.setup.keep.is_zero() {
+            self.release_slot(ticket);
+            return Ok(if self.delete_held(ticket)? { Ok(()) } else { Err(SettleError::Lost) });
+        }
+        if ticket.client != self.me || !self.is_held(ticket)? {
+            self.release_slot(ticket);
+            return Ok(Err(SettleError::Lost));
+        }
+        match settlement {
+            Settlement::Ack => self.keep_finished(ticket)?,
+            Settlement::Release => {
+                self.give_back(ticket)?;
+                return Ok(Ok(()));
+            }
+            Settlement::Retry { after, attempt, reason } => {
+                let copy = retry_copy(envelope.clone(), *attempt, reason, self.now);
+                let (due, unroutable) = (self.now.checked_add(*after), self.unroutable.clone());
+                amqp::delay_job(self, due, ticket.queue_name.clone(), copy, unroutable)?;
+            }
+            Settlement::DeadLetter { reason } => match &ticket.dead_letter {
+                None => tracing::warn!(
+                    queue = &*ticket.queue_name, job = envelope.id.as_str(), %reason,
+                    "dropped a dead letter, because its queue has no dead-letter exchange"
+                ),
+                Some(route) => {
+                    let copy = dead_copy(envelope.clone(), &ticket.queue_name, reason, self.now);
+                    let message = Message {
+                        envelope: copy,
+                        exchange: route.exchange.clone(),
+                        routing_key: route.routing_key.clone(),
+                    };
+                    let dead = Published { message: Arc::new(message), mandatory: true, not_before: None };
+                    if let Err(error) = self.publish(&dead)? {
+                        self.give_back(ticket)?;
+                        return Ok(Err(SettleError::Republish(error)));
+                    }
+                }
+            },
+        }
+        self.delete_held(ticket)?;
+        self.release_slot(ticket);
+        Ok(Ok(()))
+    }
+
+    /// Deletes the job if the delivery is still ours, and says whether it was.
+    fn delete_held(&self, ticket: &Ticket) -> rusqlite::Result<bool> {
+        let deleted = self
+            .connection
+            .prepare_cached("DELETE FROM leveret_job WHERE job = ?1 AND client = ?2 AND returns = ?3")?
+            .execute(params![ticket.job, ticket.client, ticket.returns])?;
+        Ok(deleted > 0)
+    }
+
+    /// Whether the delivery is still ours: nobody has taken us for dead and given the job to another.
+    fn is_held(&self, ticket: &Ticket) -> rusqlite::Result<bool> {
+        self.connection
+            .prepare_cached("SELECT 1 FROM leveret_job WHERE job = ?1 AND client = ?2 AND returns = ?3")?
+            .exists(params![ticket.job, ticket.client, ticket.returns])
+    }
+
+    /// Puts a delivery back into its queue, if it is still ours.
+    pub(super) fn give_back(&mut self, ticket: &Ticket) -> rusqlite::Result<()> {
+        self.release_slot(ticket);
+        if ticket.client == self.me && self.is_held(ticket)? {
+            self.put_back(ticket.queue, ticket.job, ticket.returns, ticket.bytes)?;
+            self.bury()?;
+        }
+        Ok(())
+    }
+
+    /// A job that is done stays as long as the URL says, for those who look in.
+    fn keep_finished(&mut self, ticket: &Ticket) -> rusqlite::Result<()> {
+        if self.setup.keep.is_zero() {
+            return Ok(());
+        }
+        self.connection
+            .prepare_cached(
+                "INSERT INTO leveret_finished (finished, finished_at, queue, id, task, payload, attempt, enqueued_at) \
+                 SELECT job, ?2, ?3, id, task, payload, attempt, enqueued_at FROM leveret_job WHERE job = ?1",
+            )?
+            .execute(params![ticket.job, micros(self.now()), &*ticket.queue_name])?;
+        Ok(())
+    }
+}
+
+/// Settles one delivery of the SQLite broker, by asking its writer.
+#[derive(Debug)]
+pub(super) struct SqliteSettler {
+    /// Weak, so that a delivery somebody forgot does not keep the file open.
+    pub(super) writer: Weak<Sender<Command>>,
+    /// Taken when it is settled.
+    pub(super) ticket: Option<Ticket>,
+}
+
+impl SqliteSettler {
+    fn send(&self, command: Command) -> bool {
+        self.writer.upgrade().is_some_and(|writer| writer.send(command).is_ok())
+    }
+}
+
+#[async_trait]
+impl Settler for SqliteSettler {
+    async fn settle(
+        mut self: Box<Self>,
+        envelope: Envelope,
+        settlement: Settlement,
+    ) -> Result<(), SettleError> {
+        let Some(ticket) = self.ticket.take() else { return Err(SettleError::Lost) };
+        let (reply, answer) = oneshot::channel();
+        let settled = Box::new(Settled { envelope, settlement });
+        if !self.send(Command::Settle { ticket, settled, reply }) {
+            return Err(SettleError::Lost);
+        }
+        answer.await.unwrap_or(Err(SettleError::Lost))
+    }
+}
+
+impl Drop for SqliteSettler {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.send(Command::GiveBack(ticket));
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! What the writer knows and does within a transaction: the file's topology, cached; this client's consumers.
+//! `store` moves messages, `consumer` claims, `settle` settles, `time` does what happens by the clock, `lease` watches
+//! who is alive.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::command::{Answer, Command};
+use super::consumer::{Claim, Line, Subscription};
+use super::lease::Neighbours;
+use super::reply::ReplyConsumer;
+use super::row;
+use super::time::Deadlines;
+use crate::broker::amqp::{Death, QueueRules};
+use crate::clock::Clock;
+use crate::envelope::Envelope;
+use crate::routing::Exchanges;
+use crate::topology::{Name, Namespace, QueueDecl};
+
+pub(super) type QueueId = i64;
+pub(super) type ClientId = i64;
+pub(super) type ConsumerId = i64;
+
+/// What a client brings along.
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    pub(super) path: PathBuf,
+    pub(super) name: String,
+    pub(super) namespace: Namespace,
+    pub(super) clock: Clock,
+    pub(super) keep: Duration,
+    pub(super) lease: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) connection: Connection,
+    pub(super) setup: Setup,
+    pub(super) sql: Sql,
+    /// Where delayed jobs go whose queue has gone.
+    pub(super) unroutable: Name,
+    /// The number under which this client stands in the file.
+    pub(super) me: ClientId,
+
+    /// SQLite's own number of the file's content when we last looked; others' commits change it, ours do not.
+    seen: i64,
+    /// Whether what we know must be read again, because a transaction of ours was undone.
+    is_stale: bool,
+    /// Counts the times that others have changed the file, so that a queue's counts are known to be fresh.
+    generation: u64,
+    sequence: i64,
+    saved_sequence: i64,
+    topology: i64,
+    has_new_topology: bool,
+
+    pub(super) exchanges: Exchanges<QueueId>,
+    pub(super) names: HashMap<Arc<str>, QueueId>,
+    pub(super) queues: HashMap<QueueId, Queue>,
+    /// Queues whose counts are to be written at the end of the transaction.
+    changed: Vec<QueueId>,
+
+    pub(super) consumers: HashMap<ConsumerId, Subscription>,
+    pub(super) lines: Vec<Line>,
+    /// How to undo what this transaction did to the consumers' slots.
+    pub(super) slots: Vec<(ConsumerId, i32)>,
+    /// Consumers that this transaction added.
+    pub(super) joined: Vec<ConsumerId>,
+    /// What is to be delivered when the transaction is committed.
+    pub(super) claims: Vec<Claim>,
+    pub(super) replies: Option<ReplyConsumer>,
+    /// Replies for this client, to be delivered when the transaction is committed.
+    pub(super) handed: Vec<Envelope>,
+    /// Messages that died and have not been dead-lettered yet.
+    pub(super) deaths: VecDeque<Death>,
+    /// The time of this transaction.
+    pub(super) now: SystemTime,
+    pub(super) deadlines: Deadlines,
+    pub(super) neighbours: Neighbours,
+    /// The exclusive queues of this client and their bindings, to be declared again if others took us for dead.
+    pub(super) own: super::declare::Own,
+}
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) name: Arc<str>,
+    pub(super) decl: QueueDecl,
+    pub(super) rules: QueueRules,
+    /// Whose it is, if it is exclusive.
+    pub(super) owner: Option<ClientId>,
+    pub(super) ready: i64,
+    pub(super) bytes: i64,
+    /// The generation in which the counts were read.
+    generation: u64,
+    is_changed: bool,
+}
+
+/// Statements that are put together once.
+#[derive(Debug)]
+pub(super) struct Sql {
+    pub(super) insert_job: String,
+    pub(super) ready_jobs: String,
+    pub(super) job: String,
+    pub(super) insert_delayed: String,
+    pub(super) due: String,
+    pub(super) insert_reply: String,
+    pub(super) replies: String,
+}
+
+impl Sql {
+    fn new() -> Self {
+        let columns = row::COLUMNS;
+        let marks = |from: usize, count: usize| {
+            (from..from + count).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ")
+        };
+        Self {
+            insert_job: format!(
+                "INSERT INTO leveret_job (job, queue, level, returns, expires, exchange, routing_key, {columns}) \
+                 VALUES ({})",
+                marks(1, 7 + row::COUNT)
+            ),
+            ready_jobs: format!(
+                "SELECT job, returns, exchange, routing_key, {columns} FROM leveret_job \
+                 WHERE queue = ?1 AND client IS NULL ORDER BY level DESC, job LIMIT ?2"
+            ),
+            job: format!(
+                "SELECT queue, client, exchange, routing_key, {columns} FROM leveret_job WHERE job = ?1"
+            ),
+            insert_delayed: format!(
+                "INSERT INTO leveret_delayed (delayed, due, queue, exchange, routing_key, unroutable, {columns}) \
+                 VALUES ({})",
+                marks(1, 6 + row::COUNT)
+            ),
+            due: format!(
+                "SELECT delayed, queue, exchange, routing_key, unroutable, {columns} FROM leveret_delayed \
+                 WHERE due <= ?1 ORDER BY due, delayed LIMIT ?2"
+            ),
+            insert_reply: format!(
+                "INSERT INTO leveret_reply (reply, address, {columns}) VALUES ({})",
+                marks(1, 2 + row::COUNT)
+            ),
+            replies: format!("SELECT {columns} FROM leveret_reply WHERE address = ?1 ORDER BY reply"),
+        }
+    }
+}
+
+impl State {
+    /// Knows nothing yet; the first transaction reads it.
+    pub(super) fn new(connection: Connection, setup: Setup) -> Self {
+        Self {
+            unroutable: setup.namespace.unroutable(),
+            now: setup.clock.now(),
+            connection,
+            setup,
+            sql: Sql::new(),
+            me: 0,
+            seen: 0,
+            is_stale: true,
+            generation: 0,
+            sequence: 0,
+            saved_sequence: 0,
+            topology: -1,
+            has_new_topology: false,
+            exchanges: Exchanges::new(),
+            names: HashMap::new(),
+            queues: HashMap::new(),
+            changed: Vec::new(),
+            consumers: HashMap::new(),
+            lines: Vec::new(),
+            slots: Vec::new(),
+            joined: Vec::new(),
+            claims: Vec::new(),
+            replies: None,
+            handed: Vec::new(),
+            deaths: VecDeque::new(),
+            deadlines: Deadlines::default(),
+            neighbours: Neighbours::default(),
+            own: super::declare::Own::default(),
+        }
+    }
+
+    /// Carries out `commands` and all that follows from them, in one transaction. All of it or nothing happens.
+    pub(super) fn transact(&mut self, commands: &[Command]) -> rusqlite::Result<Vec<Answer>> {
+        self.run("BEGIN IMMEDIATE")?;
+        let result = self.within(commands).and_then(|answers| {
+            self.run("COMMIT")?;
+            Ok(answers)
+        });
+        if result.is_err() {
+            self.undo();
+        }
+        self.slots.clear();
+        self.joined.clear();
+        result
+    }
+
+    fn within(&mut self, commands: &[Command]) -> rusqlite::Result<Vec<Answer>> {
+        self.now = self.setup.clock.now();
+        self.refresh()?;
+        self.live()?;
+        self.catch_up()?;
+        let mut answers = Vec::with_capacity(commands.len());
+        for command in commands {
+            answers.push(self.execute(command)?);
+        }
+        // A retry without a delay is due at once.
+        self.catch_up()?;
+        if !self.has_overdue() {
+            self.dispatch()?;
+        }
+        self.save()?;
+        Ok(answers)
+    }
+
+    fn execute(&mut self, command: &Command) -> rusqlite::Result<Answer> {
+        let answer = match command {
+            Command::Publish { publish, .. } => Answer::Published(self.publish(publish)?),
+            Command::PublishAll { publishes, .. } => {
+                let results = publishes.iter().map(|publish| self.publish(publish));
+                Answer::PublishedAll(results.collect::<rusqlite::Result<_>>()?)
+            }
+            Command::Settle { ticket, settled, .. } => Answer::Settled(self.settle(ticket, settled)?),
+            Command::GiveBack(ticket) => {
+                self.give_back(ticket)?;
+                Answer::None
+            }
+            Command::Declare { topology, .. } => Answer::Done(self.declare(topology)?),
+            Command::Consume { options, handle, .. } => Answer::Consumer(self.consume(options, handle)?),
+            Command::Leave(consumer) => {
+                self.end_consumer(*consumer)?;
+                Answer::None
+            }
+            Command::Purge { queue, .. } => Answer::Purged(self.purge(queue)?),
+            Command::Delete { queue, .. } => Answer::Done(self.delete(queue)?),
+            Command::Close(_) => {
+                // Nobody is to claim what is given back.
+                self.lines.clear();
+                self.consumers.clear();
+                self.replies = None;
+                self.retire(self.me)?;
+                Answer::None
+            }
+        };
+        Ok(answer)
+    }
+
+    /// After a transaction that failed: what we know is as it was, or will be read again.
+    fn undo(&mut self) {
+        // It fails where SQLite has rolled back by itself, as it does for a full disk.
+        let _ = self.run("ROLLBACK");
+        self.restore_slots();
+        for consumer in std::mem::take(&mut self.joined) {
+            self.leave(consumer);
+            self.end_replies(consumer);
+        }
+        self.claims.clear();
+        self.handed.clear();
+        self.deaths.clear();
+        self.changed.clear();
+        self.is_stale = true;
+        self.topology = -1;
+        self.has_new_topology = false;
+    }
+
+    fn run(&self, sql: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(sql)?.execute([]).map(|_| ())
+    }
+
+    /// SQLite's number for the file's present content.
+    pub(super) fn data_version(&self) -> rusqlite::Result<i64> {
+        self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+    }
+
+    /// Whether what others have changed gives us something to do. Only looks, so that programs that have nothing to do
+    /// do not stand in the way of those that write.
+    pub(super) fn has_work(&mut self) -> rusqlite::Result<bool> {
+        if self.is_stale || self.me == 0 {
+            return Ok(true);
+        }
+        if self.data_version()? == self.seen {
+            return Ok(false);
+        }
+        let topology: i64 = self
+            .connection
+            .prepare_cached("SELECT topology FROM leveret_meta")?
+            .query_row([], |row| row.get(0))?;
+        if topology != self.topology || !self.is_registered()? || self.has_replies()? {
+            return Ok(true);
+        }
+        let mut ready =
+            self.connection.prepare_cached("SELECT 1 FROM leveret_queue WHERE name = ?1 AND ready > 0")?;
+        for line in self.lines.iter().filter(|line| !line.turn.is_empty()) {
+            if ready.exists([&*line.queue])? {
+                return Ok(true);
+            }
+        }
+        drop(ready);
+        self.read_deadlines()?;
+        Ok(false)
+    }
+
+    /// At the beginning of a transaction: reads again what others have changed.
+    fn refresh(&mut self) -> rusqlite::Result<()> {
+        let version = self.data_version()?;
+        if version == self.seen && !self.is_stale {
+            return Ok(());
+        }
+        let (sequence, topology): (i64, i64) = self
+            .connection
+            .prepare_cached("SELECT sequence, topology FROM leveret_meta")?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        (self.sequence, self.saved_sequence) = (sequence, sequence);
+        self.generation += 1;
+        self.pick_up_replies()?;
+        self.deadlines.forget();
+        self.neighbours.have_changed();
+        if topology != self.topology {
+            self.read_topology()?;
+            self.topology = topology;
+        }
+        self.seen = version;
+        self.is_stale = false;
+        Ok(())
+    }
+
+    /// At the end of a transaction: writes what is kept in memory until then.
+    fn save(&mut self) -> rusqlite::Result<()> {
+        let mut save = self
+            .connection
+            .prepare_cached("UPDATE leveret_queue SET ready = ?2, bytes = ?3 WHERE queue = ?1")?;
+        for id in self.changed.drain(..) {
+            let Some(queue) = self.queues.get_mut(&id) else { continue };
+            save.execute(params![id, queue.ready, queue.bytes])?;
+            queue.is_changed = false;
+        }
+        if self.sequence != self.saved_sequence || self.has_new_topology {
+            self.topology += i64::from(self.has_new_topology);
+            self.connection
+                .prepare_cached("UPDATE leveret_meta SET sequence = ?1, topology = ?2")?
+                .execute(params![self.sequence, self.topology])?;
+            self.saved_sequence = self.sequence;
+            self.has_new_topology = false;
+        }
+        Ok(())
+    }
+
+    /// A number that this file has never given before.
+    pub(super) fn next(&mut self) -> i64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// Has others read exchanges, queues and bindings again.
+    pub(super) fn topology_has_changed(&mut self) {
+        self.has_new_topology = true;
+    }
+
+    /// A queue with fresh counts.
+    pub(super) fn counted(&mut self, id: QueueId) -> rusqlite::Result<Option<&mut Queue>> {
+        let generation = self.generation;
+        let Some(queue) = self.queues.get_mut(&id) else { return Ok(None) };
+        if queue.generation != generation {
+            let counts = self
+                .connection
+                .prepare_cached("SELECT ready, bytes FROM leveret_queue WHERE queue = ?1")?
+                .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            (queue.ready, queue.bytes) = counts.unwrap_or_default();
+            queue.generation = generation;
+        }
+        Ok(Some(queue))
+    }
+
+    /// Adds to a queue's counts, which are written at the end of the transaction.
+    pub(super) fn count(&mut self, id: QueueId, jobs: i64, bytes: i64) -> rusqlite::Result<()> {
+        let Some(queue) = self.counted(id)? else { return Ok(()) };
+        queue.ready += jobs;
+        queue.bytes += bytes;
+        if !std::mem::replace(&mut queue.is_changed, true) {
+            self.changed.push(id);
+        }
+        Ok(())
+    }
+
+    /// Counts a queue's jobs one by one.
+    pub(super) fn recount(&mut self, id: QueueId) -> rusqlite::Result<()> {
+        let (ready, bytes): (i64, i64) = self
+            .connection
+            .prepare_cached(
+                "SELECT count(*), coalesce(sum(length(CAST(payload AS BLOB))), 0) FROM leveret_job \
+                 WHERE queue = ?1 AND client IS NULL",
+            )?
+            .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if let Some(queue) = self.counted(id)? {
+            let (old_ready, old_bytes) = (queue.ready, queue.bytes);
+            self.count(id, ready - old_ready, bytes - old_bytes)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn queue(name: &str, decl: QueueDecl, rules: QueueRules, owner: Option<ClientId>) -> Queue {
+        // The counts of generation 0 are never fresh.
+        Queue {
+            name: Arc::from(name),
+            decl,
+            rules,
+            owner,
+            ready: 0,
+            bytes: 0,
+            generation: 0,
+            is_changed: false,
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What happens by the clock: delayed jobs fall due, messages and unused queues expire, what was kept is pruned.
+
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::row::{self, micros, moment};
+use super::state::{QueueId, State};
+use crate::broker::amqp::{self, DeathReason, Delayed};
+use crate::topology::Route;
+
+/// How many rows one transaction moves by the clock, so that none takes long.
+const STEP: i64 = 500;
+/// How long finished jobs outstay their time at most.
+const PRUNING: Duration = Duration::from_secs(1);
+
+/// When something happens by itself, in microseconds since 1970.
+#[derive(Debug, Default)]
+pub(super) struct Deadlines {
+    is_known: bool,
+    due: Option<i64>,
+    expiry: Option<i64>,
+    unused: Option<i64>,
+    prune: Option<i64>,
+    /// Whether some of what is over its time still lies in its queue.
+    has_overdue: bool,
+}
+
+impl Deadlines {
+    /// Has them read from the file.
+    pub(super) fn forget(&mut self) {
+        self.is_known = false;
+    }
+
+    pub(super) fn due_at(&mut self, due: i64) {
+        self.due = Some(self.due.map_or(due, |before| before.min(due)));
+    }
+
+    pub(super) fn expiry_at(&mut self, expiry: i64) {
+        self.expiry = Some(self.expiry.map_or(expiry, |before| before.min(expiry)));
+    }
+
+    /// The next one; `None` if nothing happens by itself.
+    pub(super) fn next(&self) -> Option<SystemTime> {
+        [self.due, self.expiry, self.unused, self.prune].into_iter().flatten().min().map(moment)
+    }
+
+    fn has_come(deadline: Option<i64>, now: i64) -> bool {
+        deadline.is_some_and(|at| at <= now)
+    }
+}
+
+impl State {
+    /// Lets everything happen that is due.
+    pub(super) fn catch_up(&mut self) -> rusqlite::Result<()> {
+        if !self.deadlines.is_known {
+            self.read_deadlines()?;
+        }
+        let now = self.now_micros();
+        if Deadlines::has_come(self.deadlines.due, now) {
+            self.let_fall_due(now)?;
+        }
+        self.deadlines.has_overdue = false;
+        if Deadlines::has_come(self.deadlines.expiry, now) {
+            self.drop_expired(now)?;
+        }
+        if Deadlines::has_come(self.deadlines.unused, now) {
+            self.drop_unused(now)?;
+        }
+        if Deadlines::has_come(self.deadlines.prune, now) {
+            self.prune(now)?;
+        }
+        self.bury()
+    }
+
+    /// Whether messages that are over their time could be claimed, because more of them lie there than one step takes.
+    pub(super) fn has_overdue(&self) -> bool {
+        self.deadlines.has_overdue
+    }
+
+    pub(super) fn read_deadlines(&mut self) -> rusqlite::Result<()> {
+        self.deadlines.due = self.first("SELECT min(due) FROM leveret_delayed")?;
+        self.deadlines.expiry =
+            self.first("SELECT min(expires) FROM leveret_job WHERE expires IS NOT NULL AND client IS NULL")?;
+        self.deadlines.prune = self
+            .first("SELECT min(finished_at) FROM leveret_finished")?
+            .map(|at| at.saturating_add(self.kept()).saturating_add(PRUNING.as_micros() as i64));
+        self.deadlines.unused = None;
+        let expiring: Vec<QueueId> = self
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.rules.expires.is_some())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in expiring {
+            let at = self.unused_until(id)?;
+            self.deadlines.unused = [self.deadlines.unused, at].into_iter().flatten().min();
+        }
+        self.deadlines.is_known = true;
+        Ok(())
+    }
+
+    fn first(&self, sql: &str) -> rusqlite::Result<Option<i64>> {
+        self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
+    }
+
+    fn kept(&self) -> i64 {
+        i64::try_from(self.setup.keep.as_micros()).unwrap_or(i64::MAX)
+    }
+
+    fn let_fall_due(&mut self, now: i64) -> rusqlite::Result<()> {
+        let mut select = self.connection.prepare_cached(&self.sql.due)?;
+        let mut rows = select.query(params![now, STEP])?;
+        let mut due = Vec::new();
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(0)?;
+            let queue = row::text(row, 1)?.unwrap_or_default();
+            let exchange = row::text(row, 2)?;
+            let routing_key = row::text(row, 3)?.unwrap_or_default();
+            let unroutable = row::text(row, 4)?;
+            let envelope = row::read(row, 5)?;
+            let delayed = match exchange {
+                Some(exchange) => Delayed::Dead {
+                    queue: queue.into(),
+                    route: Route { exchange: exchange.into(), routing_key: routing_key.into() },
+                    envelope,
+                },
+                None => Delayed::Job {
+                    target: queue.into(),
+                    envelope,
+                    unroutable: unroutable.map_or_else(|| self.unroutable.clone(), Into::into),
+                },
+            };
+            due.push((id, delayed));
+        }
+        drop(rows);
+        drop(select);
+        for (id, delayed) in due {
+            self.connection
+                .prepare_cached("DELETE FROM leveret_delayed WHERE delayed = ?1")?
+                .execute([id])?;
+            amqp::fall_due(self, delayed)?;
+        }
+        self.deadlines.due = self.first("SELECT min(due) FROM leveret_delayed")?;
+        Ok(())
+    }
+
+    /// Drops what is over its time, wherever it stands in its queue.
+    fn drop_expired(&mut self, now: i64) -> rusqlite::Result<()> {
+        let mut select = self.connection.prepare_cached(
+            "SELECT job FROM leveret_job WHERE expires IS NOT NULL AND client IS NULL AND expires <= ?1 \
+             ORDER BY expires, job LIMIT ?2",
+        )?;
+        let jobs: Vec<i64> =
+            select.query_map(params![now, STEP], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        drop(select);
+        for job in jobs {
+            self.die(job, DeathReason::Expired)?;
+        }
+        self.deadlines.expiry =
+            self.first("SELECT min(expires) FROM leveret_job WHERE expires IS NOT NULL AND client IS NULL")?;
+        self.deadlines.has_overdue = Deadlines::has_come(self.deadlines.expiry, now);
+        Ok(())
+    }
+
+    /// When a queue is deleted if nobody consumes it until then.
+    fn unused_until(&self, id: QueueId) -> rusqlite::Result<Option<i64>> {
+        let Some(queue) = self.queues.get(&id) else { return Ok(None) };
+        let Some(expires) = queue.rules.expires else { return Ok(None) };
+        let since: Option<i64> = self
+            .connection
+            .prepare_cached(
+                "SELECT unused_since FROM leveret_queue AS queue WHERE queue = ?1 AND NOT EXISTS \
+                 (SELECT 1 FROM leveret_consumer AS consumer WHERE consumer.queue = queue.name)",
+            )?
+            .query_row([id], |row| row.get(0))
+            .optional()?;
+        Ok(since.and_then(|since| moment(since).checked_add(expires)).map(micros))
+    }
+
+    fn drop_unused(&mut self, now: i64) -> rusqlite::Result<()> {
+        let expiring: Vec<QueueId> = self
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.rules.expires.is_some())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in expiring {
+            if Deadlines::has_come(self.unused_until(id)?, now) {
+                if let Some(queue) = self.queues.get(&id) {
+                    let queue = &*queue.name;
+                    tracing::info!(queue, "deleted a queue that nobody used, as its `x-expires` wants");
+                }
+                self.remove_queue(id)?;
+            }
+        }
+        self.read_deadlines()
+    }
+
+    fn prune(&mut self, now: i64) -> rusqlite::Result<()> {
+        let pruned = self
+            .connection
+            .prepare_cached(
+                "DELETE FROM leveret_finished WHERE finished IN \
+                 (SELECT finished FROM leveret_finished WHERE finished_at <= ?1 ORDER BY finished_at LIMIT ?2)",
+            )?
+            .execute(params![now.saturating_sub(self.kept()), STEP])?;
+        tracing::debug!(pruned, "pruned finished jobs");
+        self.deadlines.prune = self
+            .first("SELECT min(finished_at) FROM leveret_finished")?
+            .map(|at| at.saturating_add(self.kept()).saturating_add(PRUNING.as_micros() as i64));
+        Ok(())
+    }
+}

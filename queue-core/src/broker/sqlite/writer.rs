@@ -1,0 +1,274 @@
+//! The one thread that writes: what many tasks want at the same time shares a transaction.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use super::command::{Answer, Command, Ticket};
+use super::consumer::Claim;
+use super::fault::{self, Trouble};
+use super::settle::SqliteSettler;
+use super::state::State;
+use super::sync::Syncer;
+use crate::broker::{Delivery, Health};
+use crate::error::{Error, SettleError, chain};
+use crate::settlement::Settlement;
+
+/// How often an idle writer looks whether other programs have changed the file: the time that a job of theirs waits at
+/// most. Looking costs some microseconds.
+const POLL: Duration = Duration::from_millis(20);
+/// How many rows one transaction is good for, so that other programs get their turn.
+const BATCH: usize = 2048;
+/// How long it rests after a failure that nobody waits for.
+const REST: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) state: State,
+    pub(super) commands: Receiver<Command>,
+    /// For the settlers of deliveries.
+    pub(super) sender: Weak<Sender<Command>>,
+    pub(super) syncer: Syncer,
+    pub(super) health: Arc<Mutex<Health>>,
+    /// Deliveries whose settlement failed: they go back as soon as the file can be written.
+    owed: Vec<Ticket>,
+    /// SQLite's number of the content that we last looked through for work.
+    peeked: Option<i64>,
+    rest_until: Option<Instant>,
+    /// Whoever waits for the end.
+    closing: Option<Command>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        state: State,
+        commands: Receiver<Command>,
+        sender: Weak<Sender<Command>>,
+        syncer: Syncer,
+        health: Arc<Mutex<Health>>,
+    ) -> Self {
+        Self {
+            state,
+            commands,
+            sender,
+            syncer,
+            health,
+            owed: Vec::new(),
+            peeked: None,
+            rest_until: None,
+            closing: None,
+        }
+    }
+
+    /// Ends after `Close`, or when the broker is gone.
+    pub(super) fn run(mut self) {
+        loop {
+            match self.commands.recv_timeout(self.patience()) {
+                Ok(first) => {
+                    let commands = self.gather(first);
+                    let is_last = matches!(commands.last(), Some(Command::Close(_)));
+                    self.carry_out(commands);
+                    if is_last {
+                        break;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        // Those who wait for the disk are answered before the one who waits for the end.
+        let Self { state, commands, syncer, closing, .. } = self;
+        drop(commands);
+        syncer.finish();
+        if let Err((_, error)) = state.connection.close() {
+            tracing::debug!(%error, "the database was not closed cleanly");
+        }
+        if let Some(close) = closing {
+            close.answer(Answer::Closed);
+        }
+    }
+
+    /// What waits by now, up to a batch. `Close` is the last of it.
+    fn gather(&mut self, first: Command) -> Vec<Command> {
+        let mut weight = 0;
+        let mut commands = Vec::new();
+        let mut next = Some(first);
+        while let Some(command) = next {
+            weight += command.weight();
+            let is_last = matches!(command, Command::Close(_));
+            commands.push(command);
+            if is_last || weight >= BATCH {
+                break;
+            }
+            next = self.commands.try_recv().ok();
+        }
+        commands
+    }
+
+    fn carry_out(&mut self, mut commands: Vec<Command>) {
+        if self.rest_until.is_none() {
+            // First, so that `Close` stays the last.
+            commands.splice(0..0, std::mem::take(&mut self.owed).into_iter().map(Command::GiveBack));
+        }
+        match self.state.transact(&commands) {
+            Ok(answers) => {
+                self.rest_until = None;
+                self.is_well();
+                self.tell(commands, answers);
+            }
+            // One command's failure is not to be that of the others.
+            Err(error) if commands.len() > 1 && fault::trouble(&error) != Trouble::Busy => {
+                tracing::debug!(%error, "a transaction failed; its parts are tried one by one");
+                for command in commands {
+                    match self.state.transact(std::slice::from_ref(&command)) {
+                        Ok(answers) => self.tell(vec![command], answers),
+                        Err(error) => self.refuse(command, &error),
+                    }
+                }
+            }
+            Err(error) => {
+                if commands.is_empty() {
+                    self.is_unwell(&error);
+                }
+                for command in commands {
+                    self.refuse(command, &error);
+                }
+            }
+        }
+    }
+
+    /// After a commit: delivers what was claimed, and answers.
+    fn tell(&mut self, commands: Vec<Command>, answers: Vec<Answer>) {
+        for claim in std::mem::take(&mut self.state.claims) {
+            self.deliver(claim);
+        }
+        self.state.deliver_replies();
+        let (mut durable, mut others) = (Vec::new(), Vec::new());
+        for answered in commands.into_iter().zip(answers) {
+            if answered.0.is_durable() { durable.push(answered) } else { others.push(answered) }
+        }
+        if !durable.is_empty() {
+            self.syncer.answer_later(durable);
+        }
+        for (command, answer) in others {
+            if matches!(command, Command::Close(_)) {
+                self.closing = Some(command);
+            } else {
+                command.answer(answer);
+            }
+        }
+    }
+
+    fn deliver(&self, claim: Claim) {
+        let Claim { ticket, envelope, exchange, routing_key } = claim;
+        let Some(consumer) = self.state.consumers.get(&ticket.consumer) else { return };
+        let redelivered = ticket.returns > 0;
+        let settler = SqliteSettler { writer: self.sender.clone(), ticket: Some(ticket) };
+        let mut delivery = Delivery::new(envelope, consumer.queue_name.clone(), Box::new(settler));
+        delivery.exchange = exchange;
+        delivery.routing_key = routing_key;
+        delivery.redelivered = redelivered;
+        // One that nobody takes any more is dropped, and asks to be given back.
+        let _ = consumer.handle.offer(delivery);
+    }
+
+    /// Answers a command whose transaction was rolled back.
+    fn refuse(&mut self, command: Command, error: &rusqlite::Error) {
+        self.is_unwell(error);
+        let path = &self.state.setup.path;
+        let trouble = fault::trouble(error);
+        let publish = || fault::publish_error(path, trouble, Duration::ZERO, &error.to_string());
+        let words = || Error::new(fault::kind(trouble), format!("{}: {error}", fault::words(path, trouble)));
+        let answer = match &command {
+            Command::Publish { .. } => Answer::Published(Err(publish())),
+            Command::PublishAll { publishes, .. } => {
+                Answer::PublishedAll(publishes.iter().map(|_| Err(publish())).collect())
+            }
+            Command::Settle { ticket, settled, .. } => {
+                self.owed.push(ticket.clone());
+                Answer::Settled(Err(match settled.settlement {
+                    Settlement::Ack | Settlement::Release => SettleError::Lost,
+                    _ => SettleError::Republish(publish()),
+                }))
+            }
+            Command::GiveBack(ticket) => {
+                self.owed.push(ticket.clone());
+                Answer::None
+            }
+            Command::Declare { .. } | Command::Delete { .. } => Answer::Done(Err(words())),
+            Command::Consume { .. } => Answer::Consumer(Err(words())),
+            Command::Purge { .. } => Answer::Purged(Err(words())),
+            Command::Leave(consumer) => {
+                self.state.leave(*consumer);
+                Answer::None
+            }
+            Command::Close(_) => Answer::None,
+        };
+        command.answer(answer);
+    }
+
+    fn is_well(&self) {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        if *health != Health::Up {
+            tracing::info!(path = %self.state.setup.path.display(), "the database can be written again");
+            *health = Health::Up;
+        }
+    }
+
+    fn is_unwell(&mut self, error: &rusqlite::Error) {
+        let trouble = fault::trouble(error);
+        let words = format!("{}: {}", fault::words(&self.state.setup.path, trouble), chain(error));
+        let now = match trouble {
+            Trouble::Full => Health::Blocked(words.clone()),
+            _ => Health::Down(words.clone()),
+        };
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        // Once, not for each job that waits for it.
+        if std::mem::discriminant(&*health) != std::mem::discriminant(&now) {
+            tracing::error!("{words}");
+        }
+        *health = now;
+        self.rest_until = Some(Instant::now() + REST);
+    }
+
+    /// How long to wait for a command before looking what happens by itself.
+    fn patience(&self) -> Duration {
+        if let Some(until) = self.rest_until {
+            return until.saturating_duration_since(Instant::now());
+        }
+        let mut patience = POLL.min(self.state.neighbours.patience(self.state.setup.lease));
+        if let Some(next) = self.state.deadlines.next() {
+            let left = next.duration_since(self.state.setup.clock.now()).unwrap_or_default();
+            patience = patience.min(left);
+        }
+        patience
+    }
+
+    /// Nobody wanted anything: sees to what happens by the clock, and to what others have done.
+    fn look(&mut self) {
+        let has_rested = self.rest_until.take().is_some();
+        match self.has_work() {
+            Ok(has_work) if has_work || has_rested => self.carry_out(Vec::new()),
+            Ok(_) => {}
+            Err(error) => self.is_unwell(&error),
+        }
+    }
+
+    fn has_work(&mut self) -> rusqlite::Result<bool> {
+        let now = self.state.setup.clock.now();
+        let is_due = |state: &State| state.deadlines.next().is_some_and(|next| next <= now);
+        if is_due(&self.state) || self.state.neighbours.patience(self.state.setup.lease).is_zero() {
+            return Ok(true);
+        }
+        // First the number, then the content: what comes in between is looked at next time.
+        let version = self.state.data_version()?;
+        if self.peeked == Some(version) {
+            return Ok(false);
+        }
+        let has_work = self.state.has_work()? || is_due(&self.state);
+        if !has_work {
+            self.peeked = Some(version);
+        }
+        Ok(has_work)
+    }
+}
