@@ -44,6 +44,28 @@ fn serde_attributes_of_parameters_are_passed_on() {
     assert_eq!(serde_json::to_value(&job).unwrap(), json!({"fileName": "a.txt", "retries": 0}));
 }
 
+/// Whatever its digits, and whatever JSON makes of them.
+#[test]
+fn floats_come_back_to_the_last_bit() {
+    #[task(queue = "q")]
+    async fn measure(value: f64, single: f32) {
+        let _ = (value, single);
+    }
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+
+    for _ in 0..20_000 {
+        let (value, single) = (f64::from_bits(random.u64(..)), f32::from_bits(random.u32(..)));
+        if !value.is_finite() || !single.is_finite() {
+            continue;
+        }
+        let sent = serde_json::to_vec(&Measure { value, single }).unwrap();
+        let back: Measure = serde_json::from_slice(&sent).unwrap();
+
+        assert_eq!((back.value, back.single), (value, single), "seed {seed}");
+    }
+}
+
 #[test]
 fn debug_shows_the_fields_unless_told_not_to() {
     #[task(queue = "q")]
