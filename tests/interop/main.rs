@@ -2,7 +2,7 @@
 //! dead letter with a reason one can act on. And the examples, as a person runs them.
 //!
 //! Each test runs on the memory broker and on the nodes that `LEVERET_TEST_RABBITMQ3` and `LEVERET_TEST_RABBITMQ4`
-//! name; there the foreign program is a plain lapin client. See `scripts/rabbitmq`.
+//! name; there the foreign program is a plain lapin client. See `scripts/rabbitmq`. In [`python`] it is one in Python.
 
 #[macro_use]
 mod support;
@@ -12,4 +12,5 @@ mod declare;
 mod example;
 mod example_config;
 mod example_shared;
+mod python;
 mod start;
