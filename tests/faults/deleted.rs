@@ -1,0 +1,97 @@
+//! A queue that is deleted under its consumer: declared again where it is ours, waited for where it is not. Never a busy
+//! loop, and one line in the log.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use leveret::{Task, task};
+use queue_core::settlement::Settlement;
+use queue_core::topology::{QueueDecl, Topology};
+
+use crate::support::{
+    Book, Node, Proxy, client, consume, fresh, log, message, next, queue, soon, unique, until, work,
+};
+
+on_each!(Node:
+    deleted_queue_of_a_worker_is_declared_again,
+    deleted_queue_of_ours_costs_one_attempt_and_one_line,
+    deleted_queue_of_somebody_else_is_waited_for,
+);
+
+#[task(queue = "test.faults.deleted")]
+async fn deleted(book: &Book, number: u64) {
+    book.ran(number);
+}
+
+async fn deleted_queue_of_a_worker_is_declared_again(node: Node) {
+    let direct = client(&node.url).await;
+    fresh::<Deleted>(&direct).await;
+    let (client, book) = (client(&node.url).await, Arc::new(Book::default()));
+    let worker = work::<Deleted>(&client, &book);
+    client.enqueue(Deleted { number: 0 }).await.unwrap();
+    book.until_ran(1).await;
+
+    direct.broker().delete(Deleted::queue().name()).await.unwrap();
+    until("the queue and its consumer", async || {
+        let stats = direct.broker().inspect(Deleted::queue().name()).await;
+        stats.is_ok_and(|stats| stats.consumers == 1)
+    })
+    .await;
+
+    client.enqueue(Deleted { number: 1 }).await.unwrap();
+    book.until_ran(2).await;
+    worker.stop().await;
+    // With the same arguments as before, dead-lettering and all: another client finds nothing to object to.
+    direct.declare_queue(Deleted::queue()).await.unwrap();
+    client.close().await;
+    direct.close().await;
+}
+
+async fn deleted_queue_of_ours_costs_one_attempt_and_one_line(node: Node) {
+    let direct = client(&node.url).await;
+    let proxy = Proxy::to(&node.url);
+    let client = client(&proxy.url("")).await;
+    let queue = queue(&client, "ours").await;
+    let mut consumer = consume(&client, &queue, 1).await;
+    let asked = proxy.sent(&queue);
+
+    direct.broker().delete(&queue).await.unwrap();
+    until("the queue and its consumer", async || {
+        direct.broker().inspect(&queue).await.is_ok_and(|stats| stats.consumers == 1)
+    })
+    .await;
+
+    direct.broker().publish(message(&queue, "x")).await.unwrap();
+    next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+    assert_eq!(proxy.sent(&queue) - asked, 2, "one declaration and one `basic.consume`");
+    let said = log::lines(&[&queue]);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("WARN") && said[0].contains("deleted"), "{said:?}");
+    soon("the close", client.close()).await;
+    direct.close().await;
+}
+
+async fn deleted_queue_of_somebody_else_is_waited_for(node: Node) {
+    let direct = client(&node.url).await;
+    let queue = queue(&direct, "theirs").await;
+    let proxy = Proxy::to(&node.url);
+    let client = client(&proxy.url("")).await;
+    let mut consumer = consume(&client, &queue, 1).await;
+    let asked = proxy.sent(&queue);
+
+    direct.broker().delete(&queue).await.unwrap();
+    let since = Instant::now();
+    until("five attempts", async || proxy.sent(&queue) >= asked + 5).await;
+
+    // After pauses of 100, 200, 400, 800 and 1600 ms; a busy loop would have been through at once.
+    assert!(since.elapsed() >= Duration::from_millis(3000), "{:?}", since.elapsed());
+    let said = log::lines(&[&queue]);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("WARN") && said[0].contains("deleted"), "{said:?}");
+    let decl = QueueDecl::new(queue.clone()).argument("x-expires", 600_000_i64);
+    direct.declare(&Topology::new().queue(decl)).await.unwrap();
+    direct.broker().publish(message(&queue, unique("x"))).await.unwrap();
+    next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+    client.close().await;
+    direct.close().await;
+}

@@ -1,0 +1,100 @@
+//! What an operator does to a running node: closes connections, changes a password, sets a short `consumer_timeout`. (A
+//! memory alarm is in `alarm`.)
+
+use std::sync::Arc;
+
+use leveret::task;
+use queue_core::error::SettleError;
+use queue_core::settlement::Settlement;
+
+use crate::support::{
+    Book, Private, client, consume, fresh, log, message, next, queue, send, soon, unique, until, work,
+};
+
+on_each!(Private:
+    closed_connections_come_back,
+    changed_password_is_said_aloud_and_tried_again,
+    job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue,
+);
+
+#[task(queue = "test.faults.operator.closed")]
+async fn closed(book: &Book, number: u64) {
+    book.ran(number);
+}
+
+async fn closed_connections_come_back(node: Private) {
+    let client = client(&node.url).await;
+    fresh::<Closed>(&client).await;
+    let book = Arc::new(Book::default());
+    let worker = work::<Closed>(&client, &book);
+    client.enqueue(Closed { number: 0 }).await.unwrap();
+    book.confirmed(0);
+    book.until_ran(1).await;
+
+    node.ctl(&["close_all_connections", "maintenance"]).await;
+
+    client.enqueue(Closed { number: 1 }).await.unwrap();
+    book.confirmed(1);
+    book.balance(&format!("connections closed by the operator, RabbitMQ {}", node.major)).await;
+    worker.stop().await;
+    client.close().await;
+}
+
+async fn changed_password_is_said_aloud_and_tried_again(node: Private) {
+    let user = unique("user");
+    node.ctl(&["add_user", &user, "before"]).await;
+    node.ctl(&["set_permissions", &user, ".*", ".*", ".*"]).await;
+    let client = client(&node.url.replace("guest:guest", &format!("{user}:before"))).await;
+    let queue = queue(&client, "password").await;
+    let mut consumer = consume(&client, &queue, 1).await;
+
+    node.ctl(&["change_password", &user, "after"]).await;
+    node.ctl(&["close_all_connections", "rotation"]).await;
+
+    let said = || log::lines(&["ERROR", "refuses us", &user]);
+    until("both connections to be refused", async || said().len() >= 2).await;
+    assert!(said()[0].contains("check user name and password in the URL"), "{:?}", said());
+    node.ctl(&["change_password", &user, "before"]).await;
+    client.broker().publish(message(&queue, "x")).await.unwrap();
+    next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+    client.close().await;
+    // Who is refused must not hammer: servers lock accounts. These took seconds each.
+    assert!(said().len() <= 6, "{:?}", said());
+}
+
+async fn job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue(node: Private) {
+    // For channels that are opened from now on.
+    node.eval(
+        "application:set_env(rabbit, consumer_timeout, 1500), \
+         application:set_env(rabbit, channel_tick_interval, 300).",
+    )
+    .await;
+    let client = client(&node.url).await;
+    let (long, other) = (queue(&client, "long").await, queue(&client, "other").await);
+    let mut long_consumer = consume(&client, &long, 1).await;
+    let mut other_consumer = consume(&client, &other, 1).await;
+    send(&client, &long, 1).await;
+    let too_long = next(&mut long_consumer).await;
+
+    let again = next(&mut long_consumer).await;
+
+    assert_eq!(again.envelope.id, too_long.envelope.id);
+    assert!(again.redelivered);
+    let settled = too_long.settle(Settlement::Ack).await;
+    assert!(matches!(settled, Err(SettleError::Lost)), "{settled:?}");
+    again.settle(Settlement::Ack).await.unwrap();
+    let said = log::lines(&[&long]);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("ERROR") && said[0].contains("raise `consumer_timeout`"), "{said:?}");
+    // The other queue's consumer has heard nothing of it, on the same connection.
+    send(&client, &other, 1).await;
+    next(&mut other_consumer).await.settle(Settlement::Ack).await.unwrap();
+    let said = log::lines(&[&other]);
+    assert!(said.is_empty(), "{said:?}");
+    soon("the close", client.close()).await;
+    node.eval(
+        "application:set_env(rabbit, consumer_timeout, 1800000), \
+         application:set_env(rabbit, channel_tick_interval, 60000).",
+    )
+    .await;
+}

@@ -1,0 +1,89 @@
+//! A retry or dead letter whose copy is not confirmed leaves the original where it was.
+
+use std::time::Duration;
+
+use leveret::PublishError;
+use queue_core::error::SettleError;
+use queue_core::settlement::{Reason, ReasonKind, Settlement};
+use queue_core::topology::Route;
+
+use crate::support::{
+    Node, Proxy, Role, builder, client, connect, consume, next, queue, ready, send, soon, text, until_ready,
+};
+
+on_each!(Node:
+    original_stays_until_its_retry_is_confirmed,
+    original_stays_until_its_dead_letter_is_confirmed,
+    ack_lost_after_its_retry_runs_the_job_twice_and_loses_nothing,
+);
+
+async fn original_stays_until_its_retry_is_confirmed(node: Node) {
+    let reason = Reason::new(ReasonKind::Failed, "the first attempt fails");
+    original_stays(node, Settlement::Retry { after: Duration::from_millis(1), attempt: 2, reason }).await;
+}
+
+async fn original_stays_until_its_dead_letter_is_confirmed(node: Node) {
+    let reason = Reason::new(ReasonKind::Permanent, "no such mailbox");
+    original_stays(node, Settlement::DeadLetter { reason }).await;
+}
+
+/// The copy is on its way when the network of the publisher fails; that of the consumer would carry an ack.
+async fn original_stays(node: Node, settlement: Settlement) {
+    let direct = client(&node.url).await;
+    let (jobs, dead) = (queue(&direct, "jobs").await, queue(&direct, "dead").await);
+    send(&direct, &jobs, 1).await;
+    let proxy = Proxy::to(&node.url);
+    let client = connect(&proxy.url(""), builder().publish_timeout(Duration::from_millis(500))).await;
+    let route = Route { exchange: "".into(), routing_key: dead.clone() };
+    let options = queue_core::broker::ConsumeOptions::new(jobs.clone()).dead_letter(Some(route));
+    let mut consumer = client.broker().consume(options).await.unwrap();
+    let original = next(&mut consumer).await;
+    let id = original.envelope.id.clone();
+
+    proxy.freeze_only(Role::Publisher);
+    let settled = soon("the settlement", original.settle(settlement)).await;
+
+    let Err(SettleError::Republish(PublishError::Unconfirmed { .. })) = settled else {
+        panic!("{settled:?}");
+    };
+    // The connection that consumes is well: an ack would have arrived.
+    let again = next(&mut consumer).await;
+    assert_eq!((&again.envelope.id, again.envelope.attempt), (&id, 1));
+    assert!(again.redelivered);
+    drop(again);
+    drop(consumer);
+    client.close().await;
+    until_ready(&direct, &jobs, 1).await;
+    assert_eq!(ready(&direct, &dead).await, 0);
+    let mut consumer = consume(&direct, &jobs, 1).await;
+    assert_eq!(text(&next(&mut consumer).await), "0");
+    direct.close().await;
+}
+
+/// The other order of failures: the copy is confirmed, and the ack does not arrive.
+async fn ack_lost_after_its_retry_runs_the_job_twice_and_loses_nothing(node: Node) {
+    let direct = client(&node.url).await;
+    let jobs = queue(&direct, "jobs").await;
+    send(&direct, &jobs, 1).await;
+    let proxy = Proxy::to(&node.url);
+    let client = client(&proxy.url("")).await;
+    let mut consumer = consume(&client, &jobs, 2).await;
+    let original = next(&mut consumer).await;
+    let id = original.envelope.id.clone();
+
+    proxy.freeze_only(Role::Consumer);
+    let reason = Reason::new(ReasonKind::Failed, "the first attempt fails");
+    let retry = Settlement::Retry { after: Duration::from_millis(1), attempt: 2, reason };
+    soon("the settlement", original.settle(retry)).await.unwrap();
+    proxy.reset();
+
+    let mut both = [next(&mut consumer).await, next(&mut consumer).await];
+    both.sort_by_key(|delivery| delivery.envelope.attempt);
+    let [original, copy] = both;
+    assert_eq!((&original.envelope.id, original.envelope.attempt, original.redelivered), (&id, 1, true));
+    assert_eq!((&copy.envelope.id, copy.envelope.attempt), (&id, 2));
+    original.settle(Settlement::Ack).await.unwrap();
+    copy.settle(Settlement::Ack).await.unwrap();
+    client.close().await;
+    direct.close().await;
+}

@@ -1,0 +1,176 @@
+//! The nodes that tests run on: the shared ones of the environment, and one of each version that may be killed.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Once;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Makes each `async fn name(node)` a test per node, `rabbitmq3::name` and `rabbitmq4::name`: on `Node`, which all
+/// tests share, or on a `Private` one, which the test has for itself.
+macro_rules! on_each {
+    ($node:ident: $($name:ident),* $(,)?) => {
+        mod rabbitmq3 {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                if let Some(node) = $crate::support::node::$node::of(3).await {
+                    super::$name(node).await;
+                }
+            })*
+        }
+        mod rabbitmq4 {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                if let Some(node) = $crate::support::node::$node::of(4).await {
+                    super::$name(node).await;
+                }
+            })*
+        }
+    };
+}
+
+/// A RabbitMQ that other tests use at the same time.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    /// 3 or 4.
+    pub(crate) major: u8,
+    pub(crate) url: String,
+}
+
+impl Node {
+    /// The node that the environment names. Without one the test passes without doing anything, and one line says
+    /// so; in CI version 3 must be there.
+    pub(crate) async fn of(major: u8) -> Option<Self> {
+        super::log::listen();
+        let variable = format!("LEVERET_TEST_RABBITMQ{major}");
+        match std::env::var(&variable) {
+            Ok(url) if !url.is_empty() => return Some(Self { major, url }),
+            Err(_) if major == 3 && std::env::var("CI").as_deref() == Ok("true") => {
+                panic!("{variable} is not set: in CI that broker is tested; ./scripts/test starts a node")
+            }
+            _ => {}
+        }
+        left_out(major, &format!("{variable} names no node; ./scripts/test starts one"));
+        None
+    }
+}
+
+fn left_out(major: u8, why: &str) {
+    static SAID: [Once; 2] = [Once::new(), Once::new()];
+    SAID[usize::from(major - 3)].call_once(|| {
+        // Not `eprintln!`, which the test harness swallows when the test passes.
+        let _ = writeln!(std::io::stderr(), "faults: RabbitMQ {major} is left out: {why}");
+    });
+}
+
+/// A node that this test has for itself, to be killed and set on fire. It runs when the test gets it.
+pub(crate) struct Private(MutexGuard<'static, Option<Owned>>);
+
+/// One for each version, from the first test that wants it until this process ends.
+static PRIVATE: [Mutex<Option<Owned>>; 2] = [Mutex::const_new(None), Mutex::const_new(None)];
+
+pub(crate) struct Owned {
+    node: Node,
+    /// `LEVERET_RABBITMQ_DIR` of this node.
+    directory: PathBuf,
+    /// `scripts/rabbitmq run`, which ends and removes the node when its command ends: a `cat` that reads from us. So
+    /// the node goes with this process, however that ends.
+    _keeper: Child,
+}
+
+impl Private {
+    /// The private node of a version whose shared node the environment names.
+    pub(crate) async fn of(major: u8) -> Option<Self> {
+        let shared = Node::of(major).await?;
+        let mut owned = PRIVATE[usize::from(shared.major - 3)].lock().await;
+        if owned.is_none() {
+            *owned = tokio::task::spawn_blocking(move || Owned::start(major)).await.unwrap();
+        }
+        owned.is_some().then_some(())?;
+        let node = Self(owned);
+        // The test before this one may have failed with the node down.
+        node.start().await;
+        Some(node)
+    }
+
+    /// As a power cut would. The clients' connections break at once.
+    pub(crate) async fn kill(&self) {
+        self.script(&["kill"], &[]).await;
+    }
+
+    /// Starts it again, where its clients look for it, and waits until it answers.
+    pub(crate) async fn start(&self) {
+        self.script(&["start"], &[]).await;
+    }
+
+    /// Runs rabbitmqctl.
+    pub(crate) async fn ctl(&self, arguments: &[&str]) -> String {
+        self.script(&["ctl"], arguments).await
+    }
+
+    /// Runs Erlang on the node.
+    pub(crate) async fn eval(&self, code: &str) -> String {
+        self.ctl(&["eval", code]).await
+    }
+
+    async fn script(&self, command: &[&str], arguments: &[&str]) -> String {
+        let owned = self.owned();
+        let output = tokio::process::Command::new(script())
+            .args(command)
+            .arg(self.major.to_string())
+            .args(arguments)
+            .env("LEVERET_RABBITMQ_DIR", &owned.directory)
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "scripts/rabbitmq {command:?} {arguments:?}: {words}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn owned(&self) -> &Owned {
+        self.0.as_ref().expect("is started before a test gets it")
+    }
+}
+
+impl Deref for Private {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.owned().node
+    }
+}
+
+impl Owned {
+    /// `None`, with a line that says so, where that RabbitMQ is not installed.
+    fn start(major: u8) -> Option<Self> {
+        let report = format!("echo \"$LEVERET_URL\"; echo \"$LEVERET_TEST_RABBITMQ{major}_NODE\"; exec cat");
+        let mut keeper = Command::new(script())
+            .args(["run", &major.to_string(), "--", "sh", "-c", &report])
+            .env("LEVERET_RABBITMQ_INSTALL", "no")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(keeper.stdout.take().unwrap());
+        let (mut url, mut folder) = (String::new(), String::new());
+        output.read_line(&mut url).unwrap();
+        output.read_line(&mut folder).unwrap();
+        if folder.is_empty() {
+            let status = keeper.wait().unwrap();
+            assert_eq!(status.code(), Some(3), "scripts/rabbitmq run {major}: see above");
+            left_out(major, "a node to kill needs it installed here");
+            return None;
+        }
+        let directory = PathBuf::from(folder.trim()).parent().unwrap().to_owned();
+        let node = Node { major, url: url.trim().to_owned() };
+        Some(Self { node, directory, _keeper: keeper })
+    }
+}
+
+fn script() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/rabbitmq")
+}
