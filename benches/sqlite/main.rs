@@ -52,7 +52,10 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
 
     println!("{} fdatasyncs of 4 KiB a second on this disk", thousands(syncs_per_second()));
-    println!("{ROUNDS} rounds of up to {} jobs of 256 bytes: medians (lowest–highest)\n", thousands(jobs as f64));
+    println!(
+        "{ROUNDS} rounds of up to {} jobs of 256 bytes: medians (lowest–highest)\n",
+        thousands(jobs as f64)
+    );
     runtime.block_on(async {
         measure("enqueue by 1 task", || enqueue(1, jobs / 20)).await;
         measure("enqueue by 32 tasks", || enqueue(32, jobs)).await;

@@ -239,7 +239,7 @@ pub(crate) async fn consumer_survives_the_deletion_of_its_queue(t: &Fixture) {
 
 pub(crate) async fn queue_deleted_by_its_own_client_can_be_declared_again(t: &Fixture) {
     let queue = t.quorum_queue("jobs").await;
-    let mut consumer = t.consume(&queue).await;
+    t.send(&queue, ["before"]).await;
 
     t.broker.delete(&queue).await.unwrap();
     // With other arguments: the old ones must not be remembered.
@@ -247,5 +247,6 @@ pub(crate) async fn queue_deleted_by_its_own_client_can_be_declared_again(t: &Fi
     t.declare(&Topology::new().queue(other)).await;
     t.send(&queue, ["after"]).await;
 
+    let mut consumer = t.consume(&queue).await;
     assert_eq!(take(&mut consumer, 1).await, ["after"]);
 }

@@ -127,6 +127,7 @@ impl QueueRules {
     }
 
     /// Whether there is any limit to what waits here.
+    #[cfg(feature = "sqlite-system")]
     pub(crate) fn is_limited(&self) -> bool {
         self.max_length.is_some() || self.max_bytes.is_some()
     }
