@@ -74,7 +74,8 @@ struct Shared {
     mode: watch::Sender<Mode>,
     /// Counted up to cut all that are open.
     cut: watch::Sender<u64>,
-    delay: Mutex<Duration>,
+    /// For connections of one role, or all.
+    delay: Mutex<(Duration, Option<Role>)>,
     accepted: AtomicUsize,
     /// What clients have sent, of all connections.
     sent: Mutex<Vec<u8>>,
@@ -153,7 +154,12 @@ impl Proxy {
 
     /// Holds everything for so long before it passes.
     pub(crate) fn delay(&self, delay: Duration) {
-        *self.shared.delay.lock().unwrap_or_else(PoisonError::into_inner) = delay;
+        *self.shared.delay.lock().unwrap_or_else(PoisonError::into_inner) = (delay, None);
+    }
+
+    /// The same on connections of one role only.
+    pub(crate) fn delay_only(&self, role: Role, delay: Duration) {
+        *self.shared.delay.lock().unwrap_or_else(PoisonError::into_inner) = (delay, Some(role));
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -251,8 +257,8 @@ async fn pump(
                 }
             }
         }
-        let delay = *shared.delay.lock().unwrap_or_else(PoisonError::into_inner);
-        if !delay.is_zero() {
+        let (delay, only) = *shared.delay.lock().unwrap_or_else(PoisonError::into_inner);
+        if !delay.is_zero() && (only.is_none() || only == role.get().copied()) {
             tokio::time::sleep(delay).await;
         }
         // What was on its way when the freeze came is held.

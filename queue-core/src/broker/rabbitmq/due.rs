@@ -12,7 +12,7 @@ use super::{Core, consumer};
 use crate::broker::{ConsumeOptions, Delivery, Publish};
 use crate::clock::{from_millis, to_millis};
 use crate::envelope::{Envelope, HeaderValue, header};
-use crate::error::{PublishError, chain};
+use crate::error::{ErrorKind, PublishError, Result, chain};
 use crate::settlement::{Settlement, strip_broker_traces};
 use crate::topology::{Name, rung_for};
 
@@ -20,6 +20,10 @@ use crate::topology::{Name, rung_for};
 const PREFETCH: u16 = 1000;
 /// What a queue that refuses a job is given before it is asked again.
 const REFUSED: Duration = Duration::from_secs(2);
+/// After how long it is tried again to consume what could not be consumed.
+const AGAIN: Duration = Duration::from_secs(10);
+/// How long what is being moved may take when the router stops: more than the lowest rung and a confirm.
+const FINISH: Duration = Duration::from_secs(1);
 
 /// Where a delayed job goes next.
 #[derive(Debug, PartialEq)]
@@ -69,34 +73,44 @@ fn arrived(envelope: &Envelope) -> Option<(Envelope, Name, SystemTime)> {
 
 /// Routes until `stop`. Owned by the broker's consumers: it runs while there is one.
 pub(super) async fn route(core: Arc<Core>, stop: CancellationToken) {
-    let options = ConsumeOptions::new(core.shared.settings.namespace.due()).prefetch(PREFETCH);
-    let mut consumer = loop {
-        match consumer::start(core.clone(), options.clone(), None).await {
-            Ok(consumer) => break consumer,
-            Err(error) if error.kind() == crate::error::ErrorKind::Closed => return,
-            Err(error) => {
-                tracing::error!(error = %chain(&error), "delayed jobs cannot be routed; trying again");
-                let _ = core.shared.redeclare().await;
-                tokio::select! {
-                    () = tokio::time::sleep(Duration::from_secs(5)) => {}
-                    () = stop.cancelled() => return,
-                }
+    loop {
+        match route_on(&core, &stop).await {
+            Err(error) if error.kind() != ErrorKind::Closed => {
+                tracing::error!(error = %chain(&error), again = ?AGAIN, "delayed jobs cannot be routed; trying again");
             }
+            _ => return,
         }
-    };
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            () = stop.cancelled() => return,
+            () = core.shared.closed.cancelled() => return,
+        }
+        // What is wrong shows when it is consumed.
+        let _ = core.shared.redeclare().await;
+    }
+}
+
+/// Routes until `stop`, the end of the broker, or that of the queue.
+async fn route_on(core: &Arc<Core>, stop: &CancellationToken) -> Result<()> {
+    let options = ConsumeOptions::new(core.shared.settings.namespace.due()).prefetch(PREFETCH);
+    let mut consumer = consumer::start(core.clone(), options, None).await?;
     let mut moving = FuturesUnordered::new();
     loop {
         tokio::select! {
             delivery = consumer.next() => match delivery {
-                Some(Ok(delivery)) => moving.push(forward(&core, delivery)),
-                Some(Err(error)) => tracing::error!(error = %chain(&error), "delayed jobs are no longer routed"),
+                Some(delivery) => moving.push(forward(core, delivery?)),
                 None => break,
             },
             Some(()) = moving.next() => {}
             () = stop.cancelled() => break,
         }
     }
+    consumer.stop();
+    // What has been published and is not acked would be routed once more, and run twice.
+    let finish = async { while moving.next().await.is_some() {} };
+    let _ = tokio::time::timeout(FINISH, finish).await;
     // What is still held goes back to the queue, by being dropped.
+    Ok(())
 }
 
 async fn forward(core: &Arc<Core>, delivery: Delivery) {
@@ -120,6 +134,7 @@ async fn forward(core: &Arc<Core>, delivery: Delivery) {
     };
     let settled = match moved {
         Ok(()) => delivery.settle(Settlement::Ack).await,
+        Err(PublishError::Closed) => delivery.settle(Settlement::Release).await,
         Err(error) => {
             tracing::warn!(%error, "a delayed job could not be moved; trying again");
             // Given back at once it would come at once.
