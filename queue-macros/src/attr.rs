@@ -481,3 +481,20 @@ fn unknown(kind: Kind, key: &Ident, name: &str) -> Error {
 fn span_of(tokens: impl ToTokens) -> Span {
     syn::spanned::Spanned::span(&tokens.into_token_stream())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the editor shows at `#[task]`.
+    const DOCS: &str = include_str!("task.md");
+
+    #[test]
+    fn docs_of_task_list_every_option() {
+        for (name, _, kinds) in OPTIONS {
+            let row = |end| DOCS.contains(&format!("\n| `{name}{end}"));
+            let is_listed = row(" = ") || row("(") || row("` |");
+            assert_eq!(is_listed, kinds.contains(&Kind::Task), "`{name}` in task.md");
+        }
+    }
+}

@@ -1,4 +1,8 @@
-//! Leveret's attribute. Programs use it as `leveret::task`.
+//! Leveret's macros. Programs use them through the facade crate [`leveret`](https://docs.rs/leveret), which re-exports
+//! [`macro@task`], [`macro@subscriber`] and [`Event`](derive@Event).
+//!
+//! A macro's way through this crate: `attr` (as written) → `model` (as meant) → `check` → `expand`, with `fallback`
+//! beside an error.
 
 mod attr;
 mod check;
@@ -17,7 +21,7 @@ mod value;
 
 use proc_macro::TokenStream;
 
-/// Makes a function a task.
+#[doc = include_str!("task.md")]
 #[proc_macro_attribute]
 pub fn task(attribute: TokenStream, function: TokenStream) -> TokenStream {
     task::task(attr::Kind::Task, attribute.into(), function.into()).into()
