@@ -1,7 +1,7 @@
 //! Leveret's producer side: what a program needs to enqueue, and what a broker must do.
 //!
-//! Programs use the facade crate `leveret`, which re-exports all of this. A job's way through this crate:
-//! [`client`] → [`envelope`] → [`broker`].
+//! Programs use the facade crate [`leveret`](https://docs.rs/leveret), whose front page shows what all this is for. A
+//! job's way through this crate: [`client`] → [`envelope`] → [`broker`].
 
 pub mod admin;
 pub mod broker;

@@ -1,4 +1,5 @@
-//! Leveret's worker runtime. Programs use the facade crate `leveret`, which re-exports all of this.
+//! Leveret's worker runtime. Programs use the facade crate [`leveret`](https://docs.rs/leveret), whose front page shows
+//! what all this is for.
 //!
 //! A job's way through this crate: `fetch` → `execute` → `handler` → `settle`.
 
