@@ -13,4 +13,5 @@ mod example;
 mod example_config;
 mod example_shared;
 mod python;
+mod readme;
 mod start;

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use leveret::{Context, TaskError, TaskResult, task};
+use leveret::{Client, Context, EnqueueError, TaskError, TaskResult, task};
 
 /// Stands for a mail server.
 #[derive(Debug)]
@@ -28,6 +28,15 @@ impl Mailer {
 #[task(queue = "example.mails", retries = 8, timeout = "30s", concurrency = 4)]
 pub async fn send_welcome(mailer: &Mailer, to: String, name: String) -> TaskResult {
     mailer.send(&to, &format!("Welcome, {name}")).await
+}
+
+/// What the web app does when somebody signs up: it enqueues, and answers at once.
+///
+/// # Errors
+/// If the broker did not take the job.
+pub async fn sign_up(client: &Client, to: &str, name: &str) -> Result<(), EnqueueError> {
+    client.enqueue(SendWelcome { to: to.into(), name: name.into() }).await?;
+    Ok(())
 }
 
 /// Counts the primes below a number: a computation, so it is no `async fn` and runs on the blocking pool. Nobody
