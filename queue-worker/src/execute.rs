@@ -2,6 +2,7 @@
 //! outcomes. Called by `fetch`; what it returns goes to `settle`. Never talks to a broker.
 
 use std::any::Any;
+use std::fmt;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -141,9 +142,12 @@ fn timed_out(task: &Task) -> Outcome {
     )
 }
 
-/// The job's span, under the names that OpenTelemetry's messaging conventions give.
+/// The job's span, under the names of OpenTelemetry's conventions for messaging. What takes part in its own name has few
+/// values, so that spans of one queue are found together.
 pub(crate) fn span(lane: &Lane, task: &Task, delivery: &Delivery) -> Span {
     let envelope = &delivery.envelope;
+    let system = lane.shared.system;
+    let routing_key = (system == "rabbitmq").then_some(delivery.routing_key.as_str());
     tracing::info_span!(
         target: "leveret",
         "process",
@@ -151,15 +155,35 @@ pub(crate) fn span(lane: &Lane, task: &Task, delivery: &Delivery) -> Span {
         otel.kind = "consumer",
         otel.status_code = Empty,
         error.type = Empty,
-        messaging.system = lane.shared.system,
+        messaging.system = system,
         messaging.operation.name = "process",
         messaging.operation.type = "process",
-        messaging.destination.name = &*lane.queue,
+        messaging.destination.name = %Destination(delivery),
+        messaging.rabbitmq.destination.routing_key = routing_key,
         messaging.message.id = envelope.id.as_str(),
+        messaging.message.conversation_id = envelope.correlation_id.as_deref(),
         messaging.message.body.size = envelope.payload.len(),
+        leveret.queue = &*lane.queue,
         leveret.task = task.name(),
         leveret.attempt = envelope.attempt,
     )
+}
+
+/// A consumer's `messaging.destination.name`: `exchange:routing key:queue`, without what is empty, and without the queue
+/// where it is also the key. So a job that was sent to its queue has the queue's name. The convention is RabbitMQ's, and
+/// the same on every broker.
+struct Destination<'a>(&'a Delivery);
+
+impl fmt::Display for Destination<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Delivery { exchange, routing_key, queue, .. } = self.0;
+        for part in [exchange, routing_key] {
+            if !part.is_empty() && part != queue {
+                write!(f, "{part}:")?;
+            }
+        }
+        f.write_str(queue)
+    }
 }
 
 /// Notes in the job's span how it went.

@@ -12,4 +12,5 @@ mod signal;
 mod start;
 mod support;
 mod testing;
+mod trace;
 mod unknown_task;
