@@ -7,6 +7,8 @@
 mod support;
 
 mod connect;
+mod proxy;
 mod publish;
+mod rpc;
 mod settle;
 mod tls;

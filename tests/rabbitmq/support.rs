@@ -69,6 +69,11 @@ impl Node {
         url.to_string()
     }
 
+    /// Host and port.
+    pub(crate) fn host(&self) -> String {
+        Url::parse(&self.url).host
+    }
+
     pub(crate) async fn broker(&self) -> Arc<dyn Broker> {
         broker(&self.url).await
     }
