@@ -13,6 +13,8 @@ pub(crate) const LEFTOVERS: Leftovers = Leftovers {
         "task_queue.dead",
         "orders.processing",
         "dead.letters",
+        "calculator",
+        "calculator.dead",
         "example.mails",
         "example.mails.dead",
         "example.sums",
@@ -25,6 +27,7 @@ on_each_broker!(
     hello_tells_what_became_of_each_job,
     work_queue_works_what_it_publishes,
     dead_letters_lists_what_failed,
+    rpc_answers_and_says_what_is_wrong,
     worker_works_and_stops_on_sigterm,
 );
 
@@ -90,6 +93,28 @@ async fn dead_letters_lists_what_failed(t: &Setting) {
     assert!(six.ends_with(words), "{six}");
 }
 
+async fn rpc_answers_and_says_what_is_wrong(t: &Setting) {
+    let both = Program::run("rpc", &t.url).await;
+
+    both.assert_clean();
+    assert_eq!(both.stdout, "10 / 4 = 2, rest 2\n7 / 2 = 3, rest 1\n1 / 0: division by zero\n");
+    // Nobody can call into the memory of another process.
+    if t.place != Place::Memory {
+        let mut server = Program::start("rpc serve", &t.url);
+        server.wait_for("dividing").await;
+        let (answer, error) =
+            tokio::join!(Program::run("rpc call 9 2", &t.url), Program::run("rpc call 9 0", &t.url));
+        answer.assert_clean();
+        assert_eq!(answer.stdout, "9 / 2 = 4, rest 1\n");
+        error.assert_clean();
+        assert_eq!(error.stdout, "9 / 0: division by zero\n");
+        server.terminate().await.assert_clean();
+    }
+    let alone = Program::run("rpc call 9 2", &t.url).await;
+    assert_eq!(alone.code, Some(1), "{}", alone.stdout);
+    assert!(alone.stderr.contains("nobody consumes queue `calculator`"), "{}", alone.stderr);
+}
+
 async fn worker_works_and_stops_on_sigterm(t: &Setting) {
     let environment =
         [("LEVERET_URL", &*t.url), ("MAIL_FROM", "shop@example.com"), ("LEVERET_QUEUES", "example.mails")];
@@ -110,14 +135,15 @@ async fn worker_works_and_stops_on_sigterm(t: &Setting) {
 /// Nobody can publish to the memory of another process, and whoever tries it first should be told.
 #[tokio::test]
 async fn work_on_memory_says_that_nothing_will_come() {
-    for words in ["work_queue work", "dead_letters work"] {
+    for words in ["work_queue work", "dead_letters work", "rpc serve"] {
         let mut worker = Program::start(words, "memory:");
 
         let lines = worker.wait_for("Ctrl-C ends").await;
 
+        let verb = if words == "rpc serve" { "call" } else { "publish to" };
         assert_eq!(
             lines[0],
-            "`memory:` ends with its process, so nobody can publish to this one; set LEVERET_URL"
+            format!("`memory:` ends with its process, so nobody can {verb} this one; set LEVERET_URL")
         );
         worker.terminate().await.assert_clean();
     }

@@ -14,4 +14,5 @@ mod example_config;
 mod example_shared;
 mod python;
 mod readme;
+mod rpc;
 mod start;
