@@ -21,7 +21,8 @@ use crate::error::{BoxError, chain};
 pub enum Outcome {
     /// The job is done.
     Success,
-    /// The job is done, and this is the reply to its caller, as JSON. Only of a job that somebody has called.
+    /// The job is done, and this is the reply to its caller, in the format of the request: JSON, unless that is another.
+    /// Only of a job that somebody has called.
     Reply(Bytes),
     /// The attempt failed.
     Failure(Failure),

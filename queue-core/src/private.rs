@@ -16,23 +16,22 @@ pub use crate::topology::{Declare, ExchangeKind, Name, Overflow, QueueSpec, Queu
 use crate::outcome::{Failure, ReasonKind, Verdict};
 
 /// What the function of task `T` returned. `is_permanent` is whether it is one of the errors that the task declares
-/// `permanent(..)`, which outweighs a mark that the error carries; `is_call` whether somebody waits for what the
-/// function returned.
+/// `permanent(..)`, which outweighs a mark that the error carries; `reply` what its caller reads, if it has one.
 pub fn outcome<T: Task, R: IntoOutcome<Output = T::Output>>(
     result: R,
     is_permanent: bool,
-    is_call: bool,
+    reply: Option<Format>,
 ) -> Outcome {
-    match result.into_result() {
-        Ok(reply) if is_call => match serde_json::to_vec(&reply) {
+    match (result.into_result(), reply) {
+        (Ok(result), Some(format)) => match format.encode(&result) {
             Ok(reply) => Outcome::Reply(reply.into()),
             Err(error) => {
                 let words = format!("the reply of task `{}` could not be encoded: {error}", T::NAME);
                 Outcome::dead(ReasonKind::Permanent, words)
             }
         },
-        Ok(_) => Outcome::Success,
-        Err(failure) => failed(failure, is_permanent),
+        (Ok(_), None) => Outcome::Success,
+        (Err(failure), _) => failed(failure, is_permanent),
     }
 }
 

@@ -324,8 +324,8 @@ fn job(model: &Model, call: &Ident, reading: &Reading) -> TokenStream {
     };
     let outcome = match attribute.kind_of {
         Kind::Task => {
-            let is_call = quote!(#call.is_call());
-            quote_spanned!(output.span()=> #private::outcome::<#payload, _>(#result, #permanent, #is_call))
+            let reply = quote!(#call.reply_format());
+            quote_spanned!(output.span()=> #private::outcome::<#payload, _>(#result, #permanent, #reply))
         }
         Kind::Subscriber => quote_spanned!(output.span()=> #private::event_outcome(#result, #permanent)),
     };

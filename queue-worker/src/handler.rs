@@ -45,10 +45,10 @@ impl Call {
         &self.context
     }
 
-    /// Whether somebody waits for what the handler returns.
+    /// How what the handler returns is written for its caller; `None` if nobody waits for it.
     #[doc(hidden)]
-    pub fn is_call(&self) -> bool {
-        self.context.is_call
+    pub fn reply_format(&self) -> Option<Format> {
+        self.context.is_call.then(|| self.context.format.as_ref().copied().unwrap_or_default())
     }
 
     /// The payload as it crossed the wire.

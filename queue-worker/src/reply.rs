@@ -38,7 +38,7 @@ pub(crate) fn answer(lane: &Lane, job: &Envelope, outcome: &Outcome) -> Option<D
         Outcome::Reply(result) => result.clone(),
         Outcome::Failure(failure) => return Some(refuse(job, failure.reason.clone())),
         // A layer answered in the handler's stead: it has no result to give.
-        _ => "null".into(),
+        _ => wire::nothing(job),
     };
     let (size, limit) = (result.len(), lane.shared.client.max_payload());
     if size > limit {

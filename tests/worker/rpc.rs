@@ -13,6 +13,7 @@ use queue_core::broker::{Broker, BrokerInfo, ConsumeOptions, Consumer, Publish, 
 use queue_core::clock::Clock;
 use queue_core::envelope::{Envelope, HeaderValue, header};
 use queue_core::error::PublishError;
+use queue_core::format::Format;
 use queue_core::settlement::Settlement;
 use queue_core::topology::{QueueDecl, Topology};
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,13 @@ task!(Unsayable {} -> HashMap<(u8, u8), u8> = "unsayable", queue: queue("rpc.uns
     needs: [], async |_call, _job| { Ok::<_, String>(HashMap::from([((1, 2), 3)])) });
 task!(Long { bytes: usize } -> String = "long", queue: queue("rpc.long"), options: options(), needs: [],
     async |_call, job| { Ok::<_, String>("x".repeat(job.bytes)) });
+task!(Packed { byte: u8, count: usize } -> (Vec<u8>, Option<()>) = "packed", queue: queue("rpc.packed"), options: {
+    let mut options = options();
+    options.format = Format::MessagePack;
+    options
+}, needs: [], async |_call, job| {
+    if job.byte == 0 { Err("nothing to pack") } else { Ok((vec![job.byte; job.count], None)) }
+});
 task!(Twice { n: u32 } -> u64 = "twice", queue: queue("rpc.twice"), options: options(), needs: [Context],
     async |call, job| { call.arg::<Context>().client().call(Add { a: job.n, b: job.n }).await });
 
@@ -246,6 +254,42 @@ async fn foreign_caller_gets_failures_as_json_too() {
     assert_eq!(reply.correlation_id.as_deref(), Some("7"));
     assert!(matches!(worker.fate().await, JobEvent::CallFailed { .. }));
     assert_gone(&client, "rpc").await;
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn request_in_another_format_is_answered_in_it() {
+    let (client, _clock) = client();
+    let (mut request, mut replies) = foreign_request(&client, Some("add"), "").await;
+    let worker = start(Worker::new(&client).task::<Add>());
+    for format in [Format::MessagePack, Format::Cbor] {
+        request.content_type = Some(format.content_type().to_owned());
+
+        request.payload = format.encode(&Add { a: 1, b: 2 }).unwrap().into();
+        publish(&client, &queue("rpc"), request.clone()).await;
+        let sum = reply(&mut replies).await;
+        request.payload = format.encode(&"no map").unwrap().into();
+        publish(&client, &queue("rpc"), request.clone()).await;
+        let failure = reply(&mut replies).await;
+
+        assert_eq!(sum.content_type.as_deref(), Some(format.content_type()));
+        assert_eq!(format.to_json(&sum.payload).unwrap(), 3);
+        assert_eq!(failure.content_type.as_deref(), Some(format.content_type()));
+        assert_eq!(format.to_json(&failure.payload).unwrap()["kind"], "bad-message");
+    }
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn task_of_another_format_is_called_in_it() {
+    let (client, _clock) = client();
+    let worker = start(Worker::new(&client).task::<Packed>());
+
+    let bytes = patiently(client.call(Packed { byte: 255, count: 3 }).into_future()).await.unwrap();
+    let (_, words) = failure(patiently(client.call(Packed { byte: 0, count: 3 }).into_future()).await);
+
+    assert_eq!(bytes, (vec![255; 3], None));
+    assert_eq!(words, "nothing to pack");
     worker.stop().await.unwrap();
 }
 

@@ -3,17 +3,21 @@
 //! A request is a job with `reply_to` and, so that replies can be told apart, `correlation_id`; ours also say in
 //! `q-deadline` until when somebody waits. A reply is published to the default exchange with that address as routing
 //! key and that `correlation_id`. Its body is what the task returned, as plain JSON: `null` for `()`. A failure's body
-//! is `{"error": "…", "kind": "failed"}`; the header `q-error-kind` tells it from a result that looks like it.
+//! is `{"error": "…", "kind": "failed"}`; the header `q-error-kind` tells it from a result that looks like it. A request
+//! in another [`Format`] is answered in that one, failures included.
 
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::CallError;
 use crate::broker::{DIRECT_REPLY_TO, Publish};
 use crate::clock;
 use crate::envelope::{Envelope, HeaderValue, header, truncate};
+use crate::error::BoxError;
+use crate::format::Format;
 use crate::settlement::{MAX_ERROR, Reason, ReasonKind};
 use crate::task::Task;
 
@@ -44,10 +48,16 @@ pub fn deadline(job: &Envelope) -> Option<SystemTime> {
     job.headers.get(header::DEADLINE)?.as_int().map(clock::from_millis)
 }
 
-/// The reply that carries a result, JSON; `None` if the job is no call. Not mandatory: the caller may have gone.
+/// The result of a task that has none to give.
+pub fn nothing(job: &Envelope) -> Bytes {
+    format(job).encode(&()).unwrap_or_default().into()
+}
+
+/// The reply that carries a result, which is in the format of the request; `None` if the job is no call. Not mandatory:
+/// the caller may have gone.
 pub fn result(job: &Envelope, result: Bytes) -> Option<Publish> {
     let mut reply = Envelope::new(result);
-    reply.content_type = Some("application/json".to_owned());
+    reply.content_type = Some(format(job).content_type().to_owned());
     reply.correlation_id = job.correlation_id.clone();
     Some(Publish::to_exchange("", address(job)?.to_owned(), reply))
 }
@@ -55,12 +65,17 @@ pub fn result(job: &Envelope, result: Bytes) -> Option<Publish> {
 /// The reply that says why there is no result; `None` if the job is no call.
 pub fn failure(job: &Envelope, reason: &Reason) -> Option<Publish> {
     let body = Failure { error: reason.message.clone(), kind: reason.kind.to_string() };
-    let body = serde_json::to_vec(&body).expect("two strings are JSON");
+    let body = format(job).encode(&body).expect("two texts can be written in every format");
     let mut publish = result(job, body.into())?;
     let headers = &mut publish.envelope.headers;
     headers.insert(header::ERROR_KIND, reason.kind.as_str());
     headers.insert(header::ERROR, truncate(&reason.message, MAX_ERROR));
     Some(publish)
+}
+
+/// What its caller reads. One whose format nobody here knows reads JSON, if anything.
+fn format(job: &Envelope) -> Format {
+    Format::of(job.content_type.as_deref()).unwrap_or_default()
 }
 
 fn address(job: &Envelope) -> Option<&str> {
@@ -74,18 +89,26 @@ pub(crate) fn read<T: Task>(reply: &Envelope) -> Result<T::Output, CallError> {
         let kind = ReasonKind::from_name(kind).unwrap_or(ReasonKind::Failed);
         return Err(CallError::Handler { task: T::NAME, kind, message: words(reply) });
     }
-    // A program that has nothing to say sends nothing.
-    let body = if reply.payload.is_empty() { &b"null"[..] } else { &reply.payload[..] };
-    serde_json::from_slice(body).map_err(|source| CallError::Decode {
+    decode(reply).map_err(|source| CallError::Decode {
         task: T::NAME,
         expected: std::any::type_name::<T::Output>(),
-        source: source.into(),
+        source,
     })
+}
+
+/// Reads a body of any shape, unlike [`Format::decode`], which wants an object.
+fn decode<T: DeserializeOwned>(reply: &Envelope) -> Result<T, BoxError> {
+    match Format::of(reply.content_type.as_deref())? {
+        // A program that has nothing to say sends nothing.
+        Format::Json if reply.payload.is_empty() => Ok(serde_json::from_str("null")?),
+        Format::Json => Ok(serde_json::from_slice(&reply.payload)?),
+        binary => Ok(serde_json::from_value(binary.to_json(&reply.payload)?)?),
+    }
 }
 
 /// What a failure says: its body, since the header may be cut.
 fn words(reply: &Envelope) -> String {
-    match serde_json::from_slice::<Failure>(&reply.payload) {
+    match decode::<Failure>(reply) {
         Ok(failure) => failure.error,
         Err(_) => match reply.headers.get(header::ERROR).and_then(HeaderValue::as_str) {
             Some(words) => words.to_owned(),

@@ -64,7 +64,7 @@ macro_rules! task {
                 };
                 let $call = &call;
                 let result = async { $body }.await;
-                leveret::__private::outcome::<$name, _>(result, false, call.is_call())
+                leveret::__private::outcome::<$name, _>(result, false, call.reply_format())
             })
         });
     };
@@ -78,7 +78,7 @@ macro_rules! task {
                 };
                 let $call = &call;
                 let result = $body;
-                leveret::__private::outcome::<$name, _>(result, false, call.is_call())
+                leveret::__private::outcome::<$name, _>(result, false, call.reply_format())
             })
         });
     };
