@@ -151,9 +151,9 @@ impl Admin {
         };
         let mut job = delivery.envelope.clone();
         strip_broker_traces(&mut job);
-        // Where an event came from stays true of its replay.
-        let is_origin = |name: &str| name == header::EXCHANGE || name == header::ROUTING_KEY;
-        job.headers.retain(|name, _| !name.starts_with("q-") || is_origin(name));
+        // Where an event came from stays true of its replay, and so does what its body is.
+        let stays = |name: &str| [header::EXCHANGE, header::ROUTING_KEY, header::VERSION].contains(&name);
+        job.headers.retain(|name, _| !name.starts_with("q-") || stays(name));
         job.headers.insert(header::REPLAY_OF, id.as_str());
         job.id = JobId::new();
         job.attempt = 1;

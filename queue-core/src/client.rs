@@ -15,7 +15,7 @@ use crate::admin::Admin;
 use crate::broker::{Broker, BrokerInfo, Publish, QueueStats, Settings};
 use crate::call::replies::Replies;
 use crate::clock::Clock;
-use crate::envelope::{Envelope, HeaderValue, Headers, JobId};
+use crate::envelope::{Envelope, HeaderValue, Headers, JobId, header};
 use crate::error::{EnqueueError, Error, PublishError, Result};
 use crate::publish::refuse_own_headers;
 use crate::task::Task;
@@ -93,7 +93,7 @@ impl Client {
         tasks: impl IntoIterator<Item = T>,
     ) -> Vec<Result<JobId, EnqueueError>> {
         let envelopes: Vec<_> =
-            tasks.into_iter().map(|task| self.check_payload(self.envelope(&task)?)).collect();
+            tasks.into_iter().map(|task| self.check_payload(self.envelope(&task, Headers::new())?)).collect();
         if let Err(error) = self.declare_queue(T::queue()).await {
             let again = || Error::new(error.kind(), crate::error::chain(&error));
             return envelopes
@@ -141,7 +141,7 @@ impl Client {
         let mut batch = Vec::new();
         for ((id, payload), outcome) in jobs.zip(outcomes) {
             if matches!(outcome, Err(PublishError::Unroutable { .. })) {
-                let mut envelope = self.envelope_around::<T>(payload.clone());
+                let mut envelope = self.envelope_around::<T>(payload.clone(), Headers::new());
                 envelope.id = id.clone();
                 batch.push(Publish::to_queue(T::queue().name().clone(), envelope));
                 unroutable.push(outcome);
@@ -241,22 +241,26 @@ impl Client {
         self.inner.settings.publish_timeout
     }
 
-    /// The envelope of a job that is due now.
-    pub(crate) fn envelope<T: Task>(&self, task: &T) -> Result<Envelope, EnqueueError> {
+    /// The envelope of a job that is due now. `headers` are the user's.
+    pub(crate) fn envelope<T: Task>(&self, task: &T, headers: Headers) -> Result<Envelope, EnqueueError> {
         let payload = T::options()
             .format
             .encode(task)
             .map_err(|source| EnqueueError::Encode { task: T::NAME, source })?;
-        Ok(self.envelope_around::<T>(payload))
+        Ok(self.envelope_around::<T>(payload, headers))
     }
 
-    fn envelope_around<T: Task>(&self, payload: impl Into<Bytes>) -> Envelope {
+    fn envelope_around<T: Task>(&self, payload: impl Into<Bytes>, headers: Headers) -> Envelope {
         let mut envelope = Envelope::new(payload);
         envelope.task = Some(T::NAME.to_owned());
         let options = T::options();
         envelope.content_type = Some(options.format.content_type().to_owned());
         envelope.priority = options.priority;
         envelope.enqueued_at = Some(self.clock().now());
+        envelope.headers = headers;
+        if options.version > 1 {
+            envelope.headers.insert(header::VERSION, options.version);
+        }
         envelope
     }
 
@@ -391,8 +395,7 @@ impl<T: Task> Enqueue<T> {
 
     async fn send(self) -> Result<JobId, EnqueueError> {
         refuse_own_headers(&self.headers).map_err(EnqueueError::Publish)?;
-        let mut envelope = self.client.envelope(&self.task)?;
-        envelope.headers = self.headers;
+        let mut envelope = self.client.envelope(&self.task, self.headers)?;
         envelope.priority = self.priority.or(envelope.priority);
         if let Some(id) = self.id {
             envelope.id = id;

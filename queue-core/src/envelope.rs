@@ -24,6 +24,8 @@ pub mod header {
     pub const TARGET: &str = "q-target";
     /// The job's priority while it waits: the delay ladder itself carries none.
     pub const PRIORITY: &str = "q-priority";
+    /// Which version of its task's payload the body is, from 1. Absent means 1.
+    pub const VERSION: &str = "q-version";
     /// What the last failed attempt said, at most 4 KiB.
     pub const ERROR: &str = "q-error";
     /// What kind of failure it was: see [`ReasonKind`](crate::outcome::ReasonKind).

@@ -1,6 +1,6 @@
 //! What generated code names. Not public API: it changes without notice.
 
-pub use serde;
+pub use {serde, serde_json};
 
 pub use crate::__enqueue_only as enqueue_only;
 pub use crate::__no_worker as no_worker;
@@ -51,15 +51,15 @@ fn failed(mut failure: Failure, is_permanent: bool) -> Outcome {
     Outcome::Failure(failure)
 }
 
-/// A task in a program that has no worker: its code is not registered. Function and payload are mentioned only so
-/// that the compiler does not take them for dead.
+/// A task in a program that has no worker: its code is not registered. Its functions (its own, and `upcast`) and its
+/// payload are mentioned only so that the compiler does not take them for dead.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __enqueue_only {
-    ($(#[$attribute:meta])* $function:path, $payload:ty => $($handler:tt)*) => {
+    ($(#[$attribute:meta])* $($function:path),+; $payload:ty => $($handler:tt)*) => {
         $(#[$attribute])*
         const _: () = {
-            let _ = $function;
+            $(let _ = $function;)+
             let _ = <$payload as $crate::task::Task>::NAME;
         };
     };

@@ -145,7 +145,8 @@ fn note_failure(job: &mut Envelope, reason: &Reason, now: SystemTime) {
         job.headers.retain(|_, value| is_small(value));
     }
     if over(job) {
-        job.headers.retain(|name, _| name == header::UNKNOWN_SINCE || name == header::REPLAY_OF);
+        let kept = [header::UNKNOWN_SINCE, header::REPLAY_OF, header::VERSION];
+        job.headers.retain(|name, _| kept.contains(&name));
     }
     job.headers.insert(header::ERROR, truncate(&reason.message, MAX_ERROR));
     job.headers.insert(header::ERROR_KIND, reason.kind.as_str());

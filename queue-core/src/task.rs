@@ -43,6 +43,8 @@ pub struct TaskOptions {
     pub is_default: bool,
     /// How its payloads are written. Those that arrive are read by their own `content_type`.
     pub format: Format,
+    /// Which version its payloads are, from 1.
+    pub version: u32,
 }
 
 impl TaskOptions {
@@ -51,7 +53,7 @@ impl TaskOptions {
 }
 
 impl Default for TaskOptions {
-    /// 5 retries, 10 minutes, no priority, JSON.
+    /// 5 retries, 10 minutes, no priority, JSON, version 1.
     fn default() -> Self {
         Self {
             retry: RetryPolicy::default(),
@@ -59,6 +61,7 @@ impl Default for TaskOptions {
             priority: None,
             is_default: false,
             format: Format::Json,
+            version: 1,
         }
     }
 }

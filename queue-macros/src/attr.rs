@@ -49,6 +49,8 @@ const OPTIONS: &[(&str, &str, &[Kind])] = &[
     ("permanent", "permanent(MailError::BadAddress(_) | MailError::Banned)", BOTH),
     ("default", "default", TASK),
     ("format", r#"format = "msgpack""#, TASK),
+    ("version", "version = 2", TASK),
+    ("upcast", "upcast = path::to_function", TASK),
     ("debug", "debug = false", TASK),
     ("crate", "crate = ::leveret", BOTH),
     ("dlx", r#"dlx = "emails.dlx""#, BOTH),
@@ -105,6 +107,8 @@ pub(crate) struct Attribute {
     pub(crate) permanent: Option<Written<Permanent>>,
     pub(crate) default: Option<Written<()>>,
     pub(crate) format: Option<Written<Format>>,
+    pub(crate) version: Option<Written<u32>>,
+    pub(crate) upcast: Option<Written<Path>>,
     pub(crate) debug: Option<Written<bool>>,
     pub(crate) krate: Option<Written<Path>>,
     pub(crate) exchange: Option<Written<String>>,
@@ -144,6 +148,8 @@ impl Attribute {
             permanent: None,
             default: None,
             format: None,
+            version: None,
+            upcast: None,
             debug: None,
             krate: None,
             exchange: None,
@@ -209,8 +215,16 @@ impl Attribute {
             "permanent" => parenthesised(&mut self.permanent, option, Permanent::parse),
             "default" => flag(&mut self.default, option),
             "format" => assign(&mut self.format, option, value::format),
+            "version" => assign(&mut self.version, option, |value| value::integer(value, 1, u32::MAX)),
+            "upcast" => assign_path(
+                &mut self.upcast,
+                option,
+                "expected the path of a function, as in `upcast = add_currency`",
+            ),
             "debug" => assign(&mut self.debug, option, value::boolean),
-            "crate" => assign_path(&mut self.krate, option),
+            "crate" => {
+                assign_path(&mut self.krate, option, "expected the path of the crate, as in `crate = ::jobs`")
+            }
             "exchange" => assign(&mut self.exchange, option, value::exchange_name),
             "kind" => assign(&mut self.exchange_kind, option, value::exchange_kind),
             "binding" => {
@@ -419,15 +433,13 @@ fn assign<T>(slot: &mut Option<Written<T>>, option: Raw, read: impl Fn(&Expr) ->
 }
 
 /// Reads `key = PATH`, where the path may begin with `crate` or `::`.
-fn assign_path(slot: &mut Option<Written<Path>>, option: Raw) -> Result<()> {
+fn assign_path(slot: &mut Option<Written<Path>>, option: Raw, expected: &str) -> Result<()> {
     let Form::Assigned(tokens) = &option.form else { return Err(option.wrong_form()) };
     if tokens.is_empty() {
         return Err(Raw { key: option.key, form: Form::Flag }.wrong_form());
     }
     let path = |input: ParseStream<'_>| {
-        let path = Path::parse_mod_style(input).map_err(|error| {
-            Error::new(error.span(), "expected the path of the crate, as in `crate = ::jobs`")
-        })?;
+        let path = Path::parse_mod_style(input).map_err(|error| Error::new(error.span(), expected))?;
         expect_end(input)?;
         Ok(path)
     };

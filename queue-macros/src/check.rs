@@ -15,6 +15,7 @@ pub(crate) fn check(attribute: &Attribute, signature: &Signature, errors: &mut E
     priorities(attribute, errors);
     slots(attribute, errors);
     retries(attribute, errors);
+    versions(attribute, errors);
     bindings(attribute, errors);
     if let (Some(permanent), ReturnType::Default) = (&attribute.permanent, &signature.output) {
         errors.on(
@@ -176,6 +177,21 @@ fn slots(attribute: &Attribute, errors: &mut Errors) {
 fn retries(attribute: &Attribute, errors: &mut Errors) {
     if let (Some(Written { value: 0, .. }), Some(backoff)) = (&attribute.retries, &attribute.backoff) {
         errors.on(&backoff.key, "`backoff` has no effect with `retries = 0`: remove one of the two");
+    }
+}
+
+fn versions(attribute: &Attribute, errors: &mut Errors) {
+    let Some(upcast) = &attribute.upcast else { return };
+    match &attribute.version {
+        Some(Written { value: 1, span, .. }) => errors.at(
+            *span,
+            "there is no version before the first that `upcast` could read: raise `version`, or remove `upcast`",
+        ),
+        None if !attribute.mentions("version") => errors.on(
+            &upcast.key,
+            "`upcast` reads payloads of older versions, and this is the first: add `version = 2`",
+        ),
+        _ => {}
     }
 }
 

@@ -202,6 +202,9 @@ pub(crate) fn options(attribute: &Attribute, private: &TokenStream) -> TokenStre
         let format = format.expand(private);
         changes.extend(quote!(#options.format = #format;));
     }
+    if let Some(Written { value: version, .. }) = &attribute.version {
+        changes.extend(quote!(#options.version = #version;));
+    }
     let defaults = quote!(<#private::TaskOptions as ::core::default::Default>::default());
     if changes.is_empty() { defaults } else { quote!({ let mut #options = #defaults; #changes #options }) }
 }
@@ -216,11 +219,15 @@ fn handler(model: &Model) -> TokenStream {
     let call = Ident::new("__call", Span::mixed_site());
     let run = run(model, &call, &reading(model, &call));
     let needs = needs(model);
+    let upcast = model.attribute.upcast.as_ref().map(|upcast| {
+        let path = &upcast.value;
+        quote!(, #path)
+    });
     quote! {
         #(#conditions)*
         #private::register! {
             #allowances
-            #ident, #payload =>
+            #ident #upcast; #payload =>
             const _: () = {
                 fn __run(#call: #private::Call) -> #private::BoxFuture<'static, #private::Outcome> {
                     #run
@@ -273,14 +280,20 @@ pub(crate) struct Reading {
 
 /// Reads a task's payload.
 fn reading(model: &Model, call: &Ident) -> Reading {
-    let payload = &model.payload;
+    let Model { payload, attribute, .. } = model;
     let read = Ident::new("__payload", Span::mixed_site());
     let bad = Ident::new("__bad", Span::mixed_site());
     // Without by-value parameters the payload is read all the same: what is not an object is a bad message.
     let pattern = if fields(model).next().is_some() { quote!(#read) } else { quote!(_) };
+    let payload_read = match (&attribute.version, &attribute.upcast) {
+        (Some(Written { value: version, .. }), Some(Written { value: upcast, span, .. })) => {
+            quote_spanned!(*span=> #call.upcast_payload(#version, #upcast))
+        }
+        _ => quote!(#call.payload()),
+    };
     Reading {
         statement: quote! {
-            let #pattern: #payload = match #call.payload() {
+            let #pattern: #payload = match #payload_read {
                 ::core::result::Result::Ok(#read) => #read,
                 ::core::result::Result::Err(#bad) => return #bad,
             };

@@ -35,7 +35,7 @@ pub(crate) fn fallback(model: &Model) -> TokenStream {
 
         #(#conditions)*
         #private::register! {
-            #ident, #payload =>
+            #ident; #payload =>
             impl #private::Runnable for #payload {
                 fn registration() -> #private::Registration {
                     ::core::unreachable!()

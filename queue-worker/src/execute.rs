@@ -22,6 +22,7 @@ use crate::events::JobEvent;
 use crate::fetch::Lane;
 use crate::handler::{BoxFuture, Call};
 use crate::registry::Task;
+use crate::version;
 
 /// What came of a delivery.
 #[derive(Debug)]
@@ -32,12 +33,21 @@ pub(crate) enum Executed {
         /// How often the task is tried.
         retry: RetryPolicy,
     },
-    /// No task of this worker has the name.
-    Unknown,
+    /// This worker cannot run it, and a newer one may.
+    Unknown(Unknown),
     /// The worker stops at once, and the handler had not finished.
     CutOff,
     /// Its caller had given up before it could begin.
     Abandoned,
+}
+
+/// What this worker does not know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Unknown {
+    /// No task of it has the name.
+    Task,
+    /// The task is there, but the payload is of a later version.
+    Version { task: &'static str, version: u32, known: u32 },
 }
 
 /// The task that a message is for: the one it names; if it names none, the queue's only one or the default one.
@@ -48,8 +58,8 @@ pub(crate) fn find<'lane>(lane: &'lane Lane, envelope: &Envelope) -> Result<&'la
     if let Some(subscriber) = &lane.plan.subscriber {
         return Ok(subscriber);
     }
-    match &envelope.task {
-        Some(name) => lane.shared.tasks.get(name.as_str()).ok_or(Executed::Unknown),
+    let task = match &envelope.task {
+        Some(name) => lane.shared.tasks.get(name.as_str()).ok_or(Executed::Unknown(Unknown::Task)),
         None => lane.plan.fallback.as_ref().ok_or_else(|| {
             let (queue, known) = (&lane.queue, lane.plan.task_list());
             let outcome = Outcome::dead(
@@ -61,6 +71,16 @@ pub(crate) fn find<'lane>(lane: &'lane Lane, envelope: &Envelope) -> Result<&'la
             );
             Executed::Ran { outcome, retry: RetryPolicy::default() }
         }),
+    }?;
+    let (task_name, known) = (task.name(), task.options.version);
+    match version::of(&envelope.headers) {
+        Ok(version) if version <= known => Ok(task),
+        Ok(version) => Err(Executed::Unknown(Unknown::Version { task: task_name, version, known })),
+        Err(words) => {
+            let outcome =
+                Outcome::dead(ReasonKind::BadMessage, format!("the payload of task `{task_name}`: {words}"));
+            Err(Executed::Ran { outcome, retry: RetryPolicy::default() })
+        }
     }
 }
 

@@ -9,12 +9,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use queue_core::error::{BoxError, chain};
 use queue_core::event::EventBody;
 use queue_core::format::{DecodeError, Format};
 use queue_core::outcome::{Outcome, ReasonKind};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::context::Context;
+use crate::version;
 
 /// A future on the heap that can go from thread to thread.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -64,6 +67,39 @@ impl Call {
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Outcome> {
         let format = self.format()?;
         format.decode(&self.payload).map_err(|error| self.bad_payload(error))
+    }
+
+    /// The payload of a task whose older versions `upcast` brings to `version`.
+    ///
+    /// # Errors
+    /// The outcome of a bad message: a dead letter with the reason.
+    #[doc(hidden)]
+    pub fn upcast_payload<T: DeserializeOwned, E: Into<BoxError>>(
+        &self,
+        version: u32,
+        upcast: impl FnOnce(u32, Value) -> Result<Value, E>,
+    ) -> Result<T, Outcome> {
+        // What is no version has not come this far.
+        let from = version::of(&self.context.headers).unwrap_or(version);
+        if from >= version {
+            return self.payload();
+        }
+        let format = self.format()?;
+        let older = match format.to_json(&self.payload) {
+            Ok(older @ Value::Object(_)) => older,
+            Ok(_) => return Err(self.bad_payload(DecodeError::NotAnObject(format))),
+            Err(error) => return Err(self.bad_payload(error)),
+        };
+        let task = self.context.task();
+        let bad = |words: String| {
+            let words = format!("task `{task}` cannot take a payload of version {from}: {}", shorten(words));
+            Outcome::dead(ReasonKind::BadMessage, words)
+        };
+        match upcast(from, older).map_err(|error| bad(chain(&*error.into())))? {
+            payload @ Value::Object(_) => serde_json::from_value(payload)
+                .map_err(|error| bad(format!("`upcast` made of it what does not fit: {error}"))),
+            _ => Err(bad("`upcast` made of it what is not a JSON object".to_owned())),
+        }
     }
 
     /// The format of the payload, or what becomes of a message in one that nobody here reads.

@@ -18,6 +18,7 @@ mod settle;
 mod shutdown;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod version;
 mod worker;
 
 pub use context::Context;

@@ -10,7 +10,7 @@ pub use crate::{__register as register, __register_subscriber as register_subscr
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __register {
-    ($(#[$attribute:meta])* $function:path, $payload:ty => $($handler:tt)*) => {
+    ($(#[$attribute:meta])* $($function:path),+; $payload:ty => $($handler:tt)*) => {
         $(#[$attribute])*
         $($handler)*
     };

@@ -14,7 +14,7 @@ use queue_core::topology::Name;
 
 use crate::context::Context;
 use crate::events::{JobEvent, JobInfo};
-use crate::execute::Executed;
+use crate::execute::{Executed, Unknown};
 use crate::fetch::Lane;
 use crate::reply;
 
@@ -66,11 +66,11 @@ fn decide(lane: &Lane, job: &mut Envelope, executed: &Executed) -> Decision {
             job.headers.remove(header::UNKNOWN_SINCE);
             retry::decide(outcome, job.attempt, retry, (lane.shared.jitter)())
         }
-        Executed::Unknown => {
+        Executed::Unknown(what) => {
             let now = lane.shared.client.clock().now();
             let since = unknown_since(job).filter(|since| *since <= now).unwrap_or(now);
             job.headers.insert(header::UNKNOWN_SINCE, clock::to_millis(since));
-            let settlement = unknown(lane, job, now.duration_since(since).unwrap_or_default());
+            let settlement = unknown(lane, *what, job, now.duration_since(since).unwrap_or_default());
             return reply::unknown(lane, job, settlement);
         }
         Executed::CutOff => Settlement::Release,
@@ -120,20 +120,29 @@ fn unknown_since(envelope: &Envelope) -> Option<SystemTime> {
     envelope.headers.get(header::UNKNOWN_SINCE).and_then(HeaderValue::as_int).map(clock::from_millis)
 }
 
-/// What becomes of a job whose task has been unknown for `waited`. The attempt's number stays: nobody tried.
-fn unknown(lane: &Lane, envelope: &Envelope, waited: Duration) -> Settlement {
-    let task = envelope.task.as_deref().unwrap_or_default();
-    let (queue, known) = (&lane.queue, lane.plan.task_list());
+/// What becomes of a job whose task, or whose version, has been unknown for `waited`. The attempt's number stays:
+/// nobody tried.
+fn unknown(lane: &Lane, what: Unknown, envelope: &Envelope, waited: Duration) -> Settlement {
+    let queue = &lane.queue;
+    let (what, known, correct) = match what {
+        Unknown::Task => {
+            let task = envelope.task.as_deref().unwrap_or_default();
+            (format!("task `{task}`"), lane.plan.task_list(), "AMQP property `type`")
+        }
+        Unknown::Version { task, version, known } => {
+            (format!("version {version} of task `{task}`"), format!("version {known}"), "header `q-version`")
+        }
+    };
     if waited >= UNKNOWN_FOR {
         let message = format!(
-            "no worker of queue `{queue}` has known task `{task}` for {} min; here it has {known}. Deploy a worker \
-             that knows it, or correct the AMQP property `type`, and replay the job",
+            "no worker of queue `{queue}` has known {what} for {} min; here it has {known}. Deploy a worker that \
+             knows it, or correct the {correct}, and replay the job",
             waited.as_secs() / 60
         );
         return Settlement::DeadLetter { reason: Reason::new(ReasonKind::UnknownTask, message) };
     }
     let message = format!(
-        "task `{task}` is unknown to this worker of queue `{queue}`, which has {known}; a newer one may know it"
+        "{what} is unknown to this worker of queue `{queue}`, which has {known}; a newer one may know it"
     );
     Settlement::Retry {
         // Waits of 1 s, 2 s, 4 s … end 1 s, 3 s, 7 s … after the beginning: the next is one second more than what

@@ -13,7 +13,7 @@ use queue_core::broker::memory::{MemoryBroker, Waiting};
 use queue_core::broker::{Broker, ConsumeOptions, Delivery, Settings, Settler};
 use queue_core::client::Client;
 use queue_core::clock::Clock;
-use queue_core::envelope::Envelope;
+use queue_core::envelope::{Envelope, header};
 use queue_core::error::{Error, SettleError, chain};
 use queue_core::format::Format;
 use queue_core::outcome::{Outcome, ReasonKind};
@@ -21,7 +21,7 @@ use queue_core::settlement::Settlement;
 use queue_core::topology::Name;
 
 use crate::context::Context;
-use crate::execute::{Executed, execute, find};
+use crate::execute::{Executed, Unknown, execute, find};
 use crate::fetch::{Lane, process};
 use crate::handler::State;
 use crate::registry::{Queue, Runnable, Selection, Task, group};
@@ -174,6 +174,9 @@ impl TestQueue {
         let mut envelope = Envelope::new(payload);
         envelope.task = Some(T::NAME.to_owned());
         envelope.content_type = Some(format.content_type().to_owned());
+        if T::options().version > 1 {
+            envelope.headers.insert(header::VERSION, T::options().version);
+        }
         envelope.enqueued_at = Some(self.clock.now());
         let queue = Queue { spec: T::queue(), tasks: vec![task], fallback: Some(task), subscriber: None };
         let lane = self.lane(queue);
@@ -349,10 +352,16 @@ fn fail(error: &Error) -> ! {
 fn outcome(executed: Executed, task: Option<&str>) -> Outcome {
     match executed {
         Executed::Ran { outcome, .. } => outcome,
-        Executed::Unknown => {
+        Executed::Unknown(Unknown::Task) => {
             let task = task.unwrap_or_default();
             Outcome::failed(ReasonKind::UnknownTask, format!("task `{task}` is not compiled into this test"))
         }
+        Executed::Unknown(Unknown::Version { task, version, known }) => Outcome::failed(
+            ReasonKind::UnknownTask,
+            format!(
+                "version {version} of task `{task}` is not compiled into this test, which has version {known}"
+            ),
+        ),
         // Only a worker that stops cuts off, and there is none.
         Executed::CutOff => Outcome::failed(ReasonKind::Failed, "the job was cut off"),
         Executed::Abandoned => {

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use leveret::{EnqueueError, ErrorKind, PublishError, Task};
 use queue_core::broker::{ConsumeOptions, Consumer};
-use queue_core::envelope::HeaderValue;
+use queue_core::envelope::{HeaderValue, header};
+use queue_core::format::Format;
 use queue_core::settlement::Settlement;
 use queue_core::task::TaskOptions;
 use queue_core::topology::{QueueDecl, QueueSpec, QueueType, Topology};
@@ -17,6 +18,9 @@ use crate::support::{Fixture, next, take, text, until_ready};
 /// A task with a queue of its own. By hand: the contract is about brokers, not about `#[task]`.
 macro_rules! task {
     ($name:ident, $spec:expr) => {
+        task!($name, $spec, TaskOptions::default());
+    };
+    ($name:ident, $spec:expr, $options:expr) => {
         #[derive(Debug, Clone, Serialize, Deserialize)]
         struct $name {
             n: u32,
@@ -35,7 +39,7 @@ macro_rules! task {
 
             fn options() -> &'static TaskOptions {
                 static OPTIONS: OnceLock<TaskOptions> = OnceLock::new();
-                OPTIONS.get_or_init(TaskOptions::default)
+                OPTIONS.get_or_init(|| $options)
             }
         }
     };
@@ -68,6 +72,30 @@ pub(crate) async fn enqueue_declares_the_queue_and_sends_plain_json(t: &Fixture)
     assert!(job.enqueued_at.is_some_and(|at| (before..=SystemTime::now()).contains(&at)), "{job:?}");
     // Its dead-letter queue is there before the first failure.
     t.broker.inspect(&First::queue().dead_queue().unwrap()).await.unwrap();
+}
+
+pub(crate) async fn job_carries_its_format_and_version_through_a_delay(t: &Fixture) {
+    task!(Packed, |spec| spec, {
+        let mut options = TaskOptions::default();
+        options.format = Format::Cbor;
+        options.version = 2;
+        options
+    });
+    delete_later::<Packed>(t);
+
+    t.client.enqueue(Packed { n: 7 }).header("tenant", "blue").await.unwrap();
+    t.client.enqueue(Packed { n: 7 }).delay(Duration::from_millis(150)).await.unwrap();
+    assert!(t.client.enqueue_all([Packed { n: 7 }]).await.iter().all(Result::is_ok));
+    let mut consumer = consume::<Packed>(t).await;
+
+    for _ in 0..3 {
+        let delivery = next(&mut consumer).await;
+        let job = &delivery.envelope;
+        assert_eq!(job.content_type.as_deref(), Some("application/cbor"));
+        assert_eq!(&*job.payload, b"\xa1\x61n\x07");
+        assert_eq!(job.headers.get(header::VERSION), Some(&HeaderValue::from(2_i64)));
+        delivery.settle(Settlement::Ack).await.unwrap();
+    }
 }
 
 pub(crate) async fn delayed_enqueue_declares_the_queue_too(t: &Fixture) {

@@ -158,6 +158,7 @@ macro_rules! contract {
                 ]
                 client: [
                     enqueue_declares_the_queue_and_sends_plain_json,
+                    job_carries_its_format_and_version_through_a_delay,
                     delayed_enqueue_declares_the_queue_too,
                     enqueue_works_again_after_the_queue_was_deleted,
                     enqueue_all_works_again_after_the_queue_was_deleted,

@@ -6,3 +6,4 @@ mod options;
 mod payload;
 mod support;
 mod ui;
+mod version;

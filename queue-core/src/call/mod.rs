@@ -83,8 +83,7 @@ impl<T: Task> Request<T> {
 
     async fn send(self) -> Result<T::Output, CallError> {
         refuse_own_headers(&self.headers).map_err(EnqueueError::Publish)?;
-        let mut envelope = self.client.envelope(&self.task)?;
-        envelope.headers = self.headers;
+        let mut envelope = self.client.envelope(&self.task, self.headers)?;
         envelope.priority = self.priority.or(envelope.priority);
         let clock = self.client.clock();
         wire::make_request(&mut envelope, clock.now().checked_add(self.timeout));

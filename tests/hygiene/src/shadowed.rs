@@ -76,6 +76,8 @@ impl ::core::error::Error for Failure {}
     permanent(Failure {}),
     default,
     format = "cbor",
+    version = 2,
+    upcast = upcast_everything,
     debug = false
 )]
 pub(crate) async fn with_every_option(
@@ -88,6 +90,14 @@ pub(crate) async fn with_every_option(
         return ::core::result::Result::Err(Failure);
     }
     ::core::result::Result::Ok(number)
+}
+
+/// Reads version 1.
+fn upcast_everything(
+    from: u32,
+    payload: ::jobs::__private::serde_json::Value,
+) -> ::core::result::Result<::jobs::__private::serde_json::Value, Failure> {
+    if from == 1 { ::core::result::Result::Ok(payload) } else { ::core::result::Result::Err(Failure) }
 }
 
 /// Without `async`, parameters or return type.
