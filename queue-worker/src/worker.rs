@@ -200,6 +200,20 @@ impl Worker {
         WorkerHandle::new(Arc::clone(&self.steps))
     }
 
+    /// Declares the queues of its tasks and subscribers with their exchanges and bindings, and consumes nothing.
+    ///
+    /// [`run`](Self::run) does so by itself. It is for whoever publishes before: an event goes to the queues that are
+    /// there, so a service that was never started does not hear of it.
+    ///
+    /// # Errors
+    /// If its tasks contradict each other or want state that is missing, or a queue cannot be declared.
+    pub async fn declare(&self) -> Result<()> {
+        for queue in self.check()?.queues {
+            self.client.declare_queue(queue.spec).await?;
+        }
+        Ok(())
+    }
+
     /// Declares and consumes the queues of its tasks until SIGTERM, SIGINT, or a [`handle`](Self::handle) stops it;
     /// then waits for what runs, and returns.
     ///

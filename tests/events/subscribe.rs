@@ -153,6 +153,20 @@ async fn subscriber_is_a_function_still() {
 }
 
 #[tokio::test]
+async fn declared_queue_keeps_events_for_a_service_that_comes_later() {
+    let log = Arc::new(Log::default());
+    let client = leveret::Client::connect("memory:").await.unwrap();
+    let worker = Worker::new(&client).task::<MailOnOrder>().shared(log.clone()).signals(false);
+
+    worker.declare().await.unwrap();
+    client.publish(OrderPlaced { order: 1 }).must_route().await.unwrap();
+    assert!(log.sorted().is_empty());
+    worker.run_until_idle().await.unwrap();
+
+    assert_eq!(log.sorted(), ["mail 1"]);
+}
+
+#[tokio::test]
 async fn two_workers_of_one_service_share_its_queue() {
     let name = format!("memory:{}", leveret::JobId::new());
     let log = Arc::new(Log::default());
@@ -161,8 +175,7 @@ async fn two_workers_of_one_service_share_its_queue() {
         Worker::new(client).task::<MailOnOrder>().shared(log.clone()).signals(false)
     };
     let other = leveret::Client::connect(&name).await.unwrap();
-    // Binds the queue, which then keeps what is published.
-    worker(&client).run_until_idle().await.unwrap();
+    worker(&client).declare().await.unwrap();
 
     for order in 0..20 {
         client.publish(OrderPlaced { order }).must_route().await.unwrap();
