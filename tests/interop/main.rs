@@ -11,6 +11,7 @@ mod bad_message;
 mod declare;
 mod example;
 mod example_config;
+mod example_events;
 mod example_shared;
 mod python;
 mod readme;
