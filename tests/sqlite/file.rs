@@ -1,0 +1,173 @@
+//! Files that cannot be used, each with its words; and a disk that is full.
+
+use std::path::Path;
+
+use leveret::{Client, ErrorKind, PublishError};
+use queue_core::broker::{ConsumeOptions, Publish};
+use queue_core::envelope::Envelope;
+use queue_core::settlement::Settlement;
+use queue_core::topology::{QueueDecl, Topology};
+use rusqlite::Connection;
+
+use crate::support::{Database, next};
+
+async fn refusal(path: &Path) -> (ErrorKind, String) {
+    let error =
+        Client::connect(&format!("sqlite:{}", path.display())).await.expect_err("it cannot be opened");
+    (error.kind(), leveret::error_chain(&error))
+}
+
+#[tokio::test]
+async fn directory_is_told_from_a_file() {
+    let (kind, words) = refusal(Path::new(env!("CARGO_TARGET_TMPDIR"))).await;
+
+    assert_eq!(kind, ErrorKind::Config);
+    assert!(words.contains("is a directory") && words.contains("jobs.db"), "{words}");
+}
+
+#[tokio::test]
+async fn missing_directory_is_named() {
+    let (kind, words) = refusal(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("nowhere/jobs.db")).await;
+
+    assert_eq!(kind, ErrorKind::Config);
+    assert!(words.contains("nowhere`; create it"), "{words}");
+}
+
+#[tokio::test]
+async fn file_that_is_no_database_is_left_alone() {
+    let database = Database::new();
+    let letter = "Dear Ada,\n".repeat(500);
+    std::fs::write(&database.0, &letter).unwrap();
+
+    let (kind, words) = refusal(&database.0).await;
+
+    assert_eq!(kind, ErrorKind::Config);
+    assert!(words.contains("is no SQLite database"), "{words}");
+    assert_eq!(std::fs::read_to_string(&database.0).unwrap(), letter);
+}
+
+#[tokio::test]
+async fn database_of_another_program_is_left_alone() {
+    let database = Database::new();
+    let theirs = Connection::open(&database.0).unwrap();
+    theirs.execute_batch("PRAGMA application_id = 252006673; CREATE TABLE blob (b)").unwrap();
+    drop(theirs);
+    let before = std::fs::read(&database.0).unwrap();
+
+    let (kind, words) = refusal(&database.0).await;
+
+    assert_eq!(kind, ErrorKind::Config);
+    assert!(words.contains("belongs to another program"), "{words}");
+    assert_eq!(std::fs::read(&database.0).unwrap(), before);
+}
+
+/// An application's own tables and ours live in one file, so that one transaction can write to both.
+#[tokio::test]
+async fn database_of_an_application_is_shared() {
+    let database = Database::new();
+    let theirs = Connection::open(&database.0).unwrap();
+    theirs.execute_batch("PRAGMA user_version = 7; CREATE TABLE account (name)").unwrap();
+
+    let client = database.client("").await;
+    client.close().await;
+    let client = database.client("").await;
+    client.close().await;
+
+    let version: i64 = theirs.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, 7, "the application's own number is not ours to change");
+}
+
+#[tokio::test]
+async fn newer_tables_are_refused_by_their_version() {
+    let database = Database::new();
+    database.client("").await.close().await;
+    let newer = Connection::open(&database.0).unwrap();
+    newer.execute_batch("PRAGMA user_version = 99").unwrap();
+    drop(newer);
+
+    let (kind, words) = refusal(&database.0).await;
+
+    assert_eq!(kind, ErrorKind::Config);
+    assert!(words.contains("version 99") && words.contains("update this program"), "{words}");
+}
+
+#[tokio::test]
+async fn damaged_file_is_told_with_how_to_save_it() {
+    let database = Database::new();
+    let client = database.client("").await;
+    client.declare(&Topology::new().queue(QueueDecl::new("jobs"))).await.unwrap();
+    client.close().await;
+    let mut bytes = std::fs::read(&database.0).unwrap();
+    // All but the first page, which says that it is a database.
+    bytes[4096..].fill(0x5a);
+    std::fs::write(&database.0, bytes).unwrap();
+
+    let (kind, words) = refusal(&database.0).await;
+
+    assert_eq!(kind, ErrorKind::Config);
+    assert!(words.contains("is damaged") && words.contains(".recover"), "{words}");
+}
+
+/// A tmpfs of two megabytes; where that may not be mounted, there is nothing to see.
+#[tokio::test]
+async fn full_disk_refuses_and_loses_nothing() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("left out: this user may not mount a tmpfs to fill");
+        return;
+    };
+    let url = format!("sqlite:{}/jobs.db", disk.0.display());
+    let client = Client::connect(&url).await.unwrap();
+    client.declare(&Topology::new().queue(QueueDecl::new("jobs"))).await.unwrap();
+    let job = || Publish::to_queue("jobs", Envelope::new("x".repeat(20_000)));
+
+    let mut kept = 0;
+    let refused = loop {
+        match client.broker().publish(job()).await {
+            Ok(()) => kept += 1,
+            Err(error) => break error,
+        }
+        assert!(kept < 1000, "the disk is never full");
+    };
+
+    let words = refused.to_string();
+    assert!(matches!(refused, PublishError::Blocked { .. }) && words.contains("is full"), "{words}");
+    assert!(kept > 10, "only {kept} were kept");
+    // What is there can be read, and when there is room again, it is worked.
+    assert_eq!(client.admin().depth("jobs").await.unwrap().ready, kept);
+    disk.grow();
+    let mut consumer = client.broker().consume(ConsumeOptions::new("jobs")).await.unwrap();
+    for _ in 0..kept {
+        next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+    }
+    client.broker().publish(job()).await.unwrap();
+    client.close().await;
+}
+
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("disk-{}", std::process::id()));
+        std::fs::create_dir_all(&place).ok()?;
+        let disk = Self(place);
+        disk.mount_with("size=2m").then_some(disk)
+    }
+
+    fn grow(&self) {
+        assert!(self.mount_with("remount,size=64m"));
+    }
+
+    fn mount_with(&self, options: &str) -> bool {
+        let mut mount = std::process::Command::new("mount");
+        let mount = mount.args(["-t", "tmpfs", "-o", options, "leveret-test"]).arg(&self.0);
+        mount.stderr(std::process::Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ =
+            std::process::Command::new("umount").arg(&self.0).stderr(std::process::Stdio::null()).status();
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
