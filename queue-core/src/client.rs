@@ -12,6 +12,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::admin::Admin;
+#[cfg(feature = "sqlite-system")]
+use crate::broker::sqlite::SqlInsert;
 use crate::broker::{Broker, BrokerInfo, Publish, QueueStats, Settings};
 use crate::call::replies::Replies;
 use crate::clock::Clock;
@@ -394,13 +396,30 @@ impl<T: Task> Enqueue<T> {
     }
 
     async fn send(self) -> Result<JobId, EnqueueError> {
+        let client = self.client.clone();
+        let publish = self.into_publish()?;
+        let id = publish.envelope.id.clone();
+        client.publish_to(T::queue(), publish).await?;
+        Ok(id)
+    }
+
+    /// The job as a row to insert in a transaction of your own: it is enqueued if, and only if, that commits. See
+    /// [`SqlInsert`].
+    ///
+    /// # Errors
+    /// If the job cannot be encoded, or is too large.
+    #[cfg(feature = "sqlite-system")]
+    pub fn into_sql(self) -> Result<SqlInsert, EnqueueError> {
+        Ok(SqlInsert::new(&self.into_publish()?))
+    }
+
+    fn into_publish(self) -> Result<Publish, EnqueueError> {
         refuse_own_headers(&self.headers).map_err(EnqueueError::Publish)?;
         let mut envelope = self.client.envelope(&self.task, self.headers)?;
         envelope.priority = self.priority.or(envelope.priority);
         if let Some(id) = self.id {
             envelope.id = id;
         }
-        let id = envelope.id.clone();
         let mut publish = Publish::to_queue(T::queue().name().clone(), self.client.check_payload(envelope)?);
         publish.not_before = match self.due {
             Due::Now => None,
@@ -411,8 +430,7 @@ impl<T: Task> Enqueue<T> {
                 )))
             })?),
         };
-        self.client.publish_to(T::queue(), publish).await?;
-        Ok(id)
+        Ok(publish)
     }
 }
 

@@ -9,7 +9,7 @@ use queue_core::settlement::Settlement;
 use queue_core::topology::{QueueDecl, Topology};
 use rusqlite::Connection;
 
-use crate::support::{Database, next};
+use crate::support::{Database, PATIENCE, next};
 
 async fn refusal(path: &Path) -> (ErrorKind, String) {
     let error =
@@ -170,4 +170,54 @@ impl Drop for SmallDisk {
             std::process::Command::new("umount").arg(&self.0).stderr(std::process::Stdio::null()).status();
         let _ = std::fs::remove_dir(&self.0);
     }
+}
+
+#[tokio::test]
+async fn file_shrinks_when_its_jobs_are_done() {
+    let database = Database::new();
+    let client = database.client("").await;
+    client.declare(&Topology::new().queue(QueueDecl::new("jobs"))).await.unwrap();
+    let jobs = (0..3000).map(|_| Publish::to_queue("jobs", Envelope::new("x".repeat(10_000)))).collect();
+    assert!(client.broker().publish_all(jobs).await.iter().all(Result::is_ok));
+    let size = || std::fs::metadata(&database.0).unwrap().len();
+    client.broker().purge("jobs").await.unwrap();
+    let (pages, full) = (8_000_000, 30_000_000);
+
+    // Nothing signals that it is tidied up; a file that is never made smaller runs into the deadline.
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let mut largest = 0;
+    loop {
+        largest = largest.max(size());
+        if largest > full && size() < pages {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{} bytes, {largest} at most", size());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    client.close().await;
+}
+
+#[tokio::test]
+async fn finished_jobs_are_kept_as_long_as_asked() {
+    let database = Database::new();
+    let client = database.client("?keep=2s").await;
+    client.declare(&Topology::new().queue(QueueDecl::new("jobs"))).await.unwrap();
+    client.broker().publish(Publish::to_queue("jobs", Envelope::new("kept"))).await.unwrap();
+    let mut consumer = client.broker().consume(ConsumeOptions::new("jobs")).await.unwrap();
+    let finished = Connection::open(&database.0).unwrap();
+    let count = || -> i64 {
+        finished
+            .query_row("SELECT count(*) FROM leveret_finished WHERE payload = 'kept'", [], |row| row.get(0))
+            .unwrap()
+    };
+
+    next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+
+    assert_eq!(count(), 1);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while count() > 0 {
+        assert!(std::time::Instant::now() < deadline, "it is never pruned");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    client.close().await;
 }

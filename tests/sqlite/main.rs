@@ -4,4 +4,5 @@
 mod fence;
 mod file;
 mod kill;
+mod outbox;
 mod support;

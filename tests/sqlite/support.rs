@@ -39,7 +39,7 @@ impl Database {
     }
 
     fn remove(&self) {
-        for suffix in ["", "-wal", "-shm"] {
+        for suffix in ["", "-wal", "-shm", "-relay"] {
             let _ = std::fs::remove_file(format!("{}{suffix}", self.0.display()));
         }
     }

@@ -22,6 +22,9 @@ use super::{
 use crate::error::{Error, ErrorKind, PublishError, Result};
 use crate::topology::Topology;
 
+pub use insert::SqlInsert;
+pub use outbox::Outbox;
+
 use command::{Command, Reply};
 use state::{ClientId, ConsumerId, Setup, State};
 use sync::Syncer;
@@ -33,7 +36,9 @@ mod consumer;
 mod declare;
 mod fault;
 mod headers;
+mod insert;
 mod lease;
+mod outbox;
 mod reply;
 mod row;
 mod schema;

@@ -1,5 +1,5 @@
 -- Leveret's tables. Times are microseconds since 1970: datetime(due / 1e6, 'unixepoch').
--- Look at anything; write nothing while a program has the file open.
+-- Look at anything; insert into leveret_outbox; write nothing else while a program has the file open.
 
 -- One row: what belongs to the file as a whole.
 CREATE TABLE leveret_meta (
@@ -130,4 +130,18 @@ CREATE TABLE leveret_reply (
     reply_to       TEXT,
     expiration     INTEGER,
     headers        TEXT
+);
+
+-- Jobs that a program enqueued in a transaction of its own, until a client of this file puts them into their queues.
+CREATE TABLE leveret_outbox (
+    entry        INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue        TEXT NOT NULL,
+    due          INTEGER,           -- not before; NULL is at once
+    id           TEXT NOT NULL,
+    task         TEXT,
+    payload      NOT NULL,
+    content_type TEXT,
+    priority     INTEGER,
+    enqueued_at  INTEGER,
+    headers      TEXT
 );

@@ -104,6 +104,7 @@ impl State {
                  SELECT job, ?2, ?3, id, task, payload, attempt, enqueued_at FROM leveret_job WHERE job = ?1",
             )?
             .execute(params![ticket.job, micros(self.now()), &*ticket.queue_name])?;
+        self.deadlines.prune_at(self.prune_time(self.now_micros()));
         Ok(())
     }
 }

@@ -74,6 +74,8 @@ pub(super) struct State {
     pub(super) replies: Option<ReplyConsumer>,
     /// Replies for this client, to be delivered when the transaction is committed.
     pub(super) handed: Vec<Envelope>,
+    /// Whether others may have inserted jobs by SQL.
+    pub(super) has_inserted: bool,
     /// Messages that died and have not been dead-lettered yet.
     pub(super) deaths: VecDeque<Death>,
     /// The time of this transaction.
@@ -175,6 +177,7 @@ impl State {
             claims: Vec::new(),
             replies: None,
             handed: Vec::new(),
+            has_inserted: true,
             deaths: VecDeque::new(),
             deadlines: Deadlines::default(),
             neighbours: Neighbours::default(),
@@ -290,6 +293,9 @@ impl State {
         if topology != self.topology || !self.is_registered()? || self.has_replies()? {
             return Ok(true);
         }
+        if self.has_outbox()? {
+            return Ok(true);
+        }
         let mut ready =
             self.connection.prepare_cached("SELECT 1 FROM leveret_queue WHERE name = ?1 AND ready > 0")?;
         for line in self.lines.iter().filter(|line| !line.turn.is_empty()) {
@@ -315,6 +321,7 @@ impl State {
         (self.sequence, self.saved_sequence) = (sequence, sequence);
         self.generation += 1;
         self.pick_up_replies()?;
+        self.has_inserted = true;
         self.deadlines.forget();
         self.neighbours.have_changed();
         if topology != self.topology {

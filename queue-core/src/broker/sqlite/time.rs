@@ -22,6 +22,7 @@ pub(super) struct Deadlines {
     expiry: Option<i64>,
     unused: Option<i64>,
     prune: Option<i64>,
+    outbox: Option<i64>,
     /// Whether some of what is over its time still lies in its queue.
     has_overdue: bool,
 }
@@ -40,9 +41,18 @@ impl Deadlines {
         self.expiry = Some(self.expiry.map_or(expiry, |before| before.min(expiry)));
     }
 
+    pub(super) fn prune_at(&mut self, prune: i64) {
+        self.prune = Some(self.prune.map_or(prune, |before| before.min(prune)));
+    }
+
+    /// When jobs that were inserted by SQL are tried again.
+    pub(super) fn outbox_at(&mut self, again: Option<i64>) {
+        self.outbox = again;
+    }
+
     /// The next one; `None` if nothing happens by itself.
     pub(super) fn next(&self) -> Option<SystemTime> {
-        [self.due, self.expiry, self.unused, self.prune].into_iter().flatten().min().map(moment)
+        [self.due, self.expiry, self.unused, self.prune, self.outbox].into_iter().flatten().min().map(moment)
     }
 
     fn has_come(deadline: Option<i64>, now: i64) -> bool {
@@ -70,6 +80,10 @@ impl State {
         if Deadlines::has_come(self.deadlines.prune, now) {
             self.prune(now)?;
         }
+        if self.has_inserted || Deadlines::has_come(self.deadlines.outbox, now) {
+            self.has_inserted = false;
+            self.take_in_outbox()?;
+        }
         self.bury()
     }
 
@@ -82,9 +96,8 @@ impl State {
         self.deadlines.due = self.first("SELECT min(due) FROM leveret_delayed")?;
         self.deadlines.expiry =
             self.first("SELECT min(expires) FROM leveret_job WHERE expires IS NOT NULL AND client IS NULL")?;
-        self.deadlines.prune = self
-            .first("SELECT min(finished_at) FROM leveret_finished")?
-            .map(|at| at.saturating_add(self.kept()).saturating_add(PRUNING.as_micros() as i64));
+        self.deadlines.prune =
+            self.first("SELECT min(finished_at) FROM leveret_finished")?.map(|at| self.prune_time(at));
         self.deadlines.unused = None;
         let expiring: Vec<QueueId> = self
             .queues
@@ -106,6 +119,11 @@ impl State {
 
     fn kept(&self) -> i64 {
         i64::try_from(self.setup.keep.as_micros()).unwrap_or(i64::MAX)
+    }
+
+    /// When a job that was finished at this time is pruned, with others of the same second.
+    pub(super) fn prune_time(&self, finished_at: i64) -> i64 {
+        finished_at.saturating_add(self.kept()).saturating_add(PRUNING.as_micros() as i64)
     }
 
     fn let_fall_due(&mut self, now: i64) -> rusqlite::Result<()> {
@@ -206,9 +224,25 @@ impl State {
             )?
             .execute(params![now.saturating_sub(self.kept()), STEP])?;
         tracing::debug!(pruned, "pruned finished jobs");
-        self.deadlines.prune = self
-            .first("SELECT min(finished_at) FROM leveret_finished")?
-            .map(|at| at.saturating_add(self.kept()).saturating_add(PRUNING.as_micros() as i64));
+        self.deadlines.prune =
+            self.first("SELECT min(finished_at) FROM leveret_finished")?.map(|at| self.prune_time(at));
         Ok(())
+    }
+
+    /// Gives some free pages back to the disk, if there are more than `spare`. A file that was made by another program
+    /// may not know how; it does not grow for that, since free pages are used again.
+    pub(super) fn shrink(&mut self, spare: i64) -> rusqlite::Result<()> {
+        let free: i64 =
+            self.connection.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get(0))?;
+        if free <= spare {
+            return Ok(());
+        }
+        // Each row that it yields is a page less; all of them are asked for.
+        let mut vacuum = self.connection.prepare("PRAGMA incremental_vacuum(256)")?;
+        let mut rows = vacuum.query([])?;
+        while rows.next()?.is_some() {}
+        drop(rows);
+        // The file itself becomes smaller when the log is moved into it.
+        self.connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?.query_row([], |_| Ok(()))
     }
 }

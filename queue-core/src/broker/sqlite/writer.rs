@@ -19,6 +19,10 @@ use crate::settlement::Settlement;
 const POLL: Duration = Duration::from_millis(20);
 /// How many rows one transaction is good for, so that other programs get their turn.
 const BATCH: usize = 2048;
+/// How often an idle writer gives some of what the file no longer needs back to the disk.
+const TIDYING: Duration = Duration::from_millis(100);
+/// How many pages are no burden: they will be needed again.
+const SPARE_PAGES: i64 = 1024;
 /// How long it rests after a failure that nobody waits for.
 const REST: Duration = Duration::from_secs(1);
 
@@ -35,6 +39,7 @@ pub(super) struct Writer {
     /// SQLite's number of the content that we last looked through for work.
     peeked: Option<i64>,
     rest_until: Option<Instant>,
+    tidied: Instant,
     /// Whoever waits for the end.
     closing: Option<Command>,
 }
@@ -56,6 +61,7 @@ impl Writer {
             owed: Vec::new(),
             peeked: None,
             rest_until: None,
+            tidied: Instant::now(),
             closing: None,
         }
     }
@@ -249,6 +255,12 @@ impl Writer {
         let has_rested = self.rest_until.take().is_some();
         match self.has_work() {
             Ok(has_work) if has_work || has_rested => self.carry_out(Vec::new()),
+            Ok(_) if self.tidied.elapsed() >= TIDYING => {
+                self.tidied = Instant::now();
+                if let Err(error) = self.state.shrink(SPARE_PAGES) {
+                    tracing::debug!(%error, "the file was not made smaller");
+                }
+            }
             Ok(_) => {}
             Err(error) => self.is_unwell(&error),
         }

@@ -1,0 +1,73 @@
+//! A job as a row of `leveret_outbox`, which a program inserts in a transaction of its own.
+
+use super::headers;
+use super::row::{micros, micros_after};
+use crate::broker::Publish;
+use crate::envelope::JobId;
+
+/// A job to be enqueued in a transaction of your own, on an SQLite database that Leveret has open or relays from: made
+/// by [`Enqueue::into_sql`](crate::client::Enqueue::into_sql), executed by whatever library you use.
+///
+/// The job is there if, and only if, your transaction commits, and is as durable as that. A client that has the file
+/// open as its broker (`sqlite:app.db`) puts it into its queue within some 20 ms; on RabbitMQ an
+/// [`Outbox`](super::Outbox) does. A queue that nobody has declared yet, or that is full, is waited for.
+///
+/// The parameters are texts or NULL, so that every library can bind them:
+///
+/// ```
+/// # use queue_core::{client::Client, error::BoxError, task::Task};
+/// # fn f<T: Task>(client: &Client, welcome: T, database: &mut rusqlite::Connection) -> Result<(), BoxError> {
+/// let job = client.enqueue(welcome).into_sql()?;
+/// let transaction = database.transaction()?;
+/// transaction.execute("INSERT INTO account (name) VALUES ('Ada')", [])?;
+/// transaction.execute(job.sql(), rusqlite::params_from_iter(job.params()))?;
+/// transaction.commit()?;
+/// # Ok(()) }
+/// ```
+///
+/// With sqlx: `job.params().into_iter().fold(sqlx::query(job.sql()), |query, value| query.bind(value))`.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is enqueued until it is inserted"]
+pub struct SqlInsert {
+    id: JobId,
+    params: [Option<String>; SqlInsert::PARAMS],
+}
+
+impl SqlInsert {
+    /// How many parameters the statement has.
+    pub const PARAMS: usize = 9;
+
+    pub(crate) fn new(publish: &Publish) -> Self {
+        let envelope = &publish.envelope;
+        let params = [
+            Some(publish.route.routing_key.clone().into_owned()),
+            publish.not_before.map(|due| micros_after(due).to_string()),
+            Some(envelope.id.as_str().to_owned()),
+            envelope.task.clone(),
+            // JSON is UTF-8.
+            Some(String::from_utf8_lossy(&envelope.payload).into_owned()),
+            envelope.content_type.clone(),
+            envelope.priority.map(|priority| priority.to_string()),
+            envelope.enqueued_at.map(|at| micros(at).to_string()),
+            headers::write(&envelope.headers),
+        ];
+        Self { id: envelope.id.clone(), params }
+    }
+
+    /// The statement, with parameters `?1` to `?9`. Columns that hold numbers make numbers of texts.
+    pub fn sql(&self) -> &'static str {
+        "INSERT INTO leveret_outbox \
+         (queue, due, id, task, payload, content_type, priority, enqueued_at, headers) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+    }
+
+    /// What is to be bound, in this order.
+    pub fn params(&self) -> [Option<&str>; Self::PARAMS] {
+        self.params.each_ref().map(Option::as_deref)
+    }
+
+    /// The job's id.
+    pub fn id(&self) -> &JobId {
+        &self.id
+    }
+}
