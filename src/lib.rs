@@ -70,9 +70,9 @@
 pub use queue_macros::{Event, subscriber, task};
 
 pub use queue_core::admin::{Admin, DeadLetter};
-pub use queue_core::broker::{BrokerInfo, Health, QueueStats};
 #[cfg(feature = "sqlite-system")]
 pub use queue_core::broker::sqlite::{Outbox, SqlInsert};
+pub use queue_core::broker::{BrokerInfo, Health, QueueStats};
 pub use queue_core::call::{CallError, Request};
 pub use queue_core::client::{Client, ClientBuilder, Enqueue};
 pub use queue_core::envelope::{HeaderValue, Headers, JobId};
