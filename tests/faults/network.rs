@@ -132,7 +132,9 @@ async fn publisher_waits_for_a_broker_that_refuses_connections(node: Node) {
     proxy.pass();
 
     soon("the confirm", publishing).await.unwrap().unwrap();
-    assert_eq!(ready(&direct, &queue).await, 2);
+    // Twice, if it had been sent on the connection that was cut: at least once is what was promised.
+    let kept = ready(&direct, &queue).await;
+    assert!((2..=3).contains(&kept), "{kept}");
     client.close().await;
     direct.close().await;
 }
