@@ -38,9 +38,7 @@ fn encode(value: &HeaderValue) -> Value {
         // As text, since a JSON number read back may differ in its last bit.
         HeaderValue::Float(float) => tagged("$float", format!("{float:?}")),
         HeaderValue::String(text) => text.as_str().into(),
-        HeaderValue::Bytes(bytes) => {
-            tagged("$bytes", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-        }
+        HeaderValue::Bytes(bytes) => tagged("$bytes", hex(bytes)),
         HeaderValue::Timestamp(seconds) => tagged("$time", *seconds),
         HeaderValue::List(values) => Value::Array(values.iter().map(encode).collect()),
         HeaderValue::Table(headers) => {
@@ -86,7 +84,13 @@ fn special(map: &Map<String, Value>) -> Option<HeaderValue> {
     }
 }
 
-fn from_hex(hex: &str) -> Option<Bytes> {
+/// Bytes as text.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The reverse of [`hex`].
+pub(super) fn from_hex(hex: &str) -> Option<Bytes> {
     let digits: Option<Vec<u8>> =
         hex.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
     let digits = digits.filter(|digits| digits.len() % 2 == 0)?;

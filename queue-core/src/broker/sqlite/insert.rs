@@ -35,17 +35,18 @@ pub struct SqlInsert {
 
 impl SqlInsert {
     /// How many parameters the statement has.
-    pub const PARAMS: usize = 9;
+    pub const PARAMS: usize = 10;
 
     pub(crate) fn new(publish: &Publish) -> Self {
         let envelope = &publish.envelope;
+        let text = std::str::from_utf8(&envelope.payload);
         let params = [
             Some(publish.route.routing_key.clone().into_owned()),
             publish.not_before.map(|due| micros_after(due).to_string()),
             Some(envelope.id.as_str().to_owned()),
             envelope.task.clone(),
-            // JSON is UTF-8.
-            Some(String::from_utf8_lossy(&envelope.payload).into_owned()),
+            Some(text.map_or_else(|_| headers::hex(&envelope.payload), str::to_owned)),
+            text.is_err().then(|| "hex".to_owned()),
             envelope.content_type.clone(),
             envelope.priority.map(|priority| priority.to_string()),
             envelope.enqueued_at.map(|at| micros(at).to_string()),
@@ -54,11 +55,11 @@ impl SqlInsert {
         Self { id: envelope.id.clone(), params }
     }
 
-    /// The statement, with parameters `?1` to `?9`. Columns that hold numbers make numbers of texts.
+    /// The statement, with parameters `?1` to `?10`. Columns that hold numbers make numbers of texts.
     pub fn sql(&self) -> &'static str {
         "INSERT INTO leveret_outbox \
-         (queue, due, id, task, payload, content_type, priority, enqueued_at, headers) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+         (queue, due, id, task, payload, encoding, content_type, priority, enqueued_at, headers) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
     }
 
     /// What is to be bound, in this order.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::row::{self, moment};
 use super::state::State;
 use super::url::Options;
-use super::{fault, schema};
+use super::{fault, headers, schema};
 use crate::broker::Publish;
 use crate::broker::amqp::{Message, Published};
 use crate::client::Client;
@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// In the order of an envelope's columns, behind entry, queue and due.
 const ROWS: &str = "SELECT entry, queue, due, id, task, payload, content_type, 1, priority, enqueued_at, NULL, NULL, \
-     NULL, headers FROM leveret_outbox WHERE entry > ?1 ORDER BY entry LIMIT ?2";
+     NULL, headers, encoding FROM leveret_outbox WHERE entry > ?1 ORDER BY entry LIMIT ?2";
 
 #[derive(Debug)]
 struct Entry {
@@ -41,6 +41,12 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let number = row.get(0)?;
     let queue = row::text(row, 1)?.unwrap_or_default();
     let mut publish = Publish::to_queue(queue.clone(), row::read(row, 3)?);
+    if row::text(row, 14)?.as_deref() == Some("hex") {
+        let hex = String::from_utf8_lossy(&publish.envelope.payload);
+        if let Some(bytes) = headers::from_hex(&hex) {
+            publish.envelope.payload = bytes;
+        }
+    }
     publish.not_before = row.get::<_, Option<i64>>(2).ok().flatten().map(moment);
     Ok(Entry { number, queue, publish })
 }
@@ -230,4 +236,30 @@ fn remove(connection: &Connection, entries: &[i64]) -> rusqlite::Result<()> {
         let _ = connection.execute_batch("ROLLBACK");
     }
     removed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::sqlite::SqlInsert;
+    use crate::envelope::Envelope;
+
+    /// MessagePack and CBOR are no text, and the parameters are.
+    #[test]
+    fn payload_of_any_bytes_survives() {
+        let path = std::env::temp_dir().join(format!("leveret-outbox-{}.db", std::process::id()));
+        let connection = schema::open(&path).unwrap();
+        let bytes: Vec<u8> = (0..=255).collect();
+
+        for payload in [bytes, b"{}".to_vec(), Vec::new()] {
+            let job = SqlInsert::new(&Publish::to_queue("jobs", Envelope::new(payload.clone())));
+            connection.execute(job.sql(), rusqlite::params_from_iter(job.params())).unwrap();
+            let entry = entries(&connection, 0).unwrap().pop().unwrap();
+
+            assert_eq!(entry.publish.envelope.payload, payload);
+            assert_eq!(entry.publish.envelope.id, *job.id());
+        }
+        drop(connection);
+        std::fs::remove_file(path).unwrap();
+    }
 }

@@ -140,6 +140,7 @@ CREATE TABLE leveret_outbox (
     id           TEXT NOT NULL,
     task         TEXT,
     payload      NOT NULL,
+    encoding     TEXT,              -- `hex` if the payload is that of bytes which are no text
     content_type TEXT,
     priority     INTEGER,
     enqueued_at  INTEGER,
