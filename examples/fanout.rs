@@ -128,5 +128,6 @@ async fn work(queue: &str) -> Result<(), BoxError> {
     service.declare().await?;
     println!("waiting for events in {queue}; Ctrl-C ends");
     service.run().await?;
+    client.close().await;
     Ok(())
 }

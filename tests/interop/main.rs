@@ -13,6 +13,7 @@ mod example;
 mod example_config;
 mod example_events;
 mod example_shared;
+mod example_web;
 mod python;
 mod readme;
 mod rpc;

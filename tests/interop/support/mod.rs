@@ -1,9 +1,12 @@
 //! What the tests stand on: a broker ([`place`]), a program that is not ours ([`foreign`]), a worker at work
-//! ([`work`]), and those together for one test ([`Setting`]); the examples as processes ([`program`]).
+//! ([`work`]), and those together for one test ([`Setting`]); the examples as processes ([`program`]), which
+//! a browser may ask ([`http`]), and from whom their broker may be kept ([`proxy`]).
 
 pub(crate) mod foreign;
+pub(crate) mod http;
 pub(crate) mod place;
 pub(crate) mod program;
+pub(crate) mod proxy;
 pub(crate) mod work;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};

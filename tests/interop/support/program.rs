@@ -8,12 +8,13 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 /// What the examples read. A test sets what it wants and has none of the developer's.
-const VARIABLES: [&str; 7] = [
+const VARIABLES: [&str; 8] = [
     "LEVERET_URL",
     "RABBITMQ_URL",
     "LEVERET_CONCURRENCY",
     "LEVERET_QUEUES",
     "MAIL_FROM",
+    "WEB_ADDRESS",
     "RUST_LOG",
     "RUST_BACKTRACE",
 ];
