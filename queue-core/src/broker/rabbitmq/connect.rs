@@ -48,7 +48,22 @@ impl Link {
     /// while the server blocks the connection.
     pub(super) async fn close(&self, patience: Duration) {
         if self.connection.status().connected() {
-            let _ = tokio::time::timeout(patience, self.connection.close(200, "OK".into())).await;
+            let closing = async {
+                // A channel that was just dropped is still being closed, and lapin takes a connection's close in between
+                // for an error: it drops what it has not written, acks among it. An answer on a new channel says that
+                // all before it has been written.
+                if let Ok(channel) = self.connection.create_channel().await {
+                    let _ = channel.close(200, "OK".into()).await;
+                }
+                self.connection.close(200, "OK".into()).await
+            };
+            match tokio::time::timeout(patience, closing).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "the connection to RabbitMQ was not closed politely")
+                }
+                Err(_) => tracing::debug!(?patience, "RabbitMQ does not answer a close"),
+            }
         }
         self.cut();
     }
