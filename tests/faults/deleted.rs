@@ -53,7 +53,7 @@ async fn deleted_queue_of_ours_costs_one_attempt_and_one_line(node: Node) {
     let client = client(&proxy.url("")).await;
     let queue = queue(&client, "ours").await;
     let mut consumer = consume(&client, &queue, 1).await;
-    let asked = proxy.sent(&queue);
+    let asked = proxy.sent(queue.as_bytes());
 
     direct.broker().delete(&queue).await.unwrap();
     until("the queue and its consumer", async || {
@@ -63,7 +63,7 @@ async fn deleted_queue_of_ours_costs_one_attempt_and_one_line(node: Node) {
 
     direct.broker().publish(message(&queue, "x")).await.unwrap();
     next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
-    assert_eq!(proxy.sent(&queue) - asked, 2, "one declaration and one `basic.consume`");
+    assert_eq!(proxy.sent(queue.as_bytes()) - asked, 2, "one declaration and one `basic.consume`");
     let said = log::lines(&[&queue]);
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(said[0].contains("WARN") && said[0].contains("deleted"), "{said:?}");
@@ -77,11 +77,11 @@ async fn deleted_queue_of_somebody_else_is_waited_for(node: Node) {
     let proxy = Proxy::to(&node.url);
     let client = client(&proxy.url("")).await;
     let mut consumer = consume(&client, &queue, 1).await;
-    let asked = proxy.sent(&queue);
+    let asked = proxy.sent(queue.as_bytes());
 
     direct.broker().delete(&queue).await.unwrap();
     let since = Instant::now();
-    until("five attempts", async || proxy.sent(&queue) >= asked + 5).await;
+    until("five attempts", async || proxy.sent(queue.as_bytes()) >= asked + 5).await;
 
     // After pauses of 100, 200, 400, 800 and 1600 ms; a busy loop would have been through at once.
     assert!(since.elapsed() >= Duration::from_millis(3000), "{:?}", since.elapsed());

@@ -22,6 +22,7 @@ on_each!(Node:
     confirm_that_comes_too_late_is_nobody_elses,
     next_host_takes_over,
     handler_that_blocks_its_thread_costs_no_heartbeat,
+    every_connection_says_goodbye,
 );
 
 #[task(queue = "test.faults.network.reset", concurrency = 3)]
@@ -242,5 +243,29 @@ async fn handler_that_blocks_its_thread_costs_no_heartbeat(node: Node) {
     assert_eq!(connections, [1, 1], "a connection was lost and made anew");
     assert_eq!(book.runs(), 1);
     assert_eq!(ready(&direct, Blocks::queue().name()).await, 0);
+    direct.close().await;
+}
+
+/// A connection that ends without a word is a warning in the server's log, and may take acks with it.
+async fn every_connection_says_goodbye(node: Node) {
+    // Class 10, method 50, code 200, "OK".
+    const CONNECTION_CLOSE: &[u8] = b"\x00\x0a\x00\x32\x00\xc8\x02OK";
+    let direct = client(&node.url).await;
+    let queue = queue(&direct, "goodbye").await;
+    let proxy = Proxy::to(&node.url);
+
+    for _ in 0..10 {
+        let client = client(&proxy.url("")).await;
+        send(&client, &queue, 10).await;
+        let mut consumer = consume(&client, &queue, 10).await;
+        for _ in 0..10 {
+            next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+        }
+        client.close().await;
+
+        assert_eq!(ready(&direct, &queue).await, 0, "an ack was lost");
+    }
+
+    assert_eq!(proxy.sent(CONNECTION_CLOSE), proxy.accepted());
     direct.close().await;
 }

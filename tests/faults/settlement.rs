@@ -41,6 +41,9 @@ async fn original_stays(node: Node, settlement: Settlement) {
     let mut consumer = client.broker().consume(options).await.unwrap();
     let original = next(&mut consumer).await;
     let id = original.envelope.id.clone();
+    // A publisher at work: what has no channel yet sends nothing.
+    let elsewhere = queue(&client, "elsewhere").await;
+    send(&client, &elsewhere, 1).await;
 
     proxy.freeze_only(Role::Publisher);
     let settled = soon("the settlement", original.settle(settlement)).await;

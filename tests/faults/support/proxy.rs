@@ -127,8 +127,9 @@ impl Proxy {
 
     /// Cuts all connections with RST; new ones pass.
     pub(crate) fn reset(&self) {
-        self.shared.mode.send_replace(Mode::Pass);
+        // In this order: nothing that a freeze has held may slip through.
         self.shared.cut.send_modify(|cuts| *cuts += 1);
+        self.shared.mode.send_replace(Mode::Pass);
     }
 
     /// Cuts all connections with RST, and whoever comes anew.
@@ -173,13 +174,13 @@ impl Proxy {
 
     /// How many of them had this role.
     pub(crate) fn opened(&self, role: Role) -> usize {
-        self.sent(role.name())
+        self.sent(role.name().as_bytes())
     }
 
-    /// How often clients have sent this text.
-    pub(crate) fn sent(&self, text: &str) -> usize {
+    /// How often clients have sent these bytes.
+    pub(crate) fn sent(&self, bytes: &[u8]) -> usize {
         let sent = self.shared.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        sent.windows(text.len()).filter(|window| *window == text.as_bytes()).count()
+        sent.windows(bytes.len()).filter(|window| *window == bytes).count()
     }
 
     /// How many sockets of this process lead here, by the kernel's own list: also those that lapin has forgotten.
@@ -229,8 +230,8 @@ async fn link(client: TcpStream, shared: Arc<Shared>) {
         let up = pump(from_client, to_node, &shared, &role, true);
         let down = pump(from_node, to_client, &shared, &role, false);
         tokio::select! {
-            _ = async { tokio::join!(up, down) } => {}
             _ = cut.changed() => {}
+            _ = async { tokio::join!(up, down) } => {}
         }
     }
 }
@@ -243,6 +244,8 @@ async fn pump(
     is_from_client: bool,
 ) {
     let mut mode = shared.mode.subscribe();
+    let cut = shared.cut.subscribe();
+    let cuts = *cut.borrow();
     let mut buffer = vec![0; BUFFER as usize];
     loop {
         let _ = mode.wait_for(|mode| !mode.stops(role.get().copied())).await;
@@ -263,8 +266,9 @@ async fn pump(
         }
         // What was on its way when the freeze came is held.
         let _ = mode.wait_for(|mode| !mode.stops(role.get().copied())).await;
-        if to.write_all(bytes).await.is_err() {
-            break;
+        // A cut comes before the end of its freeze: who sees that end sees the cut.
+        if *cut.borrow() != cuts || to.write_all(bytes).await.is_err() {
+            return;
         }
     }
     let _ = to.shutdown().await;
