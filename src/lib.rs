@@ -34,6 +34,7 @@
 //! | publish events and subscribe to them | [`Event`](derive@Event), [`Client::publish`], [`#[subscriber]`](macro@subscriber) |
 //! | run jobs | [`Worker`]; what is told of each: [`Worker::events`]; what stands around each: [`Worker::layer`] |
 //! | look into queues, replay dead letters | [`Client::admin`] |
+//! | describe all of it to others | [`asyncapi::document`], with the feature `schema` |
 //! | test without a server | [`testing`], with the feature of that name |
 //! | connect | [`Client::connect`], [`Client::from_env`], [`ClientBuilder`] |
 //!
@@ -64,6 +65,7 @@
 //! | `worker` | [`Worker`]; a program that only enqueues does without | yes |
 //! | `memory` | `memory:` | yes |
 //! | `rabbitmq` | `amqp://` and `amqps://` | yes |
+//! | `schema` | [`asyncapi`]: a document of all tasks, events and queues, with JSON Schemas | no |
 //! | `testing` | [`testing`]: unit tests of tasks, with a clock that the test moves | no |
 
 #[cfg(feature = "macros")]
@@ -119,6 +121,12 @@ pub mod testing {
     pub use queue_worker::testing::TestQueue;
 }
 
+#[cfg(feature = "schema")]
+#[doc = include_str!("asyncapi.md")]
+pub mod asyncapi {
+    pub use queue_core::asyncapi::{document, document_in};
+}
+
 /// The examples in the docs of `#[task]`, which its own crate cannot run.
 #[cfg(doctest)]
 #[doc = include_str!("../queue-macros/src/task.md")]
@@ -132,4 +140,7 @@ pub mod __private {
     pub use queue_core::private::{enqueue_only as register, no_worker as register_subscriber};
     #[cfg(feature = "worker")]
     pub use queue_worker::private::*;
+
+    /// Whether this program could run what it enqueues.
+    pub const HAS_WORKER: bool = cfg!(feature = "worker");
 }

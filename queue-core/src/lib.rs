@@ -4,6 +4,8 @@
 //! job's way through this crate: [`client`] → [`envelope`] → [`broker`].
 
 pub mod admin;
+#[cfg(feature = "schema")]
+pub mod asyncapi;
 pub mod broker;
 pub mod call;
 pub mod client;

@@ -2,6 +2,7 @@
 
 pub use {serde, serde_json};
 
+pub use crate::__described as described;
 pub use crate::__enqueue_only as enqueue_only;
 pub use crate::__no_worker as no_worker;
 pub use crate::envelope::{HeaderValue, Headers};
@@ -12,6 +13,15 @@ pub use crate::outcome::{IntoOutcome, Outcome, TaskError};
 pub use crate::retry::Backoff;
 pub use crate::task::{Task, TaskOptions};
 pub use crate::topology::{Declare, ExchangeKind, Name, Overflow, QueueSpec, QueueType, Subscription};
+
+#[cfg(feature = "schema")]
+pub use crate::asyncapi::shape::{Described, Shape, Undescribed};
+#[cfg(feature = "schema")]
+pub use crate::asyncapi::{Description, EventDescription, SubscriberDescription, TaskDescription};
+#[cfg(feature = "schema")]
+pub use crate::{__describe as describe, __shape_of as shape_of};
+#[cfg(feature = "schema")]
+pub use {inventory, schemars};
 
 use crate::outcome::{Failure, ReasonKind, Verdict};
 
@@ -70,4 +80,22 @@ macro_rules! __enqueue_only {
 #[macro_export]
 macro_rules! __no_worker {
     ($($handler:tt)*) => {};
+}
+
+/// How a task, an event or a subscriber is described, in a program that wants to know.
+#[cfg(feature = "schema")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __described {
+    ($($description:tt)*) => {
+        $($description)*
+    };
+}
+
+/// The same in a program that does not.
+#[cfg(not(feature = "schema"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __described {
+    ($($description:tt)*) => {};
 }

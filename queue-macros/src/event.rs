@@ -8,8 +8,8 @@ use syn::punctuated::Punctuated;
 use syn::{Data, DeriveInput, Error, Fields, LitStr, Path, Token};
 
 use crate::errors::Errors;
-use crate::suggest;
 use crate::value::{self, ExchangeKind, Format};
+use crate::{schema, suggest};
 
 const OPTIONS: [&str; 7] = ["exchange", "kind", "key", "headers", "name", "format", "crate"];
 
@@ -287,6 +287,7 @@ fn expand(
             }
         }
     });
+    let description = description(input, options, private);
     quote! {
         #[automatically_derived]
         impl #private::Event for #ident {
@@ -296,6 +297,50 @@ fn expand(
             #format
             #key
             #headers
+        }
+        #description
+    }
+}
+
+/// What describes the event, in a program that wants to know. Its own `JsonSchema` counts, where it has one.
+fn description(input: &DeriveInput, options: &Options, private: &TokenStream) -> TokenStream {
+    let ident = &input.ident;
+    let name = ident.unraw().to_string();
+    let doc = schema::doc(&input.attrs);
+    let key = options.key.as_ref().map_or_else(String::new, LitStr::value).replace("{r#", "{");
+    let headers = options.headers.iter().flatten().map(|header| header.unraw().to_string());
+    let Data::Struct(data) = &input.data else { return TokenStream::new() };
+    let fields = data.fields.iter().filter_map(|field| {
+        let ident = field.ident.as_ref()?;
+        Some(schema::Field { attributes: &field.attrs, ident, ty: field.ty.to_token_stream() })
+    });
+    let shape = schema::shape(private, &name, &input.attrs, fields);
+    let event = quote!(<#ident as #private::Event>);
+    quote! {
+        #private::described! {
+            const _: () = {
+                #shape
+
+                fn __payload(
+                    __generator: &mut #private::schemars::SchemaGenerator,
+                ) -> #private::schemars::Schema {
+                    #private::describe!(#ident or __Shape, __generator)
+                }
+
+                #private::inventory::submit! {
+                    #private::Description::Event(#private::EventDescription {
+                        name: #event::NAME,
+                        id: ::core::any::TypeId::of::<#ident>,
+                        doc: #doc,
+                        exchange: #event::EXCHANGE,
+                        kind: #event::KIND,
+                        format: #event::FORMAT,
+                        key: #key,
+                        headers: &[#(#headers),*],
+                        payload: __payload,
+                    })
+                }
+            };
         }
     }
 }

@@ -9,6 +9,7 @@ use syn::{GenericArgument, LitStr, PathArguments, ReturnType, Type};
 use crate::attr::{Attribute, Kind, Permanent, Written};
 use crate::model::Model;
 use crate::parameter::{Field, Parameter};
+use crate::schema;
 use crate::value::{Backoff, Declare, Dlx, OrNone, Overflow, QueueType};
 
 /// The function, its payload, and what makes it a task.
@@ -17,7 +18,8 @@ pub(crate) fn expand(model: &Model) -> TokenStream {
     let payload = payload(model);
     let task = task(model);
     let handler = handler(model);
-    quote!(#function #payload #task #handler)
+    let description = description(model);
+    quote!(#function #payload #task #handler #description)
 }
 
 /// The struct that carries the by-value parameters.
@@ -207,6 +209,56 @@ pub(crate) fn options(attribute: &Attribute, private: &TokenStream) -> TokenStre
     }
     let defaults = quote!(<#private::TaskOptions as ::core::default::Default>::default());
     if changes.is_empty() { defaults } else { quote!({ let mut #options = #defaults; #changes #options }) }
+}
+
+/// What describes the task, in a program that wants to know.
+fn description(model: &Model) -> TokenStream {
+    let Model { function, private, payload, .. } = model;
+    let conditions = function.conditions();
+    let allowances = allowances(model);
+    let name = payload.unraw().to_string();
+    let doc = schema::doc(&function.attributes);
+    let fields = fields(model).map(|Field { attributes, ident, ty, .. }| schema::Field {
+        attributes,
+        ident,
+        ty: ty.clone(),
+    });
+    let shape = schema::shape(private, &name, &[], fields);
+    let field_allowances = self::fields(model).flat_map(|field| &field.allowances);
+    quote! {
+        #(#conditions)*
+        #private::described! {
+            #allowances
+            #(#field_allowances)*
+            const _: () = {
+                #shape
+
+                fn __payload(
+                    __generator: &mut #private::schemars::SchemaGenerator,
+                ) -> #private::schemars::Schema {
+                    <__Shape as #private::schemars::JsonSchema>::json_schema(__generator)
+                }
+
+                fn __reply(
+                    __generator: &mut #private::schemars::SchemaGenerator,
+                ) -> #private::schemars::Schema {
+                    #private::describe!(<#payload as #private::Task>::Output, __generator)
+                }
+
+                #private::inventory::submit! {
+                    #private::Description::Task(#private::TaskDescription {
+                        name: <#payload as #private::Task>::NAME,
+                        doc: #doc,
+                        queue: <#payload as #private::Task>::queue,
+                        options: <#payload as #private::Task>::options,
+                        payload: __payload,
+                        reply: __reply,
+                        is_run: #private::HAS_WORKER,
+                    })
+                }
+            };
+        }
+    }
 }
 
 /// What a worker needs, which is nothing where the program has none.

@@ -14,6 +14,7 @@ mod fallback;
 mod function;
 mod model;
 mod parameter;
+mod schema;
 mod subscriber;
 mod suggest;
 mod task;

@@ -9,6 +9,7 @@ use crate::attr::{Binding, Written};
 use crate::expand;
 use crate::model::Model;
 use crate::parameter::{Field, Parameter};
+use crate::schema;
 
 /// The function, its name as a type, and what makes it a subscriber.
 pub(crate) fn expand(model: &Model) -> TokenStream {
@@ -126,6 +127,8 @@ fn handler(model: &Model) -> TokenStream {
         quote!(.prefetch(#prefetch))
     });
     let options = expand::options(attribute, private);
+    let doc = schema::doc(&function.attributes);
+    let event = event(model).map(|event| &event.ty);
     quote! {
         #(#conditions)*
         #private::register_subscriber! {
@@ -169,6 +172,17 @@ fn handler(model: &Model) -> TokenStream {
                 }
 
                 #private::inventory::submit! { __REGISTRATION }
+
+                #private::described! {
+                    #private::inventory::submit! {
+                        #private::Description::Subscriber(#private::SubscriberDescription {
+                            name: #name,
+                            doc: #doc,
+                            queue: __queue,
+                            event: ::core::any::TypeId::of::<#event>,
+                        })
+                    }
+                }
             };
         }
     }

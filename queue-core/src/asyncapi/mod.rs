@@ -1,0 +1,130 @@
+//! What a program sends and receives, as an [AsyncAPI](https://www.asyncapi.com) 3.0 document: for people, and for the
+//! generators and portals that read it.
+//!
+//! `#[task]`, `#[derive(Event)]` and `#[subscriber]` register a [`Description`] of themselves. Here they become channels
+//! (queues, exchanges), operations and messages with JSON Schemas; nothing is asked of a broker.
+
+use std::any::TypeId;
+
+use schemars::{Schema, SchemaGenerator};
+use serde_json::Value;
+
+use crate::error::Result;
+use crate::format::Format;
+use crate::task::TaskOptions;
+use crate::topology::{ExchangeKind, Namespace, QueueSpec};
+
+mod document;
+mod name;
+pub(crate) mod shape;
+
+/// The AsyncAPI 3.0 document of all tasks, events and subscribers that are compiled into this program, and of their
+/// queues. `title` and `version` are the program's own, for the document's `info`.
+///
+/// It is a plain JSON value: print it, serve it, or put servers and a description into it first.
+///
+/// - A channel is a queue (with the `x-arguments` that another program must declare it with too), an exchange with its
+///   routing key, a queue of dead letters, or where the replies of a call arrive.
+/// - An operation is to enqueue or run a task, to publish an event, to receive by a subscriber. A program without the
+///   feature `worker` runs nothing.
+/// - A message has the JSON Schema of its payload. Types in a payload implement `schemars::JsonSchema`; what is of a type
+///   that does not can be anything, and a `$comment` says so.
+///
+/// The names of Leveret's own exchanges are those of the default namespace; see [`document_in`].
+pub fn document(title: &str, version: &str) -> Value {
+    document::build(title, version, &Namespace::default(), all())
+}
+
+/// The same for a program whose clients have another [namespace](crate::client::ClientBuilder::namespace).
+///
+/// # Errors
+/// If the namespace cannot be part of an AMQP name.
+pub fn document_in(namespace: &str, title: &str, version: &str) -> Result<Value> {
+    let namespace = Namespace::new(namespace)?;
+    Ok(document::build(title, version, &namespace, all()))
+}
+
+/// What is compiled in. The linker's order is no order, and a document that changes from build to build cannot be kept
+/// under version control: `document` sorts.
+fn all() -> impl Iterator<Item = &'static Description> {
+    inventory::iter::<Description>.into_iter()
+}
+
+/// One task, event or subscriber. Generated code makes it.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Description {
+    /// `#[task]`
+    Task(TaskDescription),
+    /// `#[derive(Event)]`
+    Event(EventDescription),
+    /// `#[subscriber]`
+    Subscriber(SubscriberDescription),
+}
+
+inventory::collect!(Description);
+
+/// Makes a schema, and notes the schemas that it refers to in the generator.
+#[doc(hidden)]
+pub type Describe = fn(&mut SchemaGenerator) -> Schema;
+
+/// A task.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct TaskDescription {
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// The function's documentation.
+    pub doc: &'static str,
+    /// Its queue.
+    pub queue: fn() -> &'static QueueSpec,
+    /// Its options.
+    pub options: fn() -> &'static TaskOptions,
+    /// The payload.
+    pub payload: Describe,
+    /// What a call returns.
+    pub reply: Describe,
+    /// Whether this program could run it.
+    pub is_run: bool,
+}
+
+/// An event.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct EventDescription {
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// Its type, by which its subscribers refer to it.
+    pub id: fn() -> TypeId,
+    /// The struct's documentation.
+    pub doc: &'static str,
+    /// Where it is published to.
+    pub exchange: &'static str,
+    /// How that routes.
+    pub kind: ExchangeKind,
+    /// How it is written.
+    pub format: Format,
+    /// The routing key, with fields in braces.
+    pub key: &'static str,
+    /// The fields that are headers.
+    pub headers: &'static [&'static str],
+    /// The body.
+    pub payload: Describe,
+}
+
+/// A subscriber.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct SubscriberDescription {
+    /// Its name.
+    pub name: &'static str,
+    /// The function's documentation.
+    pub doc: &'static str,
+    /// Its queue.
+    pub queue: fn() -> &'static QueueSpec,
+    /// The type of its event.
+    pub event: fn() -> TypeId,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! The AsyncAPI document of a program, and the JSON Schemas in it.
+
+mod document;
+mod payload;
+mod program;
