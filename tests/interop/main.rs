@@ -12,6 +12,7 @@ mod declare;
 mod example;
 mod example_config;
 mod example_events;
+mod example_orders;
 mod example_shared;
 mod example_web;
 mod python;
