@@ -1,10 +1,11 @@
 //! What happens in the shop, for whoever wants to know.
 
 use leveret::Event;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An order was paid. Its key is `order.europe.paid`, so that an office can listen to its region.
-#[derive(Debug, Serialize, Deserialize, Event)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema, Event)]
 #[event(exchange = "shop.events", kind = "topic", key = "order.{region}.paid")]
 pub(crate) struct OrderPaid {
     /// The order's number: the id of the job that charged it.

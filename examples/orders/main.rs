@@ -8,6 +8,8 @@
 //! curl $shop/dead-letters               # the bank takes no more than 100.00 at a time
 //! curl -X PUT $shop/bank/limit/50000    # until it is asked to
 //! curl -X POST $shop/dead-letters/replay
+//!
+//! cargo run --example orders -- asyncapi    # what it sends and receives, for other programs
 //! ```
 //!
 //! ```text
@@ -32,8 +34,12 @@ async fn main() -> ExitCode {
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     let done = match args[..] {
         [] | ["serve"] => serve::serve().await,
+        ["asyncapi"] => {
+            println!("{:#}", leveret::asyncapi::document("orders", env!("CARGO_PKG_VERSION")));
+            Ok(())
+        }
         _ => {
-            eprintln!("usage: orders [serve]");
+            eprintln!("usage: orders | orders serve | orders asyncapi");
             return ExitCode::from(2);
         }
     };

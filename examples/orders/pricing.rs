@@ -1,9 +1,11 @@
 //! What an order costs. The web asks, and waits for the answer: an RPC.
 
 use leveret::task;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What is ordered, and how often. `JsonSchema` is for `orders asyncapi`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Item {
     pub(crate) name: String,
     pub(crate) count: u64,

@@ -120,6 +120,24 @@ async fn refused_payment_is_a_dead_letter_until_it_is_replayed(t: &Setting) {
     program.terminate().await.assert_clean();
 }
 
+/// For other programs, and without a broker.
+#[tokio::test]
+async fn asyncapi_prints_a_document_that_the_official_schema_allows() {
+    let ended = Program::run("orders asyncapi", "amqp://127.0.0.1:1/").await;
+
+    ended.assert_clean();
+    let document: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    let official: Value = serde_json::from_str(include_str!("../schema/asyncapi-3.0.0.json")).unwrap();
+    let id = official["$id"].as_str().unwrap().to_owned();
+    let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
+    compiler.add_resource(&id, official).unwrap();
+    let schema = compiler.compile(&id, &mut schemas).unwrap();
+    schemas.validate(&document, schema).unwrap_or_else(|error| panic!("{error:#}"));
+    for channel in ["shop.prices", "shop.charges", "shop.charges.dead", "shop.receipts", "shop.tax.europe"] {
+        assert!(document["channels"].get(channel).is_some(), "`{channel}` is not in {document:#}");
+    }
+}
+
 /// Where the broker can be kept from the program.
 mod away {
     use super::*;
