@@ -50,7 +50,7 @@ async fn stop<T: Task>(t: &Setting, worker: Work) {
 async fn channel(t: &Setting) -> Channel {
     match &t.foreign {
         Foreign::Lapin(connection, _) => connection.create_channel().await.unwrap(),
-        Foreign::Memory(_) => unreachable!("nobody else is there"),
+        Foreign::Ours(_) => unreachable!("nobody else is there"),
     }
 }
 

@@ -1,5 +1,5 @@
 //! A program that is not ours: it publishes, declares and reads by AMQP alone. On RabbitMQ a plain lapin client; on
-//! the memory broker, which only this process can reach, the broker's own interface.
+//! the brokers that only Leveret reaches, the broker's own interface.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use super::Leftovers;
 #[allow(clippy::large_enum_variant, reason = "there is one for each test")]
 pub(crate) enum Foreign {
     Lapin(Connection, Channel),
-    Memory(Client),
+    Ours(Client),
 }
 
 /// A message as it crosses the wire. [`Message::bare`] has nothing but its body.
@@ -33,7 +33,7 @@ pub(crate) struct Message {
     pub(crate) task: Option<String>,
     /// AMQP's property `message_id`.
     pub(crate) id: Option<String>,
-    /// AMQP's property `delivery_mode`; the memory broker has none.
+    /// AMQP's property `delivery_mode`; brokers of our own have none.
     pub(crate) delivery_mode: Option<u8>,
     pub(crate) headers: BTreeMap<String, Header>,
 }
@@ -100,7 +100,7 @@ pub(crate) enum Argument {
 impl Foreign {
     pub(crate) async fn connect(url: &str) -> Self {
         if !url.starts_with("amqp") {
-            return Self::Memory(Client::connect(url).await.expect("the memory broker"));
+            return Self::Ours(Client::connect(url).await.expect("a broker of our own"));
         }
         let connection =
             Connection::connect(url, ConnectionProperties::default()).await.expect("the node answers");
@@ -128,7 +128,7 @@ impl Foreign {
                     other => Err(format!("{other:?}")),
                 }
             }
-            Self::Memory(client) => {
+            Self::Ours(client) => {
                 let publish = Publish::to_queue(queue.to_owned(), envelope(message));
                 client.broker().publish(publish).await.map_err(|error| error.to_string())
             }
@@ -143,7 +143,7 @@ impl Foreign {
                 let got = got.expect("the queue is there")?.delivery;
                 Some(read(got.properties, got.data))
             }
-            Self::Memory(client) => {
+            Self::Ours(client) => {
                 let ready = client.broker().inspect(queue).await.expect("the queue is there").ready;
                 if ready == 0 {
                     return None;
@@ -176,7 +176,7 @@ impl Foreign {
                 let declared = channel.queue_declare(queue.name.into(), options, arguments).await;
                 declared.map(drop).map_err(|error| error.to_string())
             }
-            Self::Memory(client) => {
+            Self::Ours(client) => {
                 let mut decl = QueueDecl::new(queue.name);
                 for (name, value) in &queue.arguments {
                     decl = match value {
@@ -200,7 +200,7 @@ impl Foreign {
                 let options = QueueBindOptions::default();
                 channel.queue_bind(queue.into(), exchange.into(), key.into(), options, none()).await.unwrap();
             }
-            Self::Memory(client) => {
+            Self::Ours(client) => {
                 let exchange_decl = ExchangeDecl::new(exchange, ExchangeKind::Direct);
                 let binding = BindingDecl::new(exchange, queue, key);
                 client.declare(&Topology::new().exchange(exchange_decl).binding(binding)).await.unwrap();
@@ -210,7 +210,7 @@ impl Foreign {
 
     /// Deletes what an earlier test may have left. What is not there is fine.
     pub(crate) async fn delete(&self, leftovers: &Leftovers) {
-        // The memory broker is each test's own.
+        // A broker of our own is each test's own.
         let Self::Lapin(connection, _) = self else { return };
         let channel = connection.create_channel().await.expect("a channel");
         for queue in leftovers.queues {
@@ -227,7 +227,7 @@ impl Foreign {
                 // Fails where a refused declare's channel is still closing. It ends the connection all the same.
                 let _ = connection.close(200, "done".into()).await;
             }
-            Self::Memory(client) => client.close().await,
+            Self::Ours(client) => client.close().await,
         }
     }
 }
@@ -308,7 +308,7 @@ fn read_envelope(envelope: &Envelope) -> Message {
         body: envelope.payload.to_vec(),
         task: envelope.task.clone(),
         id: Some(envelope.id.as_str().to_owned()),
-        // The memory broker keeps everything alike.
+        // Brokers of our own keep everything alike.
         delivery_mode: Some(2),
         headers: envelope.headers.iter().map(|(name, value)| (name.to_owned(), header(value))).collect(),
     }

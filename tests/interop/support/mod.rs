@@ -21,11 +21,14 @@ use place::Place;
 /// How long anything may take. Far more than it needs: it only turns a hang into a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Makes each `async fn name(t: &Setting)` a test per broker: `memory::name`, `rabbitmq3::name`, `rabbitmq4::name`.
+/// Makes each `async fn name(t: &Setting)` a test per broker: `memory::name`, `sqlite::name`, `rabbitmq3::name` and
+/// `rabbitmq4::name`.
 /// Each begins without what the file's `LEFTOVERS` name.
 macro_rules! on_each_broker {
     ($($name:ident),* $(,)?) => {
         on_each_broker!(@ memory, Memory; $($name)*);
+        #[cfg(feature = "sqlite")]
+        on_each_broker!(@ sqlite, Sqlite; $($name)*);
         on_each_node!($($name),*);
     };
     (@ $broker:ident, $place:expr; $($name:ident)*) => {
@@ -40,7 +43,7 @@ macro_rules! on_each_broker {
     };
 }
 
-/// The same without the memory broker, where there is nobody else.
+/// The same without the brokers that only Leveret's programs reach.
 macro_rules! on_each_node {
     ($($name:ident),* $(,)?) => {
         on_each_broker!(@ rabbitmq3, RabbitMq(3); $($name)*);
@@ -79,6 +82,7 @@ pub(crate) fn run(place: Place, leftovers: &Leftovers, test: impl AsyncFnOnce(&S
         setting.foreign.delete(leftovers).await;
         setting.client.close().await;
         setting.foreign.close().await;
+        place.clean_up(&setting.url);
         outcome
     });
     match outcome {

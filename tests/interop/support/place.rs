@@ -8,6 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) enum Place {
     /// In this process, one for each test.
     Memory,
+    /// A file for each test.
+    #[cfg(feature = "sqlite")]
+    Sqlite,
     /// The node of this major version, shared by all tests.
     RabbitMq(u8),
 }
@@ -15,10 +18,14 @@ pub(crate) enum Place {
 impl Place {
     /// Its URL. Without a node the test is skipped with a line that says so; in CI version 3 must be there.
     pub(crate) fn url(self) -> Option<String> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let major = match self {
-            Self::Memory => {
-                static COUNT: AtomicU32 = AtomicU32::new(0);
-                return Some(format!("memory:interop-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+            Self::Memory => return Some(format!("memory:interop-{}", COUNT.fetch_add(1, Ordering::Relaxed))),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite => {
+                let count = COUNT.fetch_add(1, Ordering::Relaxed);
+                let (folder, process) = (env!("CARGO_TARGET_TMPDIR"), std::process::id());
+                return Some(format!("sqlite:{folder}/interop-{process}-{count}.db"));
             }
             Self::RabbitMq(major) => major,
         };
@@ -39,10 +46,22 @@ impl Place {
         static TURNS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
         match self {
             Self::Memory => None,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite => None,
             Self::RabbitMq(major) => {
                 let turn = &TURNS[usize::from(major == 4)];
                 // A test that failed has cleaned up behind it.
                 Some(turn.lock().unwrap_or_else(PoisonError::into_inner))
+            }
+        }
+    }
+
+    /// Removes what only this test had.
+    pub(crate) fn clean_up(self, url: &str) {
+        if let Some(path) = url.strip_prefix("sqlite:") {
+            for suffix in ["", "-wal", "-shm"] {
+                // Not all are there.
+                let _ = std::fs::remove_file(format!("{path}{suffix}"));
             }
         }
     }
