@@ -38,6 +38,7 @@ mod header;
 mod job;
 mod payload;
 mod queue;
+mod readme;
 mod rpc;
 
 use std::time::{Duration, Instant};
