@@ -1,0 +1,99 @@
+//! Messaging patterns beside hand-written lapin loops on one RabbitMQ node, alternating in one process run.
+//!
+//! `cargo bench --bench patterns` starts a node of its own (`scripts/rabbitmq`); `LEVERET_BENCH_URL` names another.
+//! After `--`: `--short` for a quick look, `--rounds 15 --calls 20000` for longer runs, `--only quorum` for the rows
+//! whose names contain that, `--by plain` for one contender alone, as for a profiler.
+//!
+//! A round of both makes one ratio, and the order changes from round to round; connecting, declaring and the first
+//! calls are not counted. Shared machines are noisy: compare ratios and medians, not single figures.
+
+#[path = "../measure/mod.rs"]
+mod measure;
+mod rpc;
+mod rpc_by_hand;
+
+use std::process::{Command, ExitCode};
+
+/// How much is measured.
+struct Plan {
+    rounds: usize,
+    calls: usize,
+    /// Which rows: those whose name contains it.
+    only: String,
+    /// Which contender alone, as for a profiler.
+    by: Option<By>,
+}
+
+/// Who does the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Ours,
+    /// What the tutorials write: nothing is confirmed.
+    Plain,
+    /// By hand with what ours promises: requests are mandatory and confirmed.
+    Confirmed,
+}
+
+impl By {
+    const ALL: [Self; 3] = [Self::Ours, Self::Plain, Self::Confirmed];
+}
+
+impl Plan {
+    fn from_args() -> Self {
+        let args: Vec<_> = std::env::args().collect();
+        let value = |name: &str| {
+            let at = args.iter().position(|arg| arg == name)?;
+            args.get(at + 1).map(String::as_str)
+        };
+        let number = |name: &str| value(name)?.parse().ok();
+        let short = args.iter().any(|arg| arg == "--short");
+        Self {
+            rounds: number("--rounds").unwrap_or(if short { 1 } else { 9 }),
+            calls: number("--calls").unwrap_or(if short { 500 } else { 5_000 }),
+            only: value("--only").unwrap_or_default().to_owned(),
+            by: By::ALL.into_iter().find(|by| value("--by") == Some(&format!("{by:?}").to_lowercase())),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    // `cargo test --benches` only wants to know that it builds.
+    if std::env::args().any(|arg| arg == "--test") {
+        return ExitCode::SUCCESS;
+    }
+    match std::env::var("LEVERET_BENCH_URL") {
+        Ok(url) => {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async { tokio::spawn(bench(url)).await.expect("no panic") });
+            ExitCode::SUCCESS
+        }
+        Err(_) => with_own_node(),
+    }
+}
+
+/// Runs this program again, with a node that is there for it alone.
+fn with_own_node() -> ExitCode {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq");
+    let inner = "LEVERET_BENCH_URL=$LEVERET_URL exec \"$0\" \"$@\"";
+    let program = std::env::current_exe().expect("this program has a path");
+    let status = Command::new(script)
+        .args(["run", "3", "--", "sh", "-c", inner])
+        .arg(program)
+        .args(std::env::args_os().skip(1))
+        .status();
+    match status {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{script} could not be run: {error}; or name a node with LEVERET_BENCH_URL");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn bench(url: String) {
+    let plan = Plan::from_args();
+    println!("{} rounds of {} calls each", plan.rounds, plan.calls);
+    rpc::bench(&url, &plan).await;
+}
