@@ -74,16 +74,21 @@ impl Drop for Slot {
     }
 }
 
+/// What is left when a queue is not fetched from any more.
+pub(crate) struct Fetched {
+    /// To be [finished](Consumer::finish) when all jobs are settled.
+    pub(crate) consumer: Consumer,
+    /// An error if the broker says that the queue cannot be consumed any more.
+    pub(crate) ended: Result<()>,
+}
+
 /// Runs a queue's jobs until the worker stops, then gives back what has not been started.
-///
-/// # Errors
-/// If the broker says that the queue cannot be consumed any more.
-pub(crate) async fn fetch(lane: Arc<Lane>, mut consumer: Consumer) -> Result<()> {
+pub(crate) async fn fetch(lane: Arc<Lane>, mut consumer: Consumer) -> Fetched {
     let ended = consume(&lane, &mut consumer).await;
     consumer.stop();
     // Bounded, since a broker that is away cannot end the consumer; dropping it gives the rest back.
     let _ = tokio::time::timeout(RELEASE_TIMEOUT, release(&lane, &mut consumer)).await;
-    ended
+    Fetched { consumer, ended }
 }
 
 /// Permit first and then the work: nothing is taken that cannot be started at once.

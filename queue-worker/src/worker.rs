@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use queue_core::broker::{ConsumeOptions, Consumer, Settings};
 use queue_core::client::Client;
 use queue_core::error::{BoxError, Error, ErrorKind, Result, chain};
@@ -15,7 +16,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::events::{Emitter, JobEvent, JobEvents, Listener, Summary, Tally};
-use crate::fetch::{Lane, fetch};
+use crate::fetch::{Fetched, Lane, fetch};
 use crate::handler::{Call, State};
 use crate::idle::{Activity, until_idle};
 use crate::middleware::HandlerService;
@@ -24,6 +25,8 @@ use crate::shutdown::{CutOffOnDrop, Signals, Steps, WorkerHandle};
 
 /// How long jobs that were told to end through their `Context` have to do so before they are cut off.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
+/// How long the broker has to say that it has the last settlements.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long cut-off jobs have to be given back. One that blocks its thread cannot even be cut off.
 const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -275,6 +278,7 @@ impl Worker {
             shared.client.declare_queue(lane.plan.spec).await?;
         }
         let mut fetchers = JoinSet::new();
+        let finishing = Finishing::default();
         let mut consumers = Vec::new();
         for (lane, concurrency) in &lanes {
             consumers.push(consume(lane, *concurrency).await?);
@@ -299,14 +303,15 @@ impl Worker {
             }
             () = shared.steps.stopping() => Ok(()),
             idle = idle => idle,
-            Some(fetched) = fetchers.join_next() => fetcher_result(fetched),
+            Some(fetched) = fetchers.join_next() => finishing.take(fetched),
         };
         if let Err(error) = &ended {
             let error = chain(error);
             tracing::error!(target: "leveret", worker = %shared.name, %error, "worker stops, since it cannot go on");
         }
 
-        let stopped = stop(&shared, &lanes, fetchers, &mut signals, shutdown_timeout).await;
+        let stopped = stop(&shared, &lanes, fetchers, &finishing, &mut signals, shutdown_timeout).await;
+        finishing.finish().await;
         let summary = shared.tally.summary();
         tracing::info!(target: "leveret", worker = %shared.name, %summary, "worker stopped");
         ended.and(stopped).map(|()| summary)
@@ -417,7 +422,8 @@ async fn consume(lane: &Lane, concurrency: u16) -> Result<Consumer> {
 async fn stop(
     shared: &Shared,
     lanes: &[Arc<Lane>],
-    mut fetchers: JoinSet<Result<()>>,
+    mut fetchers: JoinSet<Fetched>,
+    finishing: &Finishing,
     signals: &mut Signals,
     timeout: Duration,
 ) -> Result<()> {
@@ -426,7 +432,7 @@ async fn stop(
     let finished = async {
         while let Some(fetched) = fetchers.join_next().await {
             // Only the first error is returned; this is another.
-            if let Err(error) = fetcher_result(fetched) {
+            if let Err(error) = finishing.take(fetched) {
                 let error = chain(&error);
                 tracing::error!(target: "leveret", %error, "a queue could not be consumed to the end");
             }
@@ -474,11 +480,29 @@ async fn stop(
     ))
 }
 
-fn fetcher_result(joined: Result<Result<()>, JoinError>) -> Result<()> {
-    match joined {
-        Ok(result) => result,
-        Err(error) => {
-            Err(Error::new(ErrorKind::Worker, "fetching jobs ended unexpectedly").with_source(error))
+/// Consumers of queues that are not fetched from any more. They are finished when all jobs are settled.
+#[derive(Default)]
+struct Finishing(Mutex<Vec<Consumer>>);
+
+impl Finishing {
+    fn take(&self, joined: Result<Fetched, JoinError>) -> Result<()> {
+        match joined {
+            Ok(Fetched { consumer, ended }) => {
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).push(consumer);
+                ended
+            }
+            Err(error) => {
+                Err(Error::new(ErrorKind::Worker, "fetching jobs ended unexpectedly").with_source(error))
+            }
+        }
+    }
+
+    /// Waits until the broker has every settlement: the process may end next, and what has not left it is lost.
+    async fn finish(self) {
+        let consumers = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let finishing = join_all(consumers.into_iter().map(Consumer::finish));
+        if tokio::time::timeout(FLUSH_TIMEOUT, finishing).await.is_err() {
+            tracing::warn!(target: "leveret", "the broker does not say that it has the last settlements; it may deliver jobs again that are done");
         }
     }
 }

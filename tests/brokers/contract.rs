@@ -123,6 +123,8 @@ macro_rules! contract {
                     broker_says_what_it_is,
                     stopped_consumer_ends_after_what_is_here,
                     stopped_consumer_takes_no_new_jobs,
+                    finished_consumer_has_settled_what_was_taken_and_given_back_the_rest,
+                    consumer_finishes_while_a_delivery_is_held,
                     closed_client_says_so,
                     close_answers_everybody_who_waits,
                     close_ends_a_consumer_that_waits,

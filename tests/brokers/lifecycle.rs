@@ -57,6 +57,30 @@ pub(crate) async fn stopped_consumer_takes_no_new_jobs(t: &Fixture) {
     assert!(end.is_none(), "{end:?}");
 }
 
+pub(crate) async fn finished_consumer_has_settled_what_was_taken_and_given_back_the_rest(t: &Fixture) {
+    let queue = t.quorum_queue("jobs").await;
+    t.send(&queue, (0..10).map(|n| n.to_string())).await;
+    let mut consumer = t.consume_with(ConsumeOptions::new(queue.clone()).prefetch(5)).await;
+    assert_eq!(take(&mut consumer, 2).await, ["0", "1"]);
+
+    tokio::time::timeout(PATIENCE, consumer.finish()).await.expect("an end");
+
+    until_ready(&*t.broker, &queue, 8).await;
+}
+
+pub(crate) async fn consumer_finishes_while_a_delivery_is_held(t: &Fixture) {
+    let queue = t.quorum_queue("jobs").await;
+    t.send(&queue, ["held"]).await;
+    let mut consumer = t.consume(&queue).await;
+    let held = next(&mut consumer).await;
+
+    tokio::time::timeout(PATIENCE, consumer.finish()).await.expect("an end");
+    held.settle(Settlement::Ack).await.unwrap();
+    t.send(&queue, ["next"]).await;
+
+    assert_eq!(take(&mut t.consume(&queue).await, 1).await, ["next"]);
+}
+
 pub(crate) async fn closed_client_says_so(t: &Fixture) {
     let queue = t.plain_queue("jobs").await;
     let client = t.other_client().await;

@@ -19,7 +19,7 @@
 //! | a TCP reset ends the worker | `network::nothing_is_lost_by_one_reset_after_another` |
 //! | producers never reconnect | the same, and `network::publisher_waits_for_a_broker_that_refuses_connections` |
 //! | queue deleted under a live consumer: silent, one core busy | [`deleted`] |
-//! | undecodable body crashes or loops | `worker::bad_message::*` |
+//! | undecodable body crashes or loops | `interop::bad_message::*` |
 //! | a panic hangs shutdown | `worker::failure::*panic*` |
 //! | a second SIGTERM is ignored | `worker_killed::second_sigterm_stops_at_once`, `worker::signal::second_signal_stops_at_once` |
 //! | a failed job without retry is discarded | `worker::failure::job_without_retries_left_is_a_dead_letter_that_says_why_and_where` |

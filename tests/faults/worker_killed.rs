@@ -5,11 +5,12 @@ use std::sync::Arc;
 use leveret::{Context, Runnable, Task, Worker, task};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::support::{Book, Node, Process, Proxy, client, fresh, process, ready, work};
+use crate::support::{Book, Node, Process, Proxy, client, fresh, process, ready, rounds, work};
 
 on_each!(Node:
     job_of_a_killed_process_runs_elsewhere,
     sigterm_loses_nothing_and_exits_0,
+    sigterm_waits_until_the_broker_has_every_ack,
     sigterm_while_the_broker_is_away_exits_0,
     second_sigterm_stops_at_once,
 );
@@ -54,6 +55,17 @@ impl Place {
         }
         matches!(self, Self::Child)
     }
+
+    /// In the child: says that the job runs, and waits for the signal that stops the worker.
+    async fn runs_until_sigterm(&self, context: &Context, number: u64) {
+        // First, since the signal may come as soon as the test knows that the job runs.
+        let sigterm = matches!(self, Self::Child).then(|| signal(SignalKind::terminate()).unwrap());
+        self.is_child(context, number);
+        if let Some(mut sigterm) = sigterm {
+            sigterm.recv().await;
+            println!("ended {number}");
+        }
+    }
 }
 
 #[task(queue = "test.faults.worker.killed")]
@@ -65,18 +77,17 @@ async fn killed(context: &Context, place: &Place, number: u64) {
 
 #[task(queue = "test.faults.worker.stopped")]
 async fn stopped(context: &Context, place: &Place, number: u64) {
-    if place.is_child(context, number) {
-        signal(SignalKind::terminate()).unwrap().recv().await;
-        println!("ended {number}");
-    }
+    place.runs_until_sigterm(context, number).await;
+}
+
+#[task(queue = "test.faults.worker.crowd", concurrency = 100)]
+async fn crowd(context: &Context, place: &Place, number: u64) {
+    place.runs_until_sigterm(context, number).await;
 }
 
 #[task(queue = "test.faults.worker.cut_off")]
 async fn cut_off(context: &Context, place: &Place, number: u64) {
-    if place.is_child(context, number) {
-        signal(SignalKind::terminate()).unwrap().recv().await;
-        println!("ended {number}");
-    }
+    place.runs_until_sigterm(context, number).await;
 }
 
 #[task(queue = "test.faults.worker.stubborn")]
@@ -101,6 +112,12 @@ fn killed_process() {
 #[ignore = "the process that a test here starts"]
 fn stopped_process() {
     child::<Stopped>();
+}
+
+#[test]
+#[ignore = "the process that a test here starts"]
+fn crowd_process() {
+    child::<Crowd>();
 }
 
 #[test]
@@ -153,6 +170,28 @@ async fn sigterm_loses_nothing_and_exits_0(node: Node) {
     place.runs().all.until_ran(4).await;
     worker.stop().await;
     assert_eq!(ready(&client, Stopped::queue().name()).await, 0);
+    client.close().await;
+}
+
+/// A hundred jobs end with the process. One whose ack stays behind has succeeded, and would run again.
+async fn sigterm_waits_until_the_broker_has_every_ack(node: Node) {
+    let client = client(&node.url).await;
+    fresh::<Crowd>(&client).await;
+    for _ in 0..rounds() {
+        for enqueued in client.enqueue_all((0..100).map(|number| Crowd { number })).await {
+            enqueued.unwrap();
+        }
+        let mut process = Process::start("worker_killed::crowd_process", &node.url);
+        for _ in 0..100 {
+            process.says("runs ").await;
+        }
+
+        process.signal("TERM").await;
+
+        let (code, rest) = process.end().await;
+        assert_eq!(code, Some(0), "{rest}");
+        assert_eq!(ready(&client, Crowd::queue().name()).await, 0, "acks were left behind");
+    }
     client.close().await;
 }
 

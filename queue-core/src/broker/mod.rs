@@ -4,6 +4,7 @@
 //! A broker speaks AMQP's terms: exchanges, queues, bindings, messages. It knows no tasks and decides nothing
 //! about a job; it carries out a [`Settlement`].
 
+use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
 
@@ -210,11 +211,16 @@ impl ConsumeOptions {
 
 /// The deliveries of one queue. Made by a broker's [`ConsumerHandle`].
 ///
-/// Dropping it stops the consumer; deliveries that nobody took go back to the queue.
+/// Dropping it stops the consumer; deliveries that nobody took go back to the queue. [`finish`](Self::finish) it where
+/// the process may end next.
 #[derive(Debug)]
 pub struct Consumer {
     deliveries: mpsc::UnboundedReceiver<Result<Delivery>>,
     stop: CancellationToken,
+    /// All that will be settled is.
+    settled: CancellationToken,
+    /// Ends when the broker's end is gone. Nothing is ever sent.
+    flushed: mpsc::Receiver<Infallible>,
 }
 
 /// The broker's end of a [`Consumer`].
@@ -222,14 +228,27 @@ pub struct Consumer {
 pub struct ConsumerHandle {
     deliveries: mpsc::UnboundedSender<Result<Delivery>>,
     stop: CancellationToken,
+    settled: CancellationToken,
+    unflushed: mpsc::Sender<Infallible>,
+}
+
+/// What is left of a [`ConsumerHandle`] when there is nothing more to hand over: the duty to see the settlements
+/// through. Drop it when the broker has them.
+#[derive(Debug)]
+pub struct Unflushed {
+    settled: CancellationToken,
+    _unflushed: mpsc::Sender<Infallible>,
 }
 
 impl Consumer {
     /// A consumer and the end that feeds it. The channel is unbounded because prefetch bounds it.
     pub fn channel() -> (ConsumerHandle, Self) {
         let (sender, deliveries) = mpsc::unbounded_channel();
-        let stop = CancellationToken::new();
-        (ConsumerHandle { deliveries: sender, stop: stop.clone() }, Self { deliveries, stop })
+        let (unflushed, flushed) = mpsc::channel(1);
+        let (stop, settled) = (CancellationToken::new(), CancellationToken::new());
+        let handle =
+            ConsumerHandle { deliveries: sender, stop: stop.clone(), settled: settled.clone(), unflushed };
+        (handle, Self { deliveries, stop, settled, flushed })
     }
 
     /// The next delivery. `None` when the consumer was stopped or the broker closed; an error is the last item
@@ -248,11 +267,26 @@ impl Consumer {
     pub fn stop(&self) {
         self.stop.cancel();
     }
+
+    /// Stops, and waits until the broker has every settlement made so far: an ack that is still on its way when the
+    /// process ends is an ack that never was. Deliveries that nobody took go back to the queue.
+    ///
+    /// Waits as long as the broker does not answer, so give it a timeout. Not cancel safe, but dropping it is no more
+    /// than dropping the consumer.
+    pub async fn finish(mut self) {
+        self.stop();
+        while let Some(untaken) = self.next().await {
+            drop(untaken);
+        }
+        self.settled.cancel();
+        while self.flushed.recv().await.is_some() {}
+    }
 }
 
 impl Drop for Consumer {
     fn drop(&mut self) {
         self.stop.cancel();
+        self.settled.cancel();
     }
 }
 
@@ -280,6 +314,19 @@ impl ConsumerHandle {
     /// Whether the consumer is to be sent nothing more.
     pub fn is_stopped(&self) -> bool {
         self.stop.is_cancelled()
+    }
+
+    /// Ends the deliveries, for a broker whose settlements take time to arrive. One that has them at once drops the
+    /// handle. Other clones of it keep the deliveries open.
+    pub fn end(self) -> Unflushed {
+        Unflushed { settled: self.settled, _unflushed: self.unflushed }
+    }
+}
+
+impl Unflushed {
+    /// Waits until all that will be settled is. Cancel safe.
+    pub async fn settled(&self) {
+        self.settled.cancelled().await;
     }
 }
 

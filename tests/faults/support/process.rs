@@ -16,24 +16,22 @@ pub(crate) fn url() -> Option<String> {
     std::env::var(URL).ok()
 }
 
-/// Runs a worker until it ends, and ends the process as a program's `main` would.
+/// Runs a worker until it ends, and ends the process as a program's `main` would that says no more than
+/// `worker.run().await`: the client is not closed, and whatever has not left the process is gone.
 pub(crate) fn work(url: &str, with: impl FnOnce(&Client) -> Worker) -> ! {
     // Its log goes to its output, where the parent reads of its progress.
     tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stdout).init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let ended = runtime.block_on(async {
+    runtime.block_on(async {
         let client = super::client(url).await;
-        let ended = with(&client).run().await;
-        client.close().await;
-        ended
-    });
-    match ended {
-        Ok(()) => std::process::exit(0),
-        Err(error) => {
-            println!("{error}");
-            std::process::exit(1);
+        match with(&client).run().await {
+            Ok(()) => std::process::exit(0),
+            Err(error) => {
+                println!("{error}");
+                std::process::exit(1);
+            }
         }
-    }
+    })
 }
 
 /// Killed when it is dropped.

@@ -22,6 +22,10 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// After so many messages in a row that lapin cannot parse, the queue is given up: each ends the connection.
 const UNPARSABLE: u32 = 5;
 
+/// So many settlements a channel has on their way to a quorum queue at once (`quorum_commands_soft_limit`); see
+/// [`Ledger::barrier`]. With a lower prefetch there are never more.
+const AT_ONCE: u16 = 32;
+
 /// Feeds one consumer.
 struct Feed {
     core: Arc<Core>,
@@ -40,8 +44,8 @@ struct Feed {
 
 /// Why consuming on one channel came to its end.
 enum End {
-    /// Nobody wants more.
-    Stopped,
+    /// Nobody wants more; what was delivered may still be unsettled.
+    Stopped(Arc<Ledger>),
     /// The connection is gone; the supervisor is at it.
     Lost,
     /// The server sent something that lapin cannot parse.
@@ -94,6 +98,11 @@ impl Feed {
             // The broker went down for good.
             let Some(session) = session else { return };
             let end = self.consume(&session).await;
+            if let End::Stopped(ledger) = end {
+                // Its clone would keep the deliveries open.
+                drop(stop);
+                return self.flush(&ledger).await;
+            }
             match self.judge(end).await {
                 ControlFlow::Break(()) => return,
                 ControlFlow::Continue(true) => pause = Duration::from_millis(100),
@@ -166,7 +175,18 @@ impl Feed {
             }
         };
         let _ = tokio::time::timeout(Duration::from_secs(2), drain).await;
-        End::Stopped
+        End::Stopped(ledger)
+    }
+
+    /// Waits until everything is settled and the queue has all of it.
+    async fn flush(self, ledger: &Ledger) {
+        let unflushed = self.handle.end();
+        tokio::select! {
+            () = unflushed.settled() => {}
+            () = self.core.shared.closed.cancelled() => {}
+        }
+        let queue = (self.options.prefetch >= AT_ONCE).then_some(&*self.options.queue);
+        let _ = tokio::time::timeout(Duration::from_secs(2), ledger.barrier(queue)).await;
     }
 
     async fn open(&self, session: &Arc<Session>) -> lapin::Result<(Arc<Ledger>, lapin::Consumer)> {
@@ -216,7 +236,7 @@ impl Feed {
     async fn judge(&mut self, end: End) -> ControlFlow<(), bool> {
         let queue = self.options.queue.clone();
         match end {
-            End::Stopped => return ControlFlow::Break(()),
+            End::Stopped(_) => return ControlFlow::Break(()),
             End::Lost => {}
             End::Unparsable => {
                 self.unparsable += 1;

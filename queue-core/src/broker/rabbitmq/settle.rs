@@ -7,9 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use lapin::Channel;
-use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions};
 
 use super::Core;
+use super::convert::short;
 use crate::broker::amqp::check_publish;
 use crate::broker::{Publish, Settler};
 use crate::envelope::Envelope;
@@ -41,6 +42,23 @@ impl Ledger {
 
     pub(super) fn channel(&self) -> &Channel {
         &self.channel
+    }
+
+    /// Returns when the server has every settlement: it handles a channel's frames in their order, so that its answer
+    /// to a question says that it has what came before.
+    ///
+    /// With a `queue`, returns when that has them as well. A channel has only so many settlements on their way to a
+    /// quorum queue, stashes the others until it hears that those have arrived, and forgets them when it closes. The
+    /// answer to a first `basic.get` comes after the arrival; that to a second one after the news of it; and the stash
+    /// is sent before the next question is handled. What the queue hands over goes back.
+    pub(super) async fn barrier(&self, queue: Option<&str>) -> lapin::Result<()> {
+        for queue in [queue, queue].into_iter().flatten() {
+            let got = self.channel.basic_get(short(queue), BasicGetOptions { no_ack: false }).await?;
+            if let Some(message) = got {
+                self.release(message.delivery.delivery_tag);
+            }
+        }
+        self.channel.basic_qos(1, BasicQosOptions { global: false }).await
     }
 
     /// Whether the deliveries are still ours.
