@@ -43,6 +43,7 @@
 //! | URL | what | for |
 //! |---|---|---|
 //! | `memory:` | in process, nothing kept; `memory:name` is shared in the process | unit tests, first steps |
+//! | `sqlite:jobs.db` | embedded and durable, several processes of one machine | production without a server |
 //! | `amqp://user:password@host/vhost` | RabbitMQ 3.10 and later; several hosts by commas | production on many machines |
 //! | `amqps://…` | the same by TLS; `?cacertfile=…` trusts an authority of your own, `certfile` and `keyfile` log in | |
 //!
@@ -52,10 +53,12 @@
 //!
 //! # Logs and spans
 //!
-//! Leveret logs by `tracing`. Each job runs in a span `process` with OpenTelemetry's names for messaging:
-//! `messaging.system`, `messaging.destination.name`, `messaging.operation.type`, `messaging.message.id` and so on, and
-//! `leveret.task`, `leveret.queue`, `leveret.attempt`. lapin, which speaks AMQP, says in words of its own what Leveret says
-//! anyway, and logs each returned message with its payload: a filter of `info,lapin=off` reads best.
+//! Leveret logs by `tracing`: of jobs under the target `leveret`, of brokers under `queue_core`. Each job runs in a span
+//! `process` with OpenTelemetry's names for messaging: `messaging.system`, `messaging.destination.name`,
+//! `messaging.operation.type`, `messaging.message.id` and so on, and `leveret.task`, `leveret.queue`, `leveret.attempt`.
+//!
+//! lapin, which speaks AMQP, says in words of its own what Leveret says anyway, and logs each returned message with its
+//! payload: a filter of `info,lapin=off` reads best.
 //!
 //! # Features
 //!
@@ -65,6 +68,8 @@
 //! | `worker` | [`Worker`]; a program that only enqueues does without | yes |
 //! | `memory` | `memory:` | yes |
 //! | `rabbitmq` | `amqp://` and `amqps://` | yes |
+//! | `sqlite` | `sqlite:` with SQLite built in, and [`Enqueue::into_sql`]: enqueue in a transaction of your own | no |
+//! | `sqlite-system` | the same with the system's SQLite | no |
 //! | `schema` | [`asyncapi`]: a document of all tasks, events and queues, with JSON Schemas | no |
 //! | `testing` | [`testing`]: unit tests of tasks, with a clock that the test moves | no |
 
