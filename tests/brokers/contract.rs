@@ -142,6 +142,8 @@ macro_rules! contract {
                     request_may_go_to_an_exchange,
                     request_that_no_queue_takes_is_an_error,
                     publish_to_a_missing_exchange_costs_nobody_his_reply,
+                    reply_to_an_address_that_makes_no_sense_is_dropped,
+                    reply_may_be_as_long_as_a_job,
                     closed_client_reads_no_replies,
                 ]
                 call: [

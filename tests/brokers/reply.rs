@@ -251,6 +251,41 @@ pub(crate) async fn publish_to_a_missing_exchange_costs_nobody_his_reply(t: &Fix
     assert_eq!(reply(&mut replies).await, ("a".to_owned(), "reply".to_owned()));
 }
 
+pub(crate) async fn reply_to_an_address_that_makes_no_sense_is_dropped(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    let mut replies = replies(&*t.broker).await;
+    t.broker.publish(request(&queue, "a")).await.unwrap();
+    let request = next(&mut t.consume(&queue).await).await;
+
+    for junk in [
+        "amq.rabbitmq.reply-to.",
+        "amq.rabbitmq.reply-to.junk",
+        "amq.rabbitmq.reply-to.ü.g2d=",
+        // A string, and a pid of a node that has no number.
+        "amq.rabbitmq.reply-to.g2sABGp1bms=.key",
+        "amq.rabbitmq.reply-to.g1hkAAxyYWJiaXRAdGhlcmUAAAAAAAAAAAAAAAA=.key",
+    ] {
+        let reply = Publish::to_exchange("", junk, Envelope::new("junk"));
+        t.broker.publish(reply).await.unwrap_or_else(|error| panic!("`{junk}`: {error}"));
+    }
+    answer(&*t.broker, &request, "reply").await;
+
+    assert_eq!(reply(&mut replies).await.1, "reply");
+}
+
+pub(crate) async fn reply_may_be_as_long_as_a_job(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    let mut replies = replies(&*t.broker).await;
+    t.broker.publish(request(&queue, "a")).await.unwrap();
+    let request = next(&mut t.consume(&queue).await).await;
+
+    for length in [0, 1, 128 * 1024, 128 * 1024 + 1, 4 * 1024 * 1024] {
+        answer(&*t.broker, &request, "x".repeat(length)).await;
+
+        assert_eq!(reply(&mut replies).await.1.len(), length);
+    }
+}
+
 pub(crate) async fn closed_client_reads_no_replies(t: &Fixture) {
     let queue = t.plain_queue("jobs").await;
     let client = t.other_client().await;

@@ -28,6 +28,7 @@ on_each_node!(
     enqueued_jobs_are_sent_again_beside_requests_that_are_not,
     worker_that_lost_its_connection_answers_on_the_next,
     channel_closed_by_the_server_loses_only_what_was_asked_on_it,
+    reply_to_another_cluster_costs_one_connection_at_most,
 );
 
 /// A task with a queue of its own. The queue is declared by the test.
@@ -322,5 +323,25 @@ async fn channel_closed_by_the_server_loses_only_what_was_asked_on_it(node: Node
     let _anew = soon("another channel", broker.consume(ConsumeOptions::new(DIRECT_REPLY_TO))).await.unwrap();
     broker.publish(request(&queue, "c")).await.unwrap();
     assert_eq!(broker.inspect(&queue).await.unwrap().ready, 2);
+    delete(&broker, &queue).await;
+}
+
+/// RabbitMQ 3.10 ends the connection over it.
+async fn reply_to_another_cluster_costs_one_connection_at_most(node: Node) {
+    let broker = node.broker().await;
+    let queue = queue(&broker).await;
+    let elsewhere = "amq.rabbitmq.reply-to.g1h3B3JlcGx5QDcAAAAAAAAAAAAAAAA=.key";
+
+    for length in [10, 300 * 1024] {
+        let reply = Publish::to_exchange("", elsewhere, Envelope::new("x".repeat(length)));
+        let replied = soon("an answer", broker.publish(reply)).await;
+
+        assert!(matches!(replied, Ok(()) | Err(PublishError::Unconfirmed { .. })), "{replied:?}");
+        let job = Publish::to_queue(queue.clone(), support::job("next"));
+        soon("a confirm", broker.publish(job)).await.unwrap();
+    }
+
+    // What was not confirmed before the connection went is there twice.
+    assert!((2..=4).contains(&broker.inspect(&queue).await.unwrap().ready));
     delete(&broker, &queue).await;
 }

@@ -34,9 +34,13 @@ pub(crate) fn is_request(envelope: &Envelope) -> bool {
 }
 
 /// Whether this routing key is the address of a caller, present or gone.
-#[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) fn is_address(routing_key: &str) -> bool {
-    routing_key.strip_prefix(DIRECT_REPLY_TO).is_some_and(|rest| rest.starts_with('.'))
+    key_of_address(routing_key).is_some()
+}
+
+/// What stands in such an address behind the name.
+pub(crate) fn key_of_address(routing_key: &str) -> Option<&str> {
+    routing_key.strip_prefix(DIRECT_REPLY_TO)?.strip_prefix('.')
 }
 
 /// A reply as its consumer gets it.

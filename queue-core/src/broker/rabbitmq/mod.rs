@@ -28,6 +28,7 @@ use super::{
 use crate::error::{Error, ErrorKind, PublishError, Result, chain};
 use crate::topology::{Topology, delay_ladder};
 
+mod address;
 mod connect;
 mod consumer;
 mod convert;

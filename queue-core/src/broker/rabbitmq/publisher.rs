@@ -12,11 +12,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::address;
 use super::fault::{self, code};
 use super::reply::Replies;
 use super::session::{Session, State};
 use super::wire::{News, OPEN, Resolved, Wire, next_news};
-use crate::broker::{ConsumerHandle, Publish, closed};
+use crate::broker::{ConsumerHandle, Publish, closed, reply};
 use crate::error::{Error, ErrorKind, PublishError, Result};
 
 pub(super) type Outcome = Result<(), PublishError>;
@@ -257,6 +258,9 @@ impl Publisher {
     }
 
     fn enqueue(&mut self, publish: Publish, reply: Reply) {
+        if address::is_nonsense(&publish) {
+            return reply.send(address::dropped(&publish));
+        }
         if self.replies.as_ref().is_some_and(|replies| !replies.are_read()) {
             return reply.send(Err(PublishError::NoReader));
         }
@@ -417,6 +421,11 @@ impl Publisher {
             match slot.acked {
                 _ if returned => finish_unroutable(slot.job),
                 Some(false) => finish_full(slot.job),
+                // Perhaps it was what ended the connection, and would end the next one (see `address`).
+                _ if reply::is_address(&slot.job.publish.route.routing_key) => {
+                    let waited = slot.job.since.elapsed();
+                    finish(slot.job, Err(PublishError::Unconfirmed { waited }));
+                }
                 // Also what was acked: that it was not returned is unknown while earlier confirms are missing.
                 _ if slot.job.reply.is_some() => self.queue.push_front(slot.job),
                 _ => {}

@@ -1,0 +1,78 @@
+//! Whether a direct reply address makes sense. RabbitMQ 3.10 and 4.0 do not check: a publish to one that does not ends
+//! the publisher's whole connection (541), and who sends a job chooses its `reply_to`.
+//!
+//! An address is `amq.rabbitmq.reply-to.<pid>.<key>`, the pid in Erlang's external term format and base64, of a node
+//! `reply@<number>`. See `rabbit_direct_reply_to.erl`.
+//!
+//! 3.10 does not survive a well-formed address of a node outside of its cluster either, which nobody here can tell. Such
+//! a reply costs one connection, which comes back; it is never sent twice.
+
+use crate::broker::{Publish, reply};
+use crate::error::PublishError;
+
+/// Erlang's version of the external term format, and its tag of a pid.
+const PID: [u8; 2] = [131, 88];
+/// Id, serial and creation of a pid, of four bytes each.
+const PARTS: usize = 12;
+
+/// Whether the message goes to a direct reply address that the server would not survive reading.
+pub(super) fn is_nonsense(publish: &Publish) -> bool {
+    publish.route.exchange.is_empty()
+        && reply::key_of_address(&publish.route.routing_key).is_some_and(|rest| !makes_sense(rest))
+}
+
+/// What becomes of such a message: as of one whose caller has gone.
+pub(super) fn dropped(publish: &Publish) -> Result<(), PublishError> {
+    let address = &publish.route.routing_key;
+    tracing::warn!(%address, "dropped a reply: it has no caller's address, and RabbitMQ would end the connection over it");
+    if publish.mandatory {
+        let routing_key = address.to_string();
+        Err(PublishError::Unroutable { exchange: String::new(), routing_key })
+    } else {
+        Ok(())
+    }
+}
+
+fn makes_sense(rest: &str) -> bool {
+    let Some(pid) = rest.split_once('.').and_then(|(pid, _)| decode(pid)) else { return false };
+    let Some(node_and_parts) = pid.strip_prefix(&PID) else { return false };
+    // An atom: its tag, how long it is, in one byte or two, and its text.
+    let (length, text) = match node_and_parts {
+        [119 | 115, length, text @ ..] => (usize::from(*length), text),
+        [118 | 100, high, low, text @ ..] => (usize::from(u16::from_be_bytes([*high, *low])), text),
+        _ => return false,
+    };
+    if text.len() != length + PARTS {
+        return false;
+    }
+    let number = text[..length].strip_prefix(b"reply@");
+    number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
+}
+
+/// Reads base64, as strictly as Erlang does.
+fn decode(text: &str) -> Option<Vec<u8>> {
+    let bytes = text.as_bytes();
+    let data = bytes.strip_suffix(b"==").or_else(|| bytes.strip_suffix(b"=")).unwrap_or(bytes);
+    if !bytes.len().is_multiple_of(4) {
+        return None;
+    }
+    let mut decoded = Vec::with_capacity(bytes.len() / 4 * 3);
+    let (mut bits, mut count) = (0_u32, 0);
+    for byte in data {
+        let six = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(six);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            decoded.push((bits >> count) as u8);
+        }
+    }
+    Some(decoded)
+}
