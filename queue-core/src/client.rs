@@ -282,17 +282,20 @@ impl Client {
     }
 
     /// Publishes to a task's queue. A queue that was deleted since we declared it is declared once more.
-    pub(crate) async fn publish_to(&self, spec: &QueueSpec, publish: Publish) -> Result<(), EnqueueError> {
-        self.declare_queue(spec).await.map_err(|error| declare_error(spec, error))?;
-        match self.inner.broker.publish(publish.clone()).await {
-            Err(PublishError::Unroutable { .. }) => {
+    async fn publish_to(&self, spec: &QueueSpec, publish: Publish) -> Result<(), EnqueueError> {
+        match self.publish_once(spec, publish.clone()).await {
+            Err(EnqueueError::Publish(PublishError::Unroutable { .. })) => {
                 self.forget(spec.name());
-                self.declare_queue(spec).await.map_err(|error| declare_error(spec, error))?;
-                self.inner.broker.publish(publish).await
+                self.publish_once(spec, publish).await
             }
             confirmed => confirmed,
         }
-        .map_err(|error| enqueue_error(spec, error))
+    }
+
+    /// Publishes to a task's queue, which is declared unless this client has done so.
+    pub(crate) async fn publish_once(&self, spec: &QueueSpec, publish: Publish) -> Result<(), EnqueueError> {
+        self.declare_queue(spec).await.map_err(|error| declare_error(spec, error))?;
+        self.inner.broker.publish(publish).await.map_err(|error| enqueue_error(spec, error))
     }
 
     fn is_declared(&self, name: &str) -> bool {

@@ -142,6 +142,7 @@ impl Asking<'_> {
     /// Waits for the reply, for ever if need be. Cancel safe.
     async fn reply(&mut self) -> Result<Envelope, CallError> {
         let id = self.publish.envelope.id.to_string();
+        let mut is_declared_again = false;
         loop {
             self.phase = Phase::Opening;
             let replies = self.client.replies();
@@ -152,7 +153,7 @@ impl Asking<'_> {
             };
 
             self.phase = Phase::Publishing;
-            let publishing = self.client.publish_to(self.queue, self.publish.clone());
+            let publishing = self.client.publish_once(self.queue, self.publish.clone());
             tokio::pin!(publishing);
             let (published, has_ended) = tokio::select! {
                 // In this order: a reply may be here before the broker confirms the request.
@@ -165,6 +166,12 @@ impl Asking<'_> {
             };
             match published {
                 Ok(()) => {}
+                // The queue was deleted since we declared it.
+                Err(EnqueueError::Publish(PublishError::Unroutable { .. })) if !is_declared_again => {
+                    is_declared_again = true;
+                    self.client.forget(self.queue.name());
+                    continue;
+                }
                 // The connection went before the request, so it can be asked on the next one.
                 Err(EnqueueError::Publish(PublishError::NoReader)) => {
                     replies.forget(&line);

@@ -6,12 +6,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 
-use crate::broker::DIRECT_REPLY_TO;
+use crate::broker::{DIRECT_REPLY_TO, reply};
 use crate::envelope::{Envelope, HeaderValue, Headers, JobId, header};
 use crate::topology::MAX_NAME;
 
 /// AMQP's `delivery_mode` of a message that survives a restart of the broker.
 const PERSISTENT: u8 = 2;
+/// Of one that does not. Nobody waits for the reply to a request any more, after a restart of the broker.
+const TRANSIENT: u8 = 1;
 
 /// A short string of what [`check_publish`](crate::broker::amqp::check_publish) has let through; what is longer nevertheless is cut, never a panic.
 pub(super) fn short(text: &str) -> ShortString {
@@ -20,16 +22,29 @@ pub(super) fn short(text: &str) -> ShortString {
 
 /// The properties of an envelope. `publish_id` is unique to this publish; a returned message is known by it.
 pub(super) fn properties(envelope: &Envelope, publish_id: i64) -> BasicProperties {
+    with_headers(envelope, Some((short(header::PUBLISH), AMQPValue::LongLongInt(publish_id))))
+}
+
+/// The properties of a direct reply, which is not returned, and is kept nowhere.
+pub(super) fn reply_properties(envelope: &Envelope) -> BasicProperties {
+    with_headers(envelope, None).with_delivery_mode(TRANSIENT)
+}
+
+fn with_headers(envelope: &Envelope, more: Option<(ShortString, AMQPValue)>) -> BasicProperties {
     let mut headers = table(&envelope.headers);
-    headers.insert(short(header::PUBLISH), AMQPValue::LongLongInt(publish_id));
+    if let Some((name, value)) = more {
+        headers.insert(name, value);
+    }
     // Absent means 1, so that a first attempt looks like any AMQP client's message.
     if envelope.attempt > 1 {
         headers.insert(short(header::ATTEMPT), AMQPValue::LongLongInt(envelope.attempt.into()));
     }
     let mut properties = BasicProperties::default()
-        .with_delivery_mode(PERSISTENT)
-        .with_message_id(short(envelope.id.as_str()))
-        .with_headers(headers);
+        .with_delivery_mode(if reply::is_request(envelope) { TRANSIENT } else { PERSISTENT })
+        .with_message_id(short(envelope.id.as_str()));
+    if !headers.inner().is_empty() {
+        properties = properties.with_headers(headers);
+    }
     if let Some(task) = &envelope.task {
         properties = properties.with_type(short(task));
     }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use self::convert::short;
 use self::fault::Fault;
 use self::publisher::PublisherHandle;
+use self::replier::Replier;
 use self::session::State;
 use self::url::Target;
 use super::amqp::{check_publish, check_queue, check_topology};
@@ -36,6 +37,7 @@ mod declare;
 mod due;
 mod fault;
 mod publisher;
+mod replier;
 mod reply;
 mod session;
 mod settle;
@@ -81,6 +83,7 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
             shared,
             publisher,
             requester: OnceLock::new(),
+            replier: Replier::default(),
             publishing,
             consuming: OnceLock::new(),
             ladder: tokio::sync::Mutex::new(false),
@@ -124,6 +127,8 @@ struct Core {
     publisher: PublisherHandle,
     /// Publishes requests, once somebody reads the replies.
     requester: OnceLock<PublisherHandle>,
+    /// Sends direct replies.
+    replier: Replier,
     publishing: watch::Receiver<State>,
     /// Opened by the first consumer.
     consuming: OnceLock<watch::Receiver<State>>,
@@ -438,6 +443,7 @@ impl Core {
                 }
                 self.publish_delayed(publish.envelope, publish.route.routing_key, eta).await
             }
+            _ if Replier::takes(&publish) => self.send_reply(&publish).await,
             _ => self.publisher_of(&publish)?.publish(publish).await,
         }
     }

@@ -1,0 +1,134 @@
+//! Sends direct replies, without confirms and from the task that has them.
+//!
+//! A confirm would say nothing: RabbitMQ confirms a reply whose caller has gone as well, and a reply that is on its way
+//! is in no queue. What counts is that it is on its way before its job is acked, so it has been written to the socket
+//! when sending it returns.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lapin::Channel;
+use lapin::options::BasicPublishOptions;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::address;
+use super::convert::{self, short};
+use super::session::{Session, State};
+use super::wire::OPEN;
+use super::{Core, on};
+use crate::broker::{Publish, reply};
+use crate::error::PublishError;
+
+/// The largest body that is sent without a confirm. Without one nobody would hear that the server found a reply too
+/// large, and closed the channel with other replies on it.
+const MAX_BODY: usize = 128 * 1024;
+
+/// The channel that direct replies are sent on.
+#[derive(Default)]
+pub(super) struct Replier(Mutex<Option<Line>>);
+
+/// Of one session.
+#[derive(Clone)]
+struct Line {
+    session: Arc<Session>,
+    channel: Arc<Channel>,
+}
+
+impl Replier {
+    /// Whether a message is one for here.
+    pub(super) fn takes(publish: &Publish) -> bool {
+        publish.route.exchange.is_empty()
+            && reply::is_address(&publish.route.routing_key)
+            && !publish.mandatory
+            && publish.envelope.payload.len() <= MAX_BODY
+            && !address::is_nonsense(publish)
+    }
+
+    fn line(&self) -> MutexGuard<'_, Option<Line>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Core {
+    /// Sends a reply, on the next connection if need be. `Ok` means that it is on its way.
+    pub(super) async fn send_reply(self: &Arc<Self>, publish: &Publish) -> Result<(), PublishError> {
+        let since = Instant::now();
+        let timeout = self.shared.settings.publish_timeout;
+        let sending = async {
+            loop {
+                let line = self.reply_line().await?;
+                if line.send(publish).await.is_ok() {
+                    return Ok(());
+                }
+                // It may have arrived; a second one harms nobody.
+                self.replier.line().take_if(|present| Arc::ptr_eq(&present.channel, &line.channel));
+            }
+        };
+        tokio::time::timeout(timeout, sending).await.unwrap_or_else(|_| {
+            let state = self.publishing.borrow();
+            let waited = since.elapsed();
+            Err(match (&state.blocked, &state.down) {
+                (Some(reason), _) => PublishError::Blocked { waited, reason: reason.clone() },
+                (None, down) => {
+                    PublishError::Unavailable { waited, source: down.clone().map(|error| error.into()) }
+                }
+            })
+        })
+    }
+
+    /// The channel of the present session, or the next.
+    async fn reply_line(self: &Arc<Self>) -> Result<Line, PublishError> {
+        if self.shared.closed.is_cancelled() {
+            return Err(PublishError::Closed);
+        }
+        let present = self.replier.line().clone();
+        if let Some(line) = present.filter(Line::is_open) {
+            return Ok(line);
+        }
+        let core = self.clone();
+        // lapin opens channels on the broker's runtime.
+        on(&self.handle, async move {
+            loop {
+                let session = next_session(core.publishing.clone()).await?;
+                let Ok(channel) = session.channel(OPEN).await else {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
+                let line = Line { session, channel: Arc::new(channel) };
+                let mut present = core.replier.line();
+                // Whoever was first.
+                return Ok(match present.as_ref().filter(|line| line.is_open()) {
+                    Some(present) => present.clone(),
+                    None => present.insert(line).clone(),
+                });
+            }
+        })
+        .await
+    }
+}
+
+async fn next_session(mut state: watch::Receiver<State>) -> Result<Arc<Session>, PublishError> {
+    let is_there = |state: &State| state.session.as_ref().is_some_and(|session| session.is_connected());
+    let found = state.wait_for(is_there).await.map_err(|_| PublishError::Closed)?;
+    found.session.clone().ok_or(PublishError::Closed)
+}
+
+impl Line {
+    fn is_open(&self) -> bool {
+        self.channel.status().connected() && self.session.is_connected()
+    }
+
+    async fn send(&self, publish: &Publish) -> lapin::Result<()> {
+        let Publish { route, envelope, .. } = publish;
+        let sending = self.channel.basic_publish(
+            short(&route.exchange),
+            short(&route.routing_key),
+            BasicPublishOptions::default(),
+            &envelope.payload,
+            convert::reply_properties(envelope),
+        );
+        // The answer is there at once; lapin keeps one that nobody has asked for.
+        sending.await?.await.map(drop)
+    }
+}
