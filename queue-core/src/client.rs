@@ -17,8 +17,9 @@ use crate::broker::sqlite::SqlInsert;
 use crate::broker::{Broker, BrokerInfo, Publish, QueueStats, Settings};
 use crate::call::replies::Replies;
 use crate::clock::Clock;
+use crate::declaring::Declaring;
 use crate::envelope::{Envelope, HeaderValue, Headers, JobId, header};
-use crate::error::{EnqueueError, Error, PublishError, Result};
+use crate::error::{EnqueueError, Error, ErrorKind, PublishError, Result, chain};
 use crate::publish::refuse_own_headers;
 use crate::task::Task;
 use crate::topology::{MAX_NAME, Namespace, QueueSpec, Topology};
@@ -37,8 +38,7 @@ struct Inner {
     max_payload: usize,
     /// Queues and exchanges whose topology the broker has confirmed to us.
     declared: RwLock<HashSet<String>>,
-    /// Held while a queue is declared, so that a hundred first jobs do not declare it a hundred times.
-    declaring: tokio::sync::Mutex<()>,
+    declaring: Declaring,
     /// Who waits for which reply.
     replies: Replies,
 }
@@ -97,10 +97,10 @@ impl Client {
         let envelopes: Vec<_> =
             tasks.into_iter().map(|task| self.check_payload(self.envelope(&task, Headers::new())?)).collect();
         if let Err(error) = self.declare_queue(T::queue()).await {
-            let again = || Error::new(error.kind(), crate::error::chain(&error));
+            let again = || Error::new(error.kind(), chain(&error));
             return envelopes
                 .into_iter()
-                .map(|envelope| envelope.and_then(|_| Err(declare_error(T::queue(), again()))))
+                .map(|envelope| envelope.and_then(|_| Err(self.declare_error(T::queue(), again()))))
                 .collect();
         }
 
@@ -185,17 +185,13 @@ impl Client {
         name: &str,
         topology: impl FnOnce() -> Result<Topology>,
     ) -> Result<()> {
-        if self.is_declared(name) {
-            return Ok(());
-        }
-        let _declaring = self.inner.declaring.lock().await;
-        if self.is_declared(name) {
-            return Ok(());
-        }
-        self.inner.broker.declare(&topology()?).await?;
-        let declared = &self.inner.declared;
-        declared.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
-        Ok(())
+        let Inner { broker, settings, declared, declaring, .. } = &*self.inner;
+        let declare = async {
+            broker.declare(&topology()?).await?;
+            declared.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+            Ok(())
+        };
+        declaring.once(settings.publish_timeout, || self.is_declared(name), declare).await
     }
 
     /// Looks into queues and acts on what is there: depth, dead letters, replay.
@@ -294,8 +290,27 @@ impl Client {
 
     /// Publishes to a task's queue, which is declared unless this client has done so.
     pub(crate) async fn publish_once(&self, spec: &QueueSpec, publish: Publish) -> Result<(), EnqueueError> {
-        self.declare_queue(spec).await.map_err(|error| declare_error(spec, error))?;
+        self.declare_queue(spec).await.map_err(|error| self.declare_error(spec, error))?;
         self.inner.broker.publish(publish).await.map_err(|error| enqueue_error(spec, error))
+    }
+
+    /// What it means for a job that its queue could not be declared.
+    fn declare_error(&self, spec: &QueueSpec, source: Error) -> EnqueueError {
+        match self.if_away(source) {
+            Ok(away) => EnqueueError::Publish(away),
+            Err(source) => EnqueueError::Declare { queue: spec.name().clone().into_owned(), source },
+        }
+    }
+
+    /// A broker that was away for a declaration was away for the publish that wanted it.
+    pub(crate) fn if_away(&self, error: Error) -> Result<PublishError> {
+        match error.kind() {
+            ErrorKind::Connection => {
+                let waited = self.inner.settings.publish_timeout;
+                Ok(PublishError::Unavailable { waited, source: Some(error.into()) })
+            }
+            _ => Err(error),
+        }
     }
 
     fn is_declared(&self, name: &str) -> bool {
@@ -312,10 +327,6 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("broker", &self.inner.broker).finish_non_exhaustive()
     }
-}
-
-fn declare_error(spec: &QueueSpec, source: Error) -> EnqueueError {
-    EnqueueError::Declare { queue: spec.name().clone().into_owned(), source }
 }
 
 fn enqueue_error(spec: &QueueSpec, error: PublishError) -> EnqueueError {
@@ -472,7 +483,8 @@ impl ClientBuilder {
         Ok(self)
     }
 
-    /// How long an enqueue waits for a broker that is away, blocked or silent. Default 30 s.
+    /// How long an enqueue waits for a broker that is away, blocked or silent, and a declaration for one that is away.
+    /// Default 30 s.
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
         self.settings.publish_timeout = timeout;
         self
@@ -534,7 +546,7 @@ impl ClientBuilder {
                 settings: self.settings,
                 max_payload: self.max_payload,
                 declared: RwLock::default(),
-                declaring: tokio::sync::Mutex::default(),
+                declaring: Declaring::default(),
                 replies: Replies::default(),
             }),
         }

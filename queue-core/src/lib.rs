@@ -23,3 +23,5 @@ pub mod routing;
 pub mod settlement;
 pub mod task;
 pub mod topology;
+
+mod declaring;

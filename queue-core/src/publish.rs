@@ -60,7 +60,10 @@ impl Client {
             Ok(Topology::new().exchange(ExchangeDecl { passive, ..ExchangeDecl::new(name, E::KIND) }))
         };
         let declared = self.declare_once(&exchange_of::<E>(), topology).await;
-        declared.map_err(|source| EventError::Declare { exchange: name.to_owned(), source })
+        declared.map_err(|source| match self.if_away(source) {
+            Ok(away) => EventError::Publish(away),
+            Err(source) => EventError::Declare { exchange: name.to_owned(), source },
+        })
     }
 }
 

@@ -39,7 +39,7 @@
 //! | memory alarm | [`alarm`] |
 //! | half-open connection, idle or with a full send buffer; close of one | [`half_open`] |
 //! | a server that accepts and never speaks | `rabbitmq::connect::server_that_accepts_and_never_speaks_is_given_up_and_leaves_no_thread` |
-//! | connection refused | `network::publisher_waits_…`, `network::publish_to_a_broker_that_stays_away_is_an_error_that_says_why` |
+//! | connection refused, also to a client's first use of a queue | [`away`], `network::publisher_waits_…`, `network::publish_to_a_broker_that_stays_away_is_an_error_that_says_why` |
 //! | wrong password, missing vhost | `rabbitmq::connect::*_is_refused_at_once_*`; changed while we run: `operator::changed_password_is_said_aloud_and_tried_again` |
 //! | connections closed by the operator; the next host of the list | `operator::closed_connections_come_back`, `network::next_host_takes_over` |
 //! | a handler that blocks past the heartbeats | `network::handler_that_blocks_its_thread_costs_no_heartbeat` |
@@ -52,6 +52,7 @@
 mod support;
 
 mod alarm;
+mod away;
 mod broker_killed;
 mod deleted;
 mod half_open;

@@ -45,6 +45,7 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`Topology`](crate::error::ErrorKind::Topology) where a queue or exchange exists with other settings, or a
     /// passive one does not exist. The message names queue, argument and remedy.
+    /// [`Connection`](crate::error::ErrorKind::Connection) where the broker was away for the whole publish timeout.
     async fn declare(&self, topology: &Topology) -> Result<()>;
 
     /// Publishes one message. `Ok` means that the broker has it, and, if `mandatory`, that it reached a queue.
@@ -124,7 +125,8 @@ pub enum Health {
 pub struct Settings {
     /// The prefix of Leveret's own names.
     pub namespace: Namespace,
-    /// How long a publish waits for a broker that is away, blocked, or silent.
+    /// How long a publish waits for a broker that is away, blocked, or silent, and a declaration for one that is
+    /// away.
     pub publish_timeout: Duration,
     /// Who connects, for the broker's own lists.
     pub name: String,

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::convert::short;
@@ -26,8 +27,9 @@ use super::{
     Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Health, Publish, QueueStats, Settings,
     closed,
 };
+use crate::declaring::Declaring;
 use crate::error::{Error, ErrorKind, PublishError, Result, chain};
-use crate::topology::{Topology, delay_ladder};
+use crate::topology::{Name, Topology, delay_ladder};
 
 mod address;
 mod connect;
@@ -86,7 +88,8 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
             replier: Replier::default(),
             publishing,
             consuming: OnceLock::new(),
-            ladder: tokio::sync::Mutex::new(false),
+            ladder: OnceLock::new(),
+            declaring_ladder: Declaring::default(),
             router: Mutex::default(),
             handle: runtime.handle().clone(),
             tasks: Tasks::new(),
@@ -132,8 +135,9 @@ struct Core {
     publishing: watch::Receiver<State>,
     /// Opened by the first consumer.
     consuming: OnceLock<watch::Receiver<State>>,
-    /// Whether the delay ladder has been declared.
-    ladder: tokio::sync::Mutex<bool>,
+    /// Set when the delay ladder has been declared.
+    ladder: OnceLock<()>,
+    declaring_ladder: Declaring,
     /// How many consumers need the due router, and what stops it.
     router: Mutex<(usize, Option<CancellationToken>)>,
     handle: Handle,
@@ -327,7 +331,7 @@ impl Core {
         if self.shared.closed.is_cancelled() { Err(closed()) } else { Ok(()) }
     }
 
-    /// Declares, and remembers for the next connect.
+    /// Declares, and remembers for the next connect. Waits for a broker that is away as long as a publish does.
     async fn declare(self: &Arc<Self>, mut topology: Topology) -> Result<()> {
         self.ensure_open()?;
         check_topology(&topology)?;
@@ -336,16 +340,41 @@ impl Core {
         on(&self.handle, async move {
             let shared = &core.shared;
             if topology != Topology::default() {
-                shared.aside(async |channel| declare::declare(channel, &topology).await).await?;
+                core.declare_patiently(&topology, false).await?;
                 shared.remembered().merge(topology);
             }
             if exclusive != Topology::default() {
-                core.on_consuming(async |channel| declare::declare(channel, &exclusive).await).await?;
+                core.declare_patiently(&exclusive, true).await?;
                 shared.exclusive().merge(exclusive);
             }
             Ok(())
         })
         .await
+    }
+
+    /// Declares again what failed because the broker was away, when it is back; within the publish timeout.
+    async fn declare_patiently(&self, topology: &Topology, is_exclusive: bool) -> Result<()> {
+        let deadline = Instant::now() + self.shared.settings.publish_timeout;
+        let mut state = self.publishing.clone();
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let declare = async |channel: &lapin::Channel| declare::declare(channel, topology).await;
+            let declared = self.on_queue(is_exclusive, declare).await;
+            if !matches!(&declared, Err(error) if error.kind() == ErrorKind::Connection) {
+                return declared;
+            }
+            // A pause in any case: the publisher may not have noticed yet, or be let in where we are not.
+            let back = async {
+                tokio::time::sleep(pause).await;
+                state.wait_for(|state| state.session.is_some()).await.is_ok()
+            };
+            tokio::select! {
+                true = back => {}
+                () = tokio::time::sleep_until(deadline) => return declared,
+                () = self.shared.closed.cancelled() => return Err(closed()),
+            }
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
     }
 
     /// Runs `work` on a channel of the connection that consumes: exclusive queues belong to it.
@@ -375,26 +404,28 @@ impl Core {
 
     /// Declares the delay ladder, once.
     async fn ensure_ladder(self: &Arc<Self>) -> Result<()> {
-        let mut declared = self.ladder.lock().await;
-        if !*declared {
-            self.declare(delay_ladder(&self.shared.settings.namespace)).await?;
-            *declared = true;
-        }
-        Ok(())
+        let Shared { settings, .. } = &*self.shared;
+        let declare = async {
+            self.declare(delay_ladder(&settings.namespace)).await?;
+            // Nobody else is at it.
+            let _ = self.ladder.set(());
+            Ok(())
+        };
+        let is_declared = || self.ladder.get().is_some();
+        self.declaring_ladder.once(settings.publish_timeout, is_declared, declare).await
     }
 
     /// Publishes to the rung from which the job comes back nearest before its time.
     async fn publish_delayed(
         self: &Arc<Self>,
         envelope: crate::envelope::Envelope,
-        target: crate::topology::Name,
+        target: Name,
         eta: SystemTime,
     ) -> Result<(), PublishError> {
+        let waited = self.shared.settings.publish_timeout;
         self.ensure_ladder().await.map_err(|error| match error.kind() {
             ErrorKind::Closed => PublishError::Closed,
-            ErrorKind::Connection => {
-                PublishError::Unavailable { waited: self.shared.target.deadline, source: Some(error.into()) }
-            }
+            ErrorKind::Connection => PublishError::Unavailable { waited, source: Some(error.into()) },
             _ => PublishError::Invalid(format!("the delay queues cannot be declared: {}", chain(&error))),
         })?;
         let namespace = &self.shared.settings.namespace;
