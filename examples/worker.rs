@@ -47,7 +47,8 @@ async fn main() -> ExitCode {
 }
 
 async fn work() -> leveret::Result<()> {
-    let client = Client::from_env().await?;
+    // Whichever of the two is started first.
+    let client = Client::builder().wait_for_broker().from_env().await?;
     let from = std::env::var("MAIL_FROM").unwrap_or_else(|_| "hello@example.com".to_owned());
     let mut worker = Worker::new(&client).state(Mailer { from });
     if let Ok(jobs) = std::env::var("LEVERET_CONCURRENCY") {

@@ -490,6 +490,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Has [`connect`](Self::connect) wait for a broker that is away, as long as that takes, instead of giving up
+    /// after a few attempts: a worker may start before its broker. A broker that refuses us is an error at once all
+    /// the same.
+    pub fn wait_for_broker(mut self) -> Self {
+        self.settings.wait_for_broker = true;
+        self
+    }
+
     /// The connection's name in the broker's own lists. Default: the program's name and process id.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = name.into();
@@ -512,7 +520,8 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// If the URL makes no sense, its broker is not compiled in, or it refuses us. A broker that is away is tried
-    /// again as often as the URL says (`connection_attempts`, `retry_delay`), then it is an error.
+    /// again as often as the URL says (`connection_attempts`, `retry_delay`), then it is an error, unless the client
+    /// [waits for it](Self::wait_for_broker).
     pub async fn connect(self, url: &str) -> Result<Client> {
         let broker = open(url, &self.settings).await?;
         Ok(self.with_broker(broker))

@@ -27,6 +27,8 @@ use crate::shutdown::{CutOffOnDrop, Signals, Steps, WorkerHandle};
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
 /// How long the broker has to say that it has the last settlements.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+/// How soon a broker that is away at the start is asked again. Asking itself takes the client's publish timeout.
+const AWAY: Duration = Duration::from_secs(1);
 /// How long cut-off jobs have to be given back. One that blocks its thread cannot even be cut off.
 const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -220,7 +222,7 @@ impl Worker {
     /// Declares and consumes the queues of its tasks until SIGTERM, SIGINT, or a [`handle`](Self::handle) stops it;
     /// then waits for what runs, and returns.
     ///
-    /// A broker that is away is waited for. A second signal stops at once: what runs is dropped and given back.
+    /// A broker that is away is waited for, also at the start. A second signal stops at once: what runs is dropped and given back.
     /// Dropping the future does the same, without waiting for it.
     ///
     /// # Errors
@@ -273,16 +275,16 @@ impl Worker {
             .zip(concurrency)
             .map(|(queue, concurrency)| (Lane::new(Arc::clone(&shared), queue, concurrency), concurrency))
             .collect();
-        // All are declared before the first is consumed: a worker that cannot start has run nothing.
-        for (lane, _) in &lanes {
-            shared.client.declare_queue(lane.plan.spec).await?;
-        }
         let mut fetchers = JoinSet::new();
         let finishing = Finishing::default();
-        let mut consumers = Vec::new();
-        for (lane, concurrency) in &lanes {
-            consumers.push(consume(lane, *concurrency).await?);
-        }
+        let consumers = tokio::select! {
+            consumers = start(&shared, &lanes) => consumers?,
+            signal = signals.next() => {
+                tracing::info!(target: "leveret", signal, "worker stops before it has begun");
+                return Ok(shared.tally.summary());
+            }
+            () = shared.steps.stopping() => return Ok(shared.tally.summary()),
+        };
         let lanes: Vec<_> = lanes.into_iter().map(|(lane, _)| lane).collect();
         for (lane, consumer) in lanes.iter().zip(consumers) {
             fetchers.spawn(fetch(Arc::clone(lane), consumer));
@@ -405,6 +407,32 @@ impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.close();
     }
+}
+
+/// Declares and consumes all queues, however long the broker is away.
+async fn start(shared: &Shared, lanes: &[(Arc<Lane>, u16)]) -> Result<Vec<Consumer>> {
+    loop {
+        match try_start(shared, lanes).await {
+            Err(error) if error.kind() == ErrorKind::Connection => {
+                let error = chain(&error);
+                tracing::warn!(target: "leveret", worker = %shared.name, %error, "worker waits for its broker");
+                tokio::time::sleep(AWAY).await;
+            }
+            started => return started,
+        }
+    }
+}
+
+async fn try_start(shared: &Shared, lanes: &[(Arc<Lane>, u16)]) -> Result<Vec<Consumer>> {
+    // All are declared before the first is consumed: a worker that cannot start has run nothing.
+    for (lane, _) in lanes {
+        shared.client.declare_queue(lane.plan.spec).await?;
+    }
+    let mut consumers = Vec::new();
+    for (lane, concurrency) in lanes {
+        consumers.push(consume(lane, *concurrency).await?);
+    }
+    Ok(consumers)
 }
 
 /// With as many unsettled deliveries as run at once, unless the queue asks for more: nothing is hoarded.

@@ -1,18 +1,92 @@
 //! A broker that is away when a process starts, or when it first does something.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use leveret::{EnqueueError, ErrorKind, PublishError, task};
 
-use crate::support::{Node, Proxy, builder, client, connect, fresh, soon};
+use crate::support::{Book, Node, Proxy, builder, client, connect, fresh, log, soon, until, work};
 
 on_each!(Node:
+    worker_process_waits_for_a_broker_that_is_not_up_yet,
+    worker_of_a_connected_client_waits_for_its_broker,
+    worker_that_waits_for_its_broker_can_be_stopped,
     first_enqueue_of_a_task_waits_for_the_broker,
     first_enqueues_of_a_task_give_up_together,
 );
 
+#[task(queue = "test.faults.away.start")]
+async fn starts(book: &Book, number: u64) {
+    book.ran(number);
+}
+
+#[task(queue = "test.faults.away.connected")]
+async fn connected(book: &Book, number: u64) {
+    book.ran(number);
+}
+
 #[task(queue = "test.faults.away.first")]
-async fn first(_number: u64) {}
+async fn first(_book: &Book, _number: u64) {}
+
+/// A process that only consumes, with nobody to have declared its queue.
+async fn worker_process_waits_for_a_broker_that_is_not_up_yet(node: Node) {
+    let direct = client(&node.url).await;
+    fresh::<Starts>(&direct).await;
+    let mut proxy = Proxy::closed(&node.url);
+    let (url, book) = (proxy.url(""), Arc::new(Book::default()));
+    let process = tokio::spawn({
+        let book = book.clone();
+        async move {
+            let client = builder().wait_for_broker().connect(&url).await.unwrap();
+            work::<Starts>(&client, &book).ended().await
+        }
+    });
+    let port = proxy.port().to_string();
+    until("three attempts", async || log::lines(&[&port, "RabbitMQ is away"]).len() >= 3).await;
+    assert!(!process.is_finished());
+
+    proxy.listen();
+
+    direct.enqueue(Starts { number: 0 }).await.unwrap();
+    book.until_ran(1).await;
+    process.abort();
+    direct.close().await;
+}
+
+/// The client had its connection, and lost it before the worker declared its queues.
+async fn worker_of_a_connected_client_waits_for_its_broker(node: Node) {
+    let direct = client(&node.url).await;
+    fresh::<Connected>(&direct).await;
+    let proxy = Proxy::to(&node.url);
+    let client = connect(&proxy.url(""), builder().publish_timeout(Duration::from_millis(100))).await;
+    proxy.refuse();
+    let book = Arc::new(Book::default());
+
+    let worker = work::<Connected>(&client, &book);
+    let tried = proxy.accepted();
+    proxy.until_accepted(tried + 5).await;
+    assert!(worker.is_running());
+    proxy.pass();
+
+    direct.enqueue(Connected { number: 0 }).await.unwrap();
+    book.until_ran(1).await;
+    worker.stop().await;
+    client.close().await;
+    direct.close().await;
+}
+
+async fn worker_that_waits_for_its_broker_can_be_stopped(node: Node) {
+    let proxy = Proxy::to(&node.url);
+    let client = connect(&proxy.url(""), builder().publish_timeout(Duration::from_millis(100))).await;
+    proxy.refuse();
+    let worker = work::<Connected>(&client, &Arc::new(Book::default()));
+    let tried = proxy.accepted();
+    proxy.until_accepted(tried + 2).await;
+
+    worker.stop().await;
+
+    client.close().await;
+}
 
 async fn first_enqueue_of_a_task_waits_for_the_broker(node: Node) {
     let direct = client(&node.url).await;

@@ -22,6 +22,7 @@
 //! | undecodable body crashes or loops | `interop::bad_message::*` |
 //! | a panic hangs shutdown | `worker::failure::*panic*` |
 //! | a second SIGTERM is ignored | `worker_killed::second_sigterm_stops_at_once`, `worker::signal::second_signal_stops_at_once` |
+//! | a consumer-only process fails to start | `away::worker_process_waits_for_a_broker_that_is_not_up_yet` |
 //! | a failed job without retry is discarded | `worker::failure::job_without_retries_left_is_a_dead_letter_that_says_why_and_where` |
 //! | retry acks before its copy is confirmed | [`settlement`] |
 //! | a short delay waits behind a long one | `brokers::delay::short_delay_does_not_wait_behind_a_long_one` |
@@ -39,7 +40,7 @@
 //! | memory alarm | [`alarm`] |
 //! | half-open connection, idle or with a full send buffer; close of one | [`half_open`] |
 //! | a server that accepts and never speaks | `rabbitmq::connect::server_that_accepts_and_never_speaks_is_given_up_and_leaves_no_thread` |
-//! | connection refused, also to a client's first use of a queue | [`away`], `network::publisher_waits_…`, `network::publish_to_a_broker_that_stays_away_is_an_error_that_says_why` |
+//! | connection refused, at the start or later | [`away`], `network::publisher_waits_…`, `network::publish_to_a_broker_that_stays_away_is_an_error_that_says_why` |
 //! | wrong password, missing vhost | `rabbitmq::connect::*_is_refused_at_once_*`; changed while we run: `operator::changed_password_is_said_aloud_and_tried_again` |
 //! | connections closed by the operator; the next host of the list | `operator::closed_connections_come_back`, `network::next_host_takes_over` |
 //! | a handler that blocks past the heartbeats | `network::handler_that_blocks_its_thread_costs_no_heartbeat` |

@@ -128,6 +128,8 @@ pub struct Settings {
     /// How long a publish waits for a broker that is away, blocked, or silent, and a declaration for one that is
     /// away.
     pub publish_timeout: Duration,
+    /// Whether opening the broker waits until it is there, however long that takes.
+    pub wait_for_broker: bool,
     /// Who connects, for the broker's own lists.
     pub name: String,
     /// The time. Only the memory broker takes one that a test moves.
@@ -135,13 +137,14 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// Namespace `leveret`, 30 s, the program's name and process id, the system's clock.
+    /// Namespace `leveret`, 30 s, not waiting to open, the program's name and process id, the system's clock.
     fn default() -> Self {
         let program = std::env::current_exe().ok();
         let program = program.as_deref().and_then(|path| path.file_name()).and_then(|name| name.to_str());
         Self {
             namespace: Namespace::default(),
             publish_timeout: Duration::from_secs(30),
+            wait_for_broker: false,
             name: format!("{}:{}", program.unwrap_or("leveret"), std::process::id()),
             clock: Clock::system(),
         }

@@ -99,16 +99,19 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
     }))
 }
 
-/// The first connection: a broker that is away is tried as often as the URL says, one that refuses us once.
+/// The first connection: a broker that is away is tried as often as the URL says, or for ever; one that refuses us
+/// once.
 async fn first_link(shared: &Shared) -> Result<connect::Link> {
+    let waits = shared.settings.wait_for_broker;
+    let mut pauses = session::Pauses::new();
     for attempt in 1.. {
         match session::open_any(shared, session::PUBLISHER).await {
             Ok(link) => return Ok(link),
             Err(Fault { permanent, error }) => {
-                if permanent || attempt >= shared.target.attempts {
+                if permanent || (attempt >= shared.target.attempts && !waits) {
                     return Err(error);
                 }
-                let pause = shared.target.retry_delay;
+                let pause = if waits { pauses.next(false) } else { shared.target.retry_delay };
                 tracing::warn!(attempt, ?pause, error = %chain(&error), "RabbitMQ is away; trying again");
                 tokio::time::sleep(pause).await;
             }

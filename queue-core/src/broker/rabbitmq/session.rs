@@ -241,7 +241,7 @@ fn gone() -> Error {
 }
 
 /// Pauses between attempts: exponential with full jitter, so that a thousand workers do not come back at once.
-struct Pauses {
+pub(super) struct Pauses {
     /// 0.2 s, 0.4 s … 30 s.
     away: ExponentialBackoff,
     /// 5 s, 10 s … 60 s: who is refused for good must not hammer, since servers lock accounts.
@@ -249,7 +249,7 @@ struct Pauses {
 }
 
 impl Pauses {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let builder = |min, max| {
             ExponentialBuilder::default()
                 .with_min_delay(Duration::from_millis(min))
@@ -261,7 +261,7 @@ impl Pauses {
         Self { away: builder(200, 30), refused: builder(5000, 60) }
     }
 
-    fn next(&mut self, refused: bool) -> Duration {
+    pub(super) fn next(&mut self, refused: bool) -> Duration {
         let (pauses, least) = if refused { (&mut self.refused, 0.5) } else { (&mut self.away, 0.0) };
         // Without a maximum of times it never ends.
         let pause = pauses.next().unwrap_or(Duration::from_secs(60));
