@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use queue_core::broker::{Consumer, Delivery};
+use queue_core::broker::{ConsumeOptions, Consumer, Delivery};
 use queue_core::envelope::{Headers, header};
-use queue_core::error::{Error, ErrorKind, Result};
+use queue_core::error::{Error, ErrorKind, Result, chain};
 use queue_core::settlement::Settlement;
 use queue_core::topology::Name;
 use tokio::sync::Semaphore;
@@ -22,6 +22,9 @@ use crate::worker::Shared;
 /// How long deliveries that came too late to be started are waited for when the worker stops. What comes later is
 /// given back by the broker when the consumer goes.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How soon a queue that the broker has given up is tried again.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// One queue of one worker.
 pub(crate) struct Lane {
@@ -56,6 +59,21 @@ impl Lane {
         let _ = self.slots.acquire_many(self.concurrency.into()).await.expect("slots are never closed");
     }
 
+    /// Consumes the queue, with as many unsettled deliveries as run at once, unless it asks for more: nothing is
+    /// hoarded.
+    ///
+    /// # Errors
+    /// If the queue cannot be consumed.
+    pub(crate) async fn consume(&self) -> Result<Consumer> {
+        let spec = self.plan.spec;
+        let client = &self.shared.client;
+        let mut options = ConsumeOptions::new(spec.name().clone())
+            .prefetch(spec.get_prefetch().unwrap_or(1).max(self.concurrency))
+            .dead_letter(spec.dead_letter_route(client.namespace()));
+        options.name = Some(self.shared.name.clone());
+        client.broker().consume(options).await
+    }
+
     /// How many slots are taken.
     pub(crate) fn running(&self) -> usize {
         usize::from(self.concurrency).saturating_sub(self.slots.available_permits())
@@ -78,33 +96,59 @@ impl Drop for Slot {
 pub(crate) struct Fetched {
     /// To be [finished](Consumer::finish) when all jobs are settled.
     pub(crate) consumer: Consumer,
-    /// An error if the broker says that the queue cannot be consumed any more.
+    /// An error if the client was closed; and, where the worker ends when it is idle, if the broker gave the queue up.
     pub(crate) ended: Result<()>,
 }
 
-/// Runs a queue's jobs until the worker stops, then gives back what has not been started.
+/// Runs a queue's jobs until the worker stops, then gives back what has not been started. A queue that the broker
+/// gives up is tried again, and again: it must not stop the others.
 pub(crate) async fn fetch(lane: Arc<Lane>, mut consumer: Consumer) -> Fetched {
-    let ended = consume(&lane, &mut consumer).await;
-    consumer.stop();
-    // Bounded, since a broker that is away cannot end the consumer; dropping it gives the rest back.
-    let _ = tokio::time::timeout(RELEASE_TIMEOUT, release(&lane, &mut consumer)).await;
+    let ended = loop {
+        let ended = consume(&lane, &mut consumer).await;
+        consumer.stop();
+        // Bounded, since a broker that is away cannot end the consumer; dropping it gives the rest back.
+        let _ = tokio::time::timeout(RELEASE_TIMEOUT, release(&lane, &mut consumer)).await;
+        match ended {
+            Ended::Stopped => break Ok(()),
+            Ended::Closed => break Err(closed(&lane)),
+            // Its jobs will not be done, so there is nothing to wait for.
+            Ended::GivenUp(error) if lane.shared.activity.is_watched() => {
+                break Err(cannot_consume(&lane).with_source(error));
+            }
+            Ended::GivenUp(error) => match consume_again(&lane, error).await {
+                Ok(Some(again)) => consumer = again,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            },
+        }
+    };
     Fetched { consumer, ended }
 }
 
+/// Why a queue's jobs are no longer run.
+enum Ended {
+    /// The worker stops.
+    Stopped,
+    /// The client was closed.
+    Closed,
+    /// The broker cannot consume it, for this reason.
+    GivenUp(Error),
+}
+
 /// Permit first and then the work: nothing is taken that cannot be started at once.
-async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Result<()> {
+async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
     let steps = &lane.shared.steps;
     let stopping = steps.stopping();
     tokio::pin!(stopping);
     loop {
         let slot = tokio::select! {
             biased;
-            () = &mut stopping => return Ok(()),
+            () = &mut stopping => return Ended::Stopped,
             slot = lane.slot() => slot,
         };
         let delivery = tokio::select! {
             biased;
-            () = &mut stopping => return Ok(()),
+            () = &mut stopping => return Ended::Stopped,
             delivery = consumer.next() => delivery,
         };
         match delivery {
@@ -112,8 +156,31 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Result<()> {
                 lane.shared.activity.began(&delivery.envelope);
                 lane.shared.jobs.spawn(async move { drop(process(slot, delivery).await) });
             }
-            Some(Err(error)) => return Err(cannot_consume(lane).with_source(error)),
-            None => return Err(closed(lane)),
+            Some(Err(error)) => return Ended::GivenUp(error),
+            None => return Ended::Closed,
+        }
+    }
+}
+
+/// Consumes once more what the broker had given up; `None` if the worker stops first.
+///
+/// # Errors
+/// If the client was closed.
+async fn consume_again(lane: &Lane, mut error: Error) -> Result<Option<Consumer>> {
+    loop {
+        let (queue, reason) = (&lane.queue, chain(&error));
+        tracing::error!(
+            target: "leveret", worker = %lane.shared.name, %queue, error = %reason, again = ?AGAIN,
+            "queue cannot be consumed; its jobs wait, and the worker goes on with the others"
+        );
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            () = lane.shared.steps.stopping() => return Ok(None),
+        }
+        match lane.consume().await {
+            Ok(consumer) => return Ok(Some(consumer)),
+            Err(error) if error.kind() == ErrorKind::Closed => return Err(closed(lane)),
+            Err(again) => error = again,
         }
     }
 }

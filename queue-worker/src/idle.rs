@@ -40,7 +40,7 @@ impl Activity {
         self.is_watched.store(true, Ordering::Relaxed);
     }
 
-    fn is_watched(&self) -> bool {
+    pub(crate) fn is_watched(&self) -> bool {
         self.is_watched.load(Ordering::Relaxed)
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use queue_core::broker::{ConsumeOptions, Consumer, Settings};
+use queue_core::broker::{Consumer, Settings};
 use queue_core::client::Client;
 use queue_core::error::{BoxError, Error, ErrorKind, Result, chain};
 use queue_core::outcome::Outcome;
@@ -222,15 +222,15 @@ impl Worker {
     /// Declares and consumes the queues of its tasks until SIGTERM, SIGINT, or a [`handle`](Self::handle) stops it;
     /// then waits for what runs, and returns.
     ///
-    /// A broker that is away is waited for, also at the start. A second signal stops at once: what runs is dropped and given back.
-    /// Dropping the future does the same, without waiting for it.
+    /// A broker that is away is waited for, also at the start. A queue that the broker says cannot be consumed any more
+    /// is logged as an error and tried again every minute, while the worker goes on with the others. A second signal
+    /// stops at once: what runs is dropped and given back. Dropping the future does the same, without waiting for it.
     ///
     /// # Errors
     /// Before anything is consumed: if there is no task; tasks contradict each other, or want state that is missing;
-    /// a queue cannot be declared or consumed. Later: if the broker says that a queue cannot be consumed any more
-    /// (it was deleted), or the client is closed; all other queues are then stopped in the orderly way. At the end:
-    /// if jobs had to be cut off because of [`shutdown_now`](WorkerHandle::shutdown_now) or a second signal; none is
-    /// lost. With `main` returning it, an error is exit code 1, and every orderly stop 0.
+    /// a queue cannot be declared or consumed. Later: if the client is closed; all queues are then stopped in the
+    /// orderly way. At the end: if jobs had to be cut off because of [`shutdown_now`](WorkerHandle::shutdown_now) or a
+    /// second signal; none is lost. With `main` returning it, an error is exit code 1, and every orderly stop 0.
     pub async fn run(self) -> Result<()> {
         self.drive(false).await.map(drop)
     }
@@ -244,7 +244,7 @@ impl Worker {
     /// for.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// As [`run`](Self::run); also if the broker says that a queue cannot be consumed any more, since its jobs are left.
     pub async fn run_until_idle(self) -> Result<Summary> {
         self.drive(true).await
     }
@@ -273,7 +273,7 @@ impl Worker {
             .queues
             .into_iter()
             .zip(concurrency)
-            .map(|(queue, concurrency)| (Lane::new(Arc::clone(&shared), queue, concurrency), concurrency))
+            .map(|(queue, concurrency)| Lane::new(Arc::clone(&shared), queue, concurrency))
             .collect();
         let mut fetchers = JoinSet::new();
         let finishing = Finishing::default();
@@ -285,7 +285,6 @@ impl Worker {
             }
             () = shared.steps.stopping() => return Ok(shared.tally.summary()),
         };
-        let lanes: Vec<_> = lanes.into_iter().map(|(lane, _)| lane).collect();
         for (lane, consumer) in lanes.iter().zip(consumers) {
             fetchers.spawn(fetch(Arc::clone(lane), consumer));
         }
@@ -410,7 +409,7 @@ impl Drop for CloseOnDrop {
 }
 
 /// Declares and consumes all queues, however long the broker is away.
-async fn start(shared: &Shared, lanes: &[(Arc<Lane>, u16)]) -> Result<Vec<Consumer>> {
+async fn start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>> {
     loop {
         match try_start(shared, lanes).await {
             Err(error) if error.kind() == ErrorKind::Connection => {
@@ -423,27 +422,16 @@ async fn start(shared: &Shared, lanes: &[(Arc<Lane>, u16)]) -> Result<Vec<Consum
     }
 }
 
-async fn try_start(shared: &Shared, lanes: &[(Arc<Lane>, u16)]) -> Result<Vec<Consumer>> {
+async fn try_start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>> {
     // All are declared before the first is consumed: a worker that cannot start has run nothing.
-    for (lane, _) in lanes {
+    for lane in lanes {
         shared.client.declare_queue(lane.plan.spec).await?;
     }
     let mut consumers = Vec::new();
-    for (lane, concurrency) in lanes {
-        consumers.push(consume(lane, *concurrency).await?);
+    for lane in lanes {
+        consumers.push(lane.consume().await?);
     }
     Ok(consumers)
-}
-
-/// With as many unsettled deliveries as run at once, unless the queue asks for more: nothing is hoarded.
-async fn consume(lane: &Lane, concurrency: u16) -> Result<Consumer> {
-    let spec = lane.plan.spec;
-    let client = &lane.shared.client;
-    let mut options = ConsumeOptions::new(spec.name().clone())
-        .prefetch(spec.get_prefetch().unwrap_or(1).max(concurrency))
-        .dead_letter(spec.dead_letter_route(client.namespace()));
-    options.name = Some(lane.shared.name.clone());
-    client.broker().consume(options).await
 }
 
 /// Stops in three steps, each only if the one before was not enough.

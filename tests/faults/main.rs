@@ -19,7 +19,7 @@
 //! | a TCP reset ends the worker | `network::nothing_is_lost_by_one_reset_after_another` |
 //! | producers never reconnect | the same, and `network::publisher_waits_for_a_broker_that_refuses_connections` |
 //! | queue deleted under a live consumer: silent, one core busy | [`deleted`] |
-//! | undecodable body crashes or loops | `interop::bad_message::*` |
+//! | undecodable body crashes or loops | `interop::bad_message::*`; a message that lapin cannot parse: [`unparsable`] |
 //! | a panic hangs shutdown | `worker::failure::*panic*` |
 //! | a second SIGTERM is ignored | `worker_killed::second_sigterm_stops_at_once`, `worker::signal::second_signal_stops_at_once` |
 //! | a consumer-only process fails to start | `away::worker_process_waits_for_a_broker_that_is_not_up_yet` |
@@ -43,6 +43,7 @@
 //! | connection refused, at the start or later | [`away`], `network::publisher_waits_…`, `network::publish_to_a_broker_that_stays_away_is_an_error_that_says_why` |
 //! | wrong password, missing vhost | `rabbitmq::connect::*_is_refused_at_once_*`; changed while we run: `operator::changed_password_is_said_aloud_and_tried_again` |
 //! | connections closed by the operator; the next host of the list | `operator::closed_connections_come_back`, `network::next_host_takes_over` |
+//! | names that are not UTF-8 | [`unparsable`] |
 //! | a handler that blocks past the heartbeats | `network::handler_that_blocks_its_thread_costs_no_heartbeat` |
 //! | a publish that is given up; its confirm comes later | `network::confirm_that_comes_too_late_is_nobody_elses` |
 //! | dead letters that nobody takes | `settlement::original_stays_until_its_dead_letter_is_confirmed`, `brokers::dead_letter::*_is_not_lost` |
@@ -60,4 +61,5 @@ mod half_open;
 mod network;
 mod operator;
 mod settlement;
+mod unparsable;
 mod worker_killed;

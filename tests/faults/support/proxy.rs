@@ -76,6 +76,8 @@ struct Shared {
     cut: watch::Sender<u64>,
     /// For connections of one role, or all.
     delay: Mutex<(Duration, Option<Role>)>,
+    /// What is written in the place of what, both of one length.
+    rewrite: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
     accepted: AtomicUsize,
     /// What clients have sent, of all connections.
     sent: Mutex<Vec<u8>>,
@@ -107,6 +109,7 @@ impl Proxy {
                 mode: watch::Sender::new(Mode::Pass),
                 cut: watch::Sender::new(0),
                 delay: Mutex::default(),
+                rewrite: Mutex::default(),
                 accepted: AtomicUsize::new(0),
                 sent: Mutex::default(),
             }),
@@ -161,6 +164,13 @@ impl Proxy {
     /// The same on connections of one role only.
     pub(crate) fn delay_only(&self, role: Role, delay: Duration) {
         *self.shared.delay.lock().unwrap_or_else(PoisonError::into_inner) = (delay, Some(role));
+    }
+
+    /// Writes `to` wherever a client has sent `from`, which is as long.
+    pub(crate) fn rewrite(&self, from: &[u8], to: &[u8]) {
+        assert_eq!(from.len(), to.len());
+        let rewrite = Some((from.to_vec(), to.to_vec()));
+        *self.shared.rewrite.lock().unwrap_or_else(PoisonError::into_inner) = rewrite;
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -250,8 +260,13 @@ async fn pump(
     loop {
         let _ = mode.wait_for(|mode| !mode.stops(role.get().copied())).await;
         let Ok(length @ 1..) = from.read(&mut buffer).await else { break };
-        let bytes = &buffer[..length];
+        let bytes = &mut buffer[..length];
         if is_from_client {
+            if let Some((from, to)) = &*shared.rewrite.lock().unwrap_or_else(PoisonError::into_inner)
+                && let Some(at) = bytes.windows(from.len()).position(|window| window == from)
+            {
+                bytes[at..at + to.len()].copy_from_slice(to);
+            }
             shared.sent.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
             for is in Role::ALL {
                 let name = is.name().as_bytes();

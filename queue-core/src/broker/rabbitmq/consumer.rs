@@ -1,13 +1,13 @@
 //! Feeds one [`Consumer`](crate::broker::Consumer): a channel of its own per queue, opened anew with the same
 //! prefetch after whatever ended it. Deliveries go to the worker, which settles them by `settle`.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::convert::{self, short};
 use super::fault::{self, code};
@@ -19,8 +19,13 @@ use crate::error::{Error, ErrorKind, Result, chain};
 
 /// How long a reply to `basic.consume` and the like may take.
 const ANSWER: Duration = Duration::from_secs(10);
-/// After so many messages in a row that lapin cannot parse, the queue is given up: each ends the connection.
+/// After so many connections of its own that ended by a message which lapin cannot parse, a queue is given up.
 const UNPARSABLE: u32 = 5;
+/// For how long those count together, and how long a channel must have lived for the pauses to begin anew.
+const SETTLED: Duration = Duration::from_secs(60);
+/// The pauses before consuming is tried again: 0.1 s, 0.2 s … 10 s.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// So many settlements a channel has on their way to a quorum queue at once (`quorum_commands_soft_limit`); see
 /// [`Ledger::barrier`]. With a lower prefetch there are never more.
@@ -36,8 +41,12 @@ struct Feed {
     state: watch::Receiver<State>,
     /// Told once whether the queue can be consumed at all.
     ready: Option<oneshot::Sender<Result<()>>>,
-    /// How many sessions in a row ended by a message that could not be parsed.
+    /// Whether it consumes on a connection of its own. A message that lapin cannot parse ends the connection, and
+    /// nobody can tell whose it was; so whoever was on it goes apart, and the others are left in peace.
+    is_apart: bool,
+    /// How many connections of its own ended by such a message, and when the last one did.
     unparsable: u32,
+    last_unparsable: Option<Instant>,
     /// Whether it has been said that the queue cannot be consumed at the moment.
     complained: bool,
 }
@@ -56,6 +65,16 @@ enum End {
     Refused(lapin::Error),
 }
 
+/// What comes after an end.
+enum Next {
+    /// Nothing.
+    End,
+    /// The next session.
+    AtOnce,
+    /// The same, but not at once.
+    AfterPause,
+}
+
 /// Begins to consume, and waits until that has worked once. If the server is away, it begins when it is back.
 ///
 /// # Errors
@@ -67,14 +86,17 @@ pub(super) async fn start(
 ) -> Result<Consumer> {
     let (handle, consumer) = Consumer::channel();
     let (ready, outcome) = oneshot::channel();
+    let is_apart = core.unparsable().contains(&options.queue);
     let feed = Feed {
-        state: core.consuming(),
+        state: if is_apart { core.new_consuming() } else { core.consuming() },
         core: core.clone(),
         options,
         handle,
         _router: router,
         ready: Some(ready),
+        is_apart,
         unparsable: 0,
+        last_unparsable: None,
         complained: false,
     };
     core.spawn(feed.run());
@@ -88,7 +110,7 @@ impl Feed {
     async fn run(mut self) {
         let stop = self.handle.clone();
         let closed = self.core.shared.closed.clone();
-        let mut pause = Duration::from_millis(100);
+        let mut pause = PAUSE;
         loop {
             let session = tokio::select! {
                 session = self.session() => session,
@@ -97,22 +119,26 @@ impl Feed {
             };
             // The broker went down for good.
             let Some(session) = session else { return };
+            let since = Instant::now();
             let end = self.consume(&session).await;
+            if since.elapsed() > SETTLED {
+                pause = PAUSE;
+            }
             if let End::Stopped(ledger) = end {
                 // Its clone would keep the deliveries open.
                 drop(stop);
                 return self.flush(&ledger).await;
             }
             match self.judge(end).await {
-                ControlFlow::Break(()) => return,
-                ControlFlow::Continue(true) => pause = Duration::from_millis(100),
-                ControlFlow::Continue(false) => {
+                Next::End => return,
+                Next::AtOnce => {}
+                Next::AfterPause => {
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
                         () = stop.stopped() => return,
                         () = closed.cancelled() => return,
                     }
-                    pause = (pause * 2).min(Duration::from_secs(10));
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }
@@ -153,10 +179,7 @@ impl Feed {
         loop {
             tokio::select! {
                 delivery = deliveries.next() => match delivery {
-                    Some(Ok(delivery)) => {
-                        self.unparsable = 0;
-                        self.deliver(&ledger, delivery);
-                    }
+                    Some(Ok(delivery)) => self.deliver(&ledger, delivery),
                     Some(Err(error)) => return self.failed(session, error),
                     None if session.is_connected() => return End::Cancelled,
                     None => return End::Lost,
@@ -203,7 +226,7 @@ impl Feed {
                 Default::default(),
             )
             .await?;
-        Ok((Arc::new(Ledger::new(channel)), deliveries))
+        Ok((Arc::new(Ledger::new(channel, self.state.clone())), deliveries))
     }
 
     fn deliver(&self, ledger: &Arc<Ledger>, message: lapin::message::Delivery) {
@@ -232,38 +255,23 @@ impl Feed {
         }
     }
 
-    /// What to do about an end: give up, go on at once (`true`), or go on after a pause.
-    async fn judge(&mut self, end: End) -> ControlFlow<(), bool> {
+    /// What to do about an end.
+    async fn judge(&mut self, end: End) -> Next {
         let queue = self.options.queue.clone();
         match end {
-            End::Stopped(_) => return ControlFlow::Break(()),
-            End::Lost => {}
-            End::Unparsable => {
-                self.unparsable += 1;
-                if self.unparsable >= UNPARSABLE {
-                    let error = Error::new(
-                        ErrorKind::Worker,
-                        format!(
-                            "queue `{queue}` holds a message that cannot be parsed (a name or property that is not \
-                             UTF-8): consuming it has stopped; take the message out with another client"
-                        ),
-                    );
-                    tracing::error!(%queue, "{error}");
-                    self.handle.send(Err(error));
-                    return ControlFlow::Break(());
-                }
-                return ControlFlow::Continue(false);
-            }
+            End::Stopped(_) => Next::End,
+            End::Lost => Next::AtOnce,
+            End::Unparsable => self.judge_unparsable(),
             End::Cancelled => {
                 self.complain("RabbitMQ ended the consumer: its queue was deleted, or its leader is gone");
                 self.redeclare().await;
-                return ControlFlow::Continue(false);
+                Next::AfterPause
             }
             End::Refused(error) => {
                 let refusal = super::declare::refusal("queue", &queue, &error);
                 if let Some(ready) = self.ready.take() {
                     let _ = ready.send(Err(refusal));
-                    return ControlFlow::Break(());
+                    return Next::End;
                 }
                 match fault::protocol(&error) {
                     Some((code::PRECONDITION_FAILED, text)) if text.contains("timeout") => {
@@ -281,10 +289,43 @@ impl Feed {
                     }
                     _ => self.complain(&chain(&refusal)),
                 }
-                return ControlFlow::Continue(false);
+                Next::AfterPause
             }
         }
-        ControlFlow::Continue(true)
+    }
+
+    /// Goes apart, to see whose message it was; if it was ours, again and again, gives the queue up.
+    fn judge_unparsable(&mut self) -> Next {
+        // It can be consumed, but for this message.
+        if let Some(ready) = self.ready.take() {
+            let _ = ready.send(Ok(()));
+        }
+        let queue = &self.options.queue;
+        if !self.is_apart {
+            // An exclusive queue cannot go apart from its connection, but was deleted with it, message and all.
+            if !self.core.shared.is_exclusive(queue) {
+                self.is_apart = true;
+                self.state = self.core.new_consuming();
+            }
+            return Next::AtOnce;
+        }
+        let is_recent = self.last_unparsable.is_some_and(|last| last.elapsed() < SETTLED);
+        self.unparsable = if is_recent { self.unparsable + 1 } else { 1 };
+        self.last_unparsable = Some(Instant::now());
+        if self.unparsable < UNPARSABLE {
+            return Next::AfterPause;
+        }
+        let error = Error::new(
+            ErrorKind::Worker,
+            format!(
+                "queue `{queue}` holds a message that cannot be parsed (a name or property that is not UTF-8): consuming \
+                 it has stopped; take the message out with another client"
+            ),
+        );
+        tracing::error!(%queue, "{error}");
+        self.core.unparsable().insert(queue.clone());
+        self.handle.send(Err(error));
+        Next::End
     }
 
     /// Says once what is wrong with the queue, until it works again.

@@ -4,6 +4,7 @@
 //! Everything runs on a small runtime of its own: a handler that blocks the user's threads must not keep
 //! heartbeats from being sent.
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -77,7 +78,9 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
         publisher_task.run(stop).await;
         drop(done);
     });
-    runtime.handle().spawn(session::supervise(shared.clone(), session::PUBLISHER, state, Some(link)));
+    let connections = Tasks::new();
+    connections
+        .spawn(runtime.handle(), session::supervise(shared.clone(), session::PUBLISHER, state, Some(link)));
     // So that whoever asks for the broker's health at once hears of the connection that there is.
     let _ = publishing.wait_for(|state| state.session.is_some() || state.down.is_some()).await;
     Ok(Arc::new(RabbitMq {
@@ -88,11 +91,13 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
             replier: Replier::default(),
             publishing,
             consuming: OnceLock::new(),
+            unparsable: Mutex::default(),
             ladder: OnceLock::new(),
             declaring_ladder: Declaring::default(),
             router: Mutex::default(),
             handle: runtime.handle().clone(),
             tasks: Tasks::new(),
+            connections,
         }),
         publisher_done,
         _runtime: runtime,
@@ -138,13 +143,19 @@ struct Core {
     publishing: watch::Receiver<State>,
     /// Opened by the first consumer.
     consuming: OnceLock<watch::Receiver<State>>,
+    /// Queues that were given up because of a message that ends connections: consumed again, they get one of their
+    /// own from the beginning.
+    unparsable: Mutex<HashSet<Name>>,
     /// Set when the delay ladder has been declared.
     ladder: OnceLock<()>,
     declaring_ladder: Declaring,
     /// How many consumers need the due router, and what stops it.
     router: Mutex<(usize, Option<CancellationToken>)>,
     handle: Handle,
+    /// What feeds consumers.
     tasks: Tasks,
+    /// What keeps connections.
+    connections: Tasks,
 }
 
 /// What sessions need.
@@ -303,6 +314,15 @@ impl Tasks {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Runs a task that [`wait`](Self::wait) waits for; after that, none.
+    fn spawn(&self, handle: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+        let Some(running) = self.token() else { return };
+        handle.spawn(async move {
+            task.await;
+            drop(running);
+        });
+    }
+
     async fn wait(&self) {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Nothing is ever sent: it ends when the last task has dropped its sender.
@@ -313,21 +333,24 @@ impl Tasks {
 impl Core {
     /// Runs a task on the broker's runtime that `close` waits for.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let Some(running) = self.tasks.token() else { return };
-        self.handle.spawn(async move {
-            task.await;
-            drop(running);
-        });
+        self.tasks.spawn(&self.handle, task);
     }
 
     /// The connection for consuming, opened when it is first asked for.
     fn consuming(&self) -> watch::Receiver<State> {
-        let receiver = self.consuming.get_or_init(|| {
-            let (state, receiver) = watch::channel(State::default());
-            self.handle.spawn(session::supervise(self.shared.clone(), session::CONSUMER, state, None));
-            receiver
-        });
-        receiver.clone()
+        self.consuming.get_or_init(|| self.new_consuming()).clone()
+    }
+
+    fn unparsable(&self) -> std::sync::MutexGuard<'_, HashSet<Name>> {
+        self.unparsable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another connection for consuming, which lives as long as somebody looks at its state.
+    fn new_consuming(&self) -> watch::Receiver<State> {
+        let (state, receiver) = watch::channel(State::default());
+        let keeping = session::supervise(self.shared.clone(), session::CONSUMER, state, None);
+        self.connections.spawn(&self.handle, keeping);
+        receiver
     }
 
     fn ensure_open(&self) -> Result<()> {
@@ -622,14 +645,7 @@ impl Broker for RabbitMq {
             let flushing = async { tokio::join!(published.cancelled(), core.tasks.wait()) };
             let _ = tokio::time::timeout(CLOSE - Duration::from_secs(3), flushing).await;
             core.shared.flushed.cancel();
-            for state in [Some(&core.publishing), core.consuming.get()].into_iter().flatten() {
-                let mut state = state.clone();
-                let _ = tokio::time::timeout(Duration::from_secs(3), async {
-                    // The supervisor drops its end when its connection is closed.
-                    while state.changed().await.is_ok() {}
-                })
-                .await;
-            }
+            let _ = tokio::time::timeout(Duration::from_secs(3), core.connections.wait()).await;
         };
         on(&self.core.handle, closing).await;
     }

@@ -105,7 +105,8 @@ pub(super) async fn open_any(shared: &Shared, role: &str) -> Result<Link, Fault>
     Err(worst.unwrap_or_else(|| Fault { permanent: true, error: Error::config("the URL names no host") }))
 }
 
-/// Keeps a connection in `state` until the broker is closed. `first` is a connection that is already there.
+/// Keeps a connection in `state` until the broker is closed or nobody looks at `state` any more. `first` is a
+/// connection that is already there.
 pub(super) async fn supervise(
     shared: Arc<Shared>,
     role: &'static str,
@@ -129,6 +130,7 @@ pub(super) async fn supervise(
         let connected = tokio::select! {
             connected = connected => connected,
             () = shared.closed.cancelled() => break,
+            () = state.closed() => break,
         };
         let pause = match connected {
             Ok(link) => {
@@ -139,7 +141,7 @@ pub(super) async fn supervise(
                 });
                 let since = Instant::now();
                 let error = live(&shared, role, &state, &session).await;
-                if shared.closed.is_cancelled() {
+                if shared.closed.is_cancelled() || state.is_closed() {
                     session.link.close(CLOSE).await;
                     break;
                 }
@@ -166,6 +168,7 @@ pub(super) async fn supervise(
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shared.closed.cancelled() => break,
+            () = state.closed() => break,
         }
     }
     state.send_replace(State::default());
@@ -232,6 +235,7 @@ async fn live(shared: &Shared, role: &str, state: &watch::Sender<State>, session
             }
             () = session.dead.cancelled() => return gone(),
             () = shared.flushed.cancelled() => return gone(),
+            () = state.closed() => return gone(),
         }
     }
 }

@@ -8,9 +8,11 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions};
+use tokio::sync::watch;
 
 use super::Core;
 use super::convert::short;
+use super::session::State;
 use crate::broker::amqp::check_publish;
 use crate::broker::{Publish, Settler};
 use crate::envelope::Envelope;
@@ -27,6 +29,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// would ack another message.
 pub(super) struct Ledger {
     channel: Channel,
+    /// Keeps the connection: a delivery outlives its consumer.
+    _connection: watch::Receiver<State>,
 }
 
 impl fmt::Debug for Ledger {
@@ -36,8 +40,8 @@ impl fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(channel: Channel) -> Self {
-        Self { channel }
+    pub(super) fn new(channel: Channel, connection: watch::Receiver<State>) -> Self {
+        Self { channel, _connection: connection }
     }
 
     pub(super) fn channel(&self) -> &Channel {
