@@ -1,16 +1,20 @@
-//! Messaging patterns beside hand-written lapin loops on one RabbitMQ node, alternating in one process run.
+//! Messaging patterns beside hand-written lapin loops on one RabbitMQ node, alternating in one process run: calls, and
+//! events to a topic exchange. And routing on the memory broker, by bindings and by words.
 //!
 //! `cargo bench --bench patterns` starts a node of its own (`scripts/rabbitmq`); `LEVERET_BENCH_URL` names another.
 //! After `--`: `--short` for a quick look, `--rounds 15 --calls 20000` for longer runs, `--only quorum` for the rows
-//! whose names contain that, `--by plain` for one contender alone, as for a profiler.
+//! whose names contain that (`routing` needs no node, `topic` are the events), `--by plain` for one contender alone, as
+//! for a profiler.
 //!
 //! A round of both makes one ratio, and the order changes from round to round; connecting, declaring and the first
 //! calls are not counted. Shared machines are noisy: compare ratios and medians, not single figures.
 
 #[path = "../measure/mod.rs"]
 mod measure;
+mod routing;
 mod rpc;
 mod rpc_by_hand;
+mod topic;
 
 use std::process::{Command, ExitCode};
 
@@ -54,6 +58,11 @@ impl Plan {
             by: By::ALL.into_iter().find(|by| value("--by") == Some(&format!("{by:?}").to_lowercase())),
         }
     }
+
+    /// Whether a row of this name is measured.
+    fn wants(&self, row: &str) -> bool {
+        row.contains(&self.only)
+    }
 }
 
 fn main() -> ExitCode {
@@ -61,15 +70,14 @@ fn main() -> ExitCode {
     if std::env::args().any(|arg| arg == "--test") {
         return ExitCode::SUCCESS;
     }
-    match std::env::var("LEVERET_BENCH_URL") {
-        Ok(url) => {
-            let runtime =
-                tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async { tokio::spawn(bench(url)).await.expect("no panic") });
-            ExitCode::SUCCESS
-        }
-        Err(_) => with_own_node(),
+    let url = std::env::var("LEVERET_BENCH_URL");
+    // Routing needs no node.
+    if url.is_err() && Plan::from_args().only != "routing" {
+        return with_own_node();
     }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async { tokio::spawn(bench(url.unwrap_or_default())).await.expect("no panic") });
+    ExitCode::SUCCESS
 }
 
 /// Runs this program again, with a node that is there for it alone.
@@ -94,6 +102,15 @@ fn with_own_node() -> ExitCode {
 
 async fn bench(url: String) {
     let plan = Plan::from_args();
-    println!("{} rounds of {} calls each", plan.rounds, plan.calls);
-    rpc::bench(&url, &plan).await;
+    if plan.wants("routing") {
+        routing::bench().await;
+    }
+    if plan.wants("topic") {
+        topic::bench(&url, &plan).await;
+    }
+    // The rows' names begin with the kind of the queue: `classic: rpc at 16`.
+    if plan.only != "routing" && plan.only != "topic" {
+        println!("{} rounds of {} calls each", plan.rounds, plan.calls);
+        rpc::bench(&url, &plan).await;
+    }
 }
