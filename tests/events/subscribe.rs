@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use leveret::testing::TestQueue;
 use leveret::{Context, Outcome, Properties, RawMessage, Worker, subscriber};
+use queue_core::topology::{QueueDecl, Topology};
 
 use crate::support::{Log, OrderPlaced, ParcelSent, TicketOpened, VanMoved};
 
@@ -110,6 +111,25 @@ async fn failed_event_is_retried_in_its_queue_alone_and_keeps_its_key() {
     assert_eq!(dead.len(), 1);
     assert_eq!((dead[0].attempts, dead[0].error.as_deref()), (2, Some("lost")));
     assert_eq!(dead[0].queue.as_deref(), Some("parcels.europe"));
+}
+
+/// A subscriber has no result to reply with, and a failed event must not be gone because somebody might have waited.
+#[tokio::test]
+async fn event_with_a_reply_address_is_no_call() {
+    let (queue, log) = test_queue();
+    let client = queue.client();
+    client.declare(&Topology::new().queue(QueueDecl::new("replies"))).await.unwrap();
+    let properties = Properties::new().reply_to("replies").correlation_id("7").header("tenant", "blue");
+
+    let parcel = r#"{"region": "europe", "number": 13}"#;
+    client.publish_raw("shop.parcels", "parcel.europe.sent", parcel, properties).await.unwrap();
+    queue.drain().await;
+    queue.advance(Duration::from_secs(1));
+    queue.drain().await;
+
+    assert_eq!(log.sorted(), ["1 parcel.europe.sent 13", "2 parcel.europe.sent 13"]);
+    assert_eq!(client.admin().dead_letters("parcels.europe.dead", 10).await.unwrap().len(), 1);
+    assert_eq!(client.admin().depth("replies").await.unwrap().ready, 0);
 }
 
 #[tokio::test]
