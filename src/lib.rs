@@ -68,6 +68,7 @@
 //! | `worker` | [`Worker`]; a program that only enqueues does without | yes |
 //! | `memory` | `memory:` | yes |
 //! | `rabbitmq` | `amqp://` and `amqps://` | yes |
+//! | `management` | `bindings = "exact"` on RabbitMQ, by its management API ([`ClientBuilder::management`]) | no |
 //! | `sqlite` | `sqlite:` with SQLite built in, and [`Enqueue::into_sql`]: enqueue in a transaction of your own | no |
 //! | `sqlite-system` | the same with the system's SQLite | no |
 //! | `schema` | [`asyncapi`]: a document of all tasks, events and queues, with JSON Schemas | no |

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::admin::Admin;
 #[cfg(feature = "sqlite-system")]
 use crate::broker::sqlite::SqlInsert;
-use crate::broker::{Broker, BrokerInfo, Publish, QueueStats, Settings};
+use crate::broker::{Broker, BrokerInfo, ManagementUrl, Publish, QueueStats, Settings};
 use crate::call::replies::Replies;
 use crate::clock::Clock;
 use crate::declaring::Declaring;
@@ -498,6 +498,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Where RabbitMQ's management API is, `http://user:password@host:15672`, for what AMQP cannot do: it lists no
+    /// bindings, and so `bindings = "exact"` needs this. Without a login, that of the broker's URL is used; the user
+    /// needs the tag `management`. Takes the feature `management`. Other brokers have no use for it.
+    pub fn management(mut self, url: impl Into<String>) -> Self {
+        self.settings.management = Some(ManagementUrl::new(url));
+        self
+    }
+
     /// The connection's name in the broker's own lists. Default: the program's name and process id.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = name.into();
@@ -531,16 +539,13 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// As [`connect`](Self::connect); also if the variable is not UTF-8.
-    pub async fn from_env(self) -> Result<Client> {
+    pub async fn from_env(mut self) -> Result<Client> {
+        if let Some(url) = url_from_env("LEVERET_MANAGEMENT_URL")? {
+            self = self.management(url);
+        }
         for variable in ["LEVERET_URL", "RABBITMQ_URL"] {
-            match std::env::var(variable) {
-                Ok(url) if !url.is_empty() => return self.connect(&url).await,
-                Err(std::env::VarError::NotUnicode(_)) => {
-                    return Err(Error::config(format!(
-                        "the environment's {variable} is not UTF-8: set a URL"
-                    )));
-                }
-                _ => {}
+            if let Some(url) = url_from_env(variable)? {
+                return self.connect(&url).await;
             }
         }
         tracing::warn!("neither LEVERET_URL nor RABBITMQ_URL is set: using `memory:`, which keeps nothing");
@@ -558,6 +563,16 @@ impl ClientBuilder {
                 declaring: Declaring::default(),
                 replies: Replies::default(),
             }),
+        }
+    }
+}
+
+fn url_from_env(variable: &str) -> Result<Option<String>> {
+    match std::env::var(variable) {
+        Ok(url) => Ok(Some(url).filter(|url| !url.is_empty())),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(Error::config(format!("the environment's {variable} is not UTF-8: set a URL")))
         }
     }
 }

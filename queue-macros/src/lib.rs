@@ -40,7 +40,7 @@ pub fn task(attribute: TokenStream, function: TokenStream) -> TokenStream {
 /// | `exchange`, `kind` | where the events come from; default what the event's type says. A `RawMessage` says neither |
 /// | `binding = "order.europe.*"` | which routing keys; may be given several times. Default on a topic exchange: `#`, all |
 /// | `binding(region = "europe")` | which headers, all of them; `binding(any, ..)`: one of them |
-/// | `bindings = "exact"` | takes bindings out that the code no longer has; RabbitMQ cannot list bindings, and refuses |
+/// | `bindings = "exact"` | takes bindings out that the code no longer has; on RabbitMQ by its management API, and refused without |
 /// | `prefetch` | default 10, or `concurrency` where that is more |
 ///
 /// All others are those of a task: `name`, `retries`, `backoff`, `timeout`, `permanent`, `dlx`, `dead_letter_queue`,

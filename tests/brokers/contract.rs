@@ -96,6 +96,7 @@ macro_rules! contract {
                     bindings_of_a_deleted_queue_are_gone,
                     unbound_queue_gets_nothing_more_by_that_binding,
                     exact_bindings_take_out_all_others_or_are_refused,
+                    exact_bindings_keep_what_is_made_and_nothing_else,
                 ]
                 topic: [
                     short_patterns_match_as_amqp_says,

@@ -7,6 +7,8 @@
 mod support;
 
 mod connect;
+#[cfg(feature = "management")]
+mod management;
 mod proxy;
 mod publish;
 mod rpc;

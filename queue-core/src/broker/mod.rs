@@ -119,6 +119,28 @@ pub enum Health {
     Down(String),
 }
 
+/// A URL with a login, which its `Debug` does not show.
+#[derive(Clone)]
+pub struct ManagementUrl(String);
+
+impl ManagementUrl {
+    /// Takes a URL as it is; it is read when a broker is opened that needs it.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self(url.into())
+    }
+
+    /// The URL, login and all.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ManagementUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ManagementUrl(..)")
+    }
+}
+
 /// What every broker is told when it is opened.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -130,6 +152,8 @@ pub struct Settings {
     pub publish_timeout: Duration,
     /// Whether opening the broker waits until it is there, however long that takes.
     pub wait_for_broker: bool,
+    /// Where RabbitMQ's management API is, if it may be used.
+    pub management: Option<ManagementUrl>,
     /// Who connects, for the broker's own lists.
     pub name: String,
     /// The time. Only the memory broker takes one that a test moves.
@@ -145,6 +169,7 @@ impl Default for Settings {
             namespace: Namespace::default(),
             publish_timeout: Duration::from_secs(30),
             wait_for_broker: false,
+            management: None,
             name: format!("{}:{}", program.unwrap_or("leveret"), std::process::id()),
             clock: Clock::system(),
         }

@@ -53,6 +53,11 @@ impl Fixture {
         Self { broker: client.broker().clone(), client, url, promise, trash: Mutex::new(trash) }
     }
 
+    /// Whether this broker can list bindings: RabbitMQ takes its management API for that.
+    pub(crate) fn lists_bindings(&self) -> bool {
+        self.broker.info().system != "rabbitmq" || super::place::management(&self.url).is_some()
+    }
+
     /// Another client on the same broker.
     pub(crate) async fn other_client(&self) -> Client {
         let client = connect(&self.url, self.promise).await;
@@ -187,13 +192,15 @@ pub(crate) fn message(queue: &Name, text: impl Into<String>) -> Publish {
 }
 
 async fn connect(url: &str, promise: &str) -> Client {
-    let client = Client::builder()
+    let mut builder = Client::builder()
         .namespace(NAMESPACE.as_str())
         .expect("a possible namespace")
         .name(promise)
-        .publish_timeout(Duration::from_secs(20))
-        .connect(url)
-        .await;
+        .publish_timeout(Duration::from_secs(20));
+    if let Some(management) = super::place::management(url) {
+        builder = builder.management(management);
+    }
+    let client = builder.connect(url).await;
     client.unwrap_or_else(|error| panic!("connect: {}", queue_core::error::chain(&error)))
 }
 

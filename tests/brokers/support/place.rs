@@ -36,6 +36,14 @@ impl Place {
     }
 }
 
+/// Where the management API of the node at `url` is, if it may be used and its folder is known.
+pub(crate) fn management(url: &str) -> Option<String> {
+    let node = NODES.into_iter().find(|variable| url_in(variable).as_deref() == Some(url))?;
+    let folder = url_in(&format!("{node}_NODE")).filter(|_| cfg!(feature = "management"))?;
+    let state = std::fs::read_to_string(format!("{folder}/state")).expect("the node's state");
+    state.lines().find_map(|line| line.strip_prefix("management_url=")).map(str::to_owned)
+}
+
 /// The variables of nodes that are not there.
 pub(crate) fn missing() -> Vec<&'static str> {
     NODES.into_iter().filter(|variable| url_in(variable).is_none()).collect()

@@ -16,14 +16,6 @@ use crate::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Topolo
 /// [`ErrorKind::Topology`] where something exists with other settings or a passive one is missing,
 /// [`ErrorKind::Refused`] without the permission, [`ErrorKind::Connection`] if the connection was lost.
 pub(super) async fn declare(channel: &Channel, topology: &Topology) -> Result<(), Error> {
-    if let Some(queue) = topology.queues.iter().find(|queue| queue.exact_bindings) {
-        return Err(Error::config(format!(
-            "queue `{}` asks for exact bindings, which RabbitMQ's protocol cannot list: leave `bindings = \"exact\"` \
-             out, and take a binding out with `rabbitmqadmin delete binding` or `Client::declare` with \
-             `Topology::unbind`",
-            queue.name
-        )));
-    }
     for exchange in &topology.exchanges {
         declare_exchange(channel, exchange)
             .await

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::convert::short;
+use self::exact::Exact;
 use self::fault::Fault;
 use self::publisher::PublisherHandle;
 use self::replier::Replier;
@@ -38,7 +39,10 @@ mod consumer;
 mod convert;
 mod declare;
 mod due;
+mod exact;
 mod fault;
+#[cfg(feature = "management")]
+mod management;
 mod publisher;
 mod replier;
 mod reply;
@@ -56,9 +60,11 @@ const CLOSE: Duration = Duration::from_secs(10);
 /// If the URL makes no sense, the server refuses us, or none answered in as many attempts as the URL says.
 pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> {
     let target = Target::parse(url)?;
+    let exact = Exact::new(settings, &target)?;
     let runtime = OwnRuntime::new()?;
     let shared = Arc::new(Shared {
         target,
+        exact,
         settings: settings.clone(),
         remembered: Mutex::default(),
         exclusive: Mutex::default(),
@@ -162,6 +168,7 @@ struct Core {
 #[derive(Debug)]
 struct Shared {
     target: Target,
+    exact: Exact,
     settings: Settings,
     /// Declared on every connect.
     remembered: Mutex<Topology>,
@@ -361,6 +368,7 @@ impl Core {
     async fn declare(self: &Arc<Self>, mut topology: Topology) -> Result<()> {
         self.ensure_open()?;
         check_topology(&topology)?;
+        let exact = self.shared.exact.take_from(&mut topology)?;
         let exclusive = take_exclusive(&mut topology);
         let core = self.clone();
         on(&self.handle, async move {
@@ -373,7 +381,7 @@ impl Core {
                 core.declare_patiently(&exclusive, true).await?;
                 shared.exclusive().merge(exclusive);
             }
-            Ok(())
+            exact.apply(shared).await
         })
         .await
     }

@@ -1,0 +1,109 @@
+//! Queues whose bindings are exactly those of the code. AMQP cannot list bindings, so this takes the management API.
+
+use super::Shared;
+use super::url::Target;
+use crate::broker::Settings;
+use crate::error::{Error, Result};
+use crate::topology::{Name, Topology};
+
+#[cfg(feature = "management")]
+use super::management::Management;
+
+/// What makes bindings exact, if anything may.
+#[derive(Debug)]
+pub(super) struct Exact {
+    #[cfg(feature = "management")]
+    management: Option<Management>,
+}
+
+/// Queues whose other bindings are to be taken out when all is declared.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    queues: Vec<Name>,
+    topology: Topology,
+}
+
+impl Exact {
+    #[cfg(feature = "management")]
+    pub(super) fn new(settings: &Settings, target: &Target) -> Result<Self> {
+        let management = settings.management.as_ref().map(|url| Management::new(url.as_str(), target));
+        Ok(Self { management: management.transpose()? })
+    }
+
+    #[cfg(not(feature = "management"))]
+    pub(super) fn new(settings: &Settings, _target: &Target) -> Result<Self> {
+        if settings.management.is_some() {
+            return Err(Error::config(
+                "the management API's URL is set, but not compiled in: enable the feature `management` of `leveret`",
+            ));
+        }
+        Ok(Self {})
+    }
+
+    #[cfg(feature = "management")]
+    fn is_possible(&self) -> bool {
+        self.management.is_some()
+    }
+
+    #[cfg(not(feature = "management"))]
+    fn is_possible(&self) -> bool {
+        false
+    }
+
+    /// Takes the wish out of `topology`: on every reconnect it would take out what a newer program has bound since.
+    ///
+    /// # Errors
+    /// If it cannot be met.
+    pub(super) fn take_from(&self, topology: &mut Topology) -> Result<Wanted> {
+        let mut queues = Vec::new();
+        for queue in topology.queues.iter_mut().filter(|queue| queue.exact_bindings) {
+            if !self.is_possible() {
+                return Err(Error::config(format!(
+                    "queue `{}` asks for exact bindings, which AMQP cannot list: give the URL of RabbitMQ's management API \
+                     (`Client::builder().management(..)` or LEVERET_MANAGEMENT_URL, with the feature `management`), or \
+                     leave `bindings = \"exact\"` out and take a binding out with `rabbitmqadmin delete binding` or \
+                     `Client::declare` with `Topology::unbind`",
+                    queue.name
+                )));
+            }
+            queue.exact_bindings = false;
+            queues.push(queue.name.clone());
+        }
+        let topology = if queues.is_empty() { Topology::default() } else { topology.clone() };
+        Ok(Wanted { queues, topology })
+    }
+}
+
+impl Wanted {
+    /// Takes out all other bindings, there and from what is declared on every connect.
+    ///
+    /// # Errors
+    /// If the management API does not answer, or refuses us.
+    pub(super) async fn apply(self, shared: &Shared) -> Result<()> {
+        let Self { queues, topology } = self;
+        if queues.is_empty() {
+            return Ok(());
+        }
+        for remembered in [&mut *shared.remembered(), &mut *shared.exclusive()] {
+            remembered.bindings.retain(|binding| {
+                !queues.contains(&binding.queue)
+                    || topology.makes(
+                        &binding.queue,
+                        &binding.exchange,
+                        &binding.routing_key,
+                        &binding.arguments,
+                    )
+            });
+        }
+        #[cfg(feature = "management")]
+        if let Some(management) = shared.exact.management.clone() {
+            let blocking = move || queues.iter().try_for_each(|queue| management.keep_only(queue, &topology));
+            return tokio::task::spawn_blocking(blocking).await.unwrap_or_else(|error| {
+                error
+                    .try_into_panic()
+                    .map_or_else(|_| Err(crate::broker::closed()), |panic| std::panic::resume_unwind(panic))
+            });
+        }
+        Ok(())
+    }
+}
