@@ -55,6 +55,7 @@ impl Client {
 
     /// Connects to the broker that the environment names: `LEVERET_URL`, then `RABBITMQ_URL`. With neither it is
     /// `memory:`, and a log line says so.
+    /// `LEVERET_MANAGEMENT_URL` is that of RabbitMQ's [management API](ClientBuilder::management).
     ///
     /// # Errors
     /// As [`connect`](Self::connect); also if the variable is not UTF-8.
