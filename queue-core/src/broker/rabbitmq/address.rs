@@ -7,6 +7,9 @@
 //! 3.10 does not survive a well-formed address of a node outside of its cluster either, which nobody here can tell. Such
 //! a reply costs one connection, which comes back; it is never sent twice.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::broker::{Publish, reply};
 use crate::error::PublishError;
 
@@ -34,7 +37,7 @@ pub(super) fn dropped(publish: &Publish) -> Result<(), PublishError> {
 }
 
 fn makes_sense(rest: &str) -> bool {
-    let Some(pid) = rest.split_once('.').and_then(|(pid, _)| decode(pid)) else { return false };
+    let Some(pid) = rest.split_once('.').and_then(|(pid, _)| STANDARD.decode(pid).ok()) else { return false };
     let Some(node_and_parts) = pid.strip_prefix(&PID) else { return false };
     // An atom: its tag, how long it is, in one byte or two, and its text.
     let (length, text) = match node_and_parts {
@@ -47,32 +50,4 @@ fn makes_sense(rest: &str) -> bool {
     }
     let number = text[..length].strip_prefix(b"reply@");
     number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
-}
-
-/// Reads base64, as strictly as Erlang does.
-fn decode(text: &str) -> Option<Vec<u8>> {
-    let bytes = text.as_bytes();
-    let data = bytes.strip_suffix(b"==").or_else(|| bytes.strip_suffix(b"=")).unwrap_or(bytes);
-    if !bytes.len().is_multiple_of(4) {
-        return None;
-    }
-    let mut decoded = Vec::with_capacity(bytes.len() / 4 * 3);
-    let (mut bits, mut count) = (0_u32, 0);
-    for byte in data {
-        let six = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(six);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            decoded.push((bits >> count) as u8);
-        }
-    }
-    Some(decoded)
 }
