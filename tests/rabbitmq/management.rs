@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use queue_core::broker::{Broker, ManagementUrl, Publish, rabbitmq};
 use queue_core::envelope::Envelope;
-use queue_core::error::{Error, ErrorKind, PublishError};
+use queue_core::error::{Error, ErrorKind, PublishError, chain};
 use queue_core::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Topology};
 
 use crate::proxy::Proxy;
@@ -15,12 +15,13 @@ on_each_node!(
     without_the_api_exact_bindings_are_refused_at_once,
     refusals_name_the_address_and_the_remedy,
     login_of_the_broker_serves_for_both,
+    tls_trusts_the_authority_of_the_broker_s_url,
     binding_that_was_taken_out_does_not_come_back_with_the_connection,
     binding_of_a_newer_program_survives_our_reconnect,
 );
 
-/// The node's management API, without its login: `http://127.0.0.1:15672`.
-fn api(node: &Node) -> Option<String> {
+/// What the node's folder says of it; `None`, with a line that says so, where the folder is not known.
+fn recorded(node: &Node, key: &str) -> Option<String> {
     let Some(folder) = &node.folder else {
         let why = "LEVERET_TEST_RABBITMQ3_NODE or LEVERET_TEST_RABBITMQ4_NODE must name the node's folder";
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{why}");
@@ -28,9 +29,13 @@ fn api(node: &Node) -> Option<String> {
         return None;
     };
     let state = std::fs::read_to_string(format!("{folder}/state")).expect("the node's state");
-    let url = state.lines().find_map(|line| line.strip_prefix("management_url=")).expect("it is recorded");
-    let (_, address) = url.split_once('@').expect("a login");
-    Some(format!("http://{address}"))
+    let value = state.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    Some(value.unwrap_or_else(|| panic!("`{key}` is not recorded: start the node anew")).to_owned())
+}
+
+/// The node's management API, without a login.
+fn api(node: &Node) -> Option<String> {
+    Some(format!("http://127.0.0.1:{}", recorded(node, "management_port")?))
 }
 
 async fn broker(url: &str, api: Option<&str>) -> Arc<dyn Broker> {
@@ -130,6 +135,27 @@ async fn login_of_the_broker_serves_for_both(node: Node) {
     let queue = unique("exact.login");
     let broker = broker(&node.url, Some(&api)).await;
 
+    broker.declare(&bound(decl(&queue), &["old", "new"])).await.unwrap();
+    broker.declare(&exact(&queue, &["new"])).await.unwrap();
+
+    assert_eq!(routed(&broker, &queue, &["old", "new"]).await, ["new"]);
+    broker.delete(&queue).await.unwrap();
+    broker.close().await;
+}
+
+async fn tls_trusts_the_authority_of_the_broker_s_url(node: Node) {
+    let Some(port) = recorded(&node, "management_tls_port") else { return };
+    let Some(url) = recorded(&node, "tls_url").filter(|url| !url.is_empty()) else {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "the node has no TLS port: install openssl");
+        return;
+    };
+    let api = format!("https://localhost:{port}");
+    let unknown = refusal(&node, &api).await;
+    assert_eq!(unknown.kind(), ErrorKind::Connection);
+    assert!(chain(&unknown).contains("UnknownIssuer"), "{}", chain(&unknown));
+
+    let queue = unique("exact.tls");
+    let broker = broker(&url, Some(&api)).await;
     broker.declare(&bound(decl(&queue), &["old", "new"])).await.unwrap();
     broker.declare(&exact(&queue, &["new"])).await.unwrap();
 

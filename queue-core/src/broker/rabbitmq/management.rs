@@ -2,6 +2,7 @@
 //! <https://www.rabbitmq.com/docs/http-api-reference>
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -10,7 +11,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use serde::Deserialize;
 use serde_json::Value;
 use ureq::http::StatusCode;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, http};
 use url::Url;
 
@@ -51,7 +52,8 @@ impl fmt::Debug for Management {
 }
 
 impl Management {
-    /// Reads `http://user:password@host:15672`. Without a login it is that of `target`. Nothing is sent yet.
+    /// Reads `http://user:password@host:15672`. Without a login it is that of `target`, whose authority is trusted, too.
+    /// Nothing is sent yet.
     ///
     /// # Errors
     /// If the URL makes no sense. They never repeat the password.
@@ -77,7 +79,9 @@ impl Management {
         let _ = (url.set_username(""), url.set_password(None));
         let mut config = Agent::config_builder().timeout_global(Some(ANSWER)).http_status_as_error(false);
         if url.scheme() == "https" {
-            config = config.tls_config(TlsConfig::builder().root_certs(native_roots()).build());
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(provider);
+            config = config.tls_config(tls.root_certs(RootCerts::new_with_certs(&roots(target)?)).build());
         }
         Ok(Self {
             agent: config.max_redirects(0).build().into(),
@@ -201,15 +205,23 @@ fn segment(name: &str) -> String {
     utf8_percent_encode(name, NON_ALPHANUMERIC).to_string()
 }
 
-/// Whom the system trusts, as for `amqps://`.
-fn native_roots() -> RootCerts {
+/// Whom we trust: as for `amqps://` the system, and the authority that the broker's URL names.
+fn roots(target: &Target) -> Result<Vec<Certificate<'static>>> {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
         tracing::warn!(%error, "a certificate of the system cannot be read");
     }
-    RootCerts::new_with_certs(
-        &found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect::<Vec<_>>(),
-    )
+    let mut roots: Vec<_> = found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+    if let Some(pem) = target.tls.as_ref().and_then(|tls| tls.ca.as_ref()) {
+        for item in parse_pem(pem.as_bytes()) {
+            if let PemItem::Certificate(certificate) =
+                item.map_err(|error| Error::config("the URL's `cacertfile` is no PEM").with_source(error))?
+            {
+                roots.push(certificate);
+            }
+        }
+    }
+    Ok(roots)
 }
 
 #[cfg(test)]
