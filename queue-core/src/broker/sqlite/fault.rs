@@ -20,7 +20,11 @@ pub(super) enum Trouble {
     Foreign,
     /// It is damaged.
     Corrupt,
-    /// The disk, or something else.
+    /// A newer program has changed its tables.
+    Newer,
+    /// The disk does not write or read it.
+    Disk,
+    /// Something else.
     Other,
 }
 
@@ -31,6 +35,8 @@ pub(super) fn trouble(error: &rusqlite::Error) -> Trouble {
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Trouble::ReadOnly,
         Some(ErrorCode::NotADatabase) => Trouble::Foreign,
         Some(ErrorCode::DatabaseCorrupt) => Trouble::Corrupt,
+        Some(ErrorCode::SchemaChanged) => Trouble::Newer,
+        Some(ErrorCode::SystemIoFailure) => Trouble::Disk,
         _ => Trouble::Other,
     }
 }
@@ -54,6 +60,13 @@ pub(super) fn words(path: &Path, trouble: Trouble) -> String {
             "`{path}` is damaged: keep a copy, then save what can be read with `sqlite3 {path} .recover`, or restore a \
              backup"
         ),
+        Trouble::Newer => format!(
+            "`{path}` belongs to a newer Leveret: update this program; until then it leaves the file alone"
+        ),
+        Trouble::Disk => format!(
+            "the disk of `{path}` fails: see the system's log, and check the disk and what this program may write \
+             (`ulimit -f`)"
+        ),
         Trouble::Other => format!("`{path}` cannot be used"),
     }
 }
@@ -62,8 +75,8 @@ pub(super) fn words(path: &Path, trouble: Trouble) -> String {
 pub(super) fn kind(trouble: Trouble) -> ErrorKind {
     match trouble {
         Trouble::ReadOnly => ErrorKind::Refused,
-        Trouble::Foreign | Trouble::Corrupt => ErrorKind::Config,
-        Trouble::Busy | Trouble::Full | Trouble::Other => ErrorKind::Connection,
+        Trouble::Foreign | Trouble::Corrupt | Trouble::Newer => ErrorKind::Config,
+        Trouble::Busy | Trouble::Full | Trouble::Disk | Trouble::Other => ErrorKind::Connection,
     }
 }
 

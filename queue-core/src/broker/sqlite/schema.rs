@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, ffi};
 
 use super::fault;
 use crate::error::{Error, ErrorKind, Result};
@@ -134,6 +134,16 @@ fn look(connection: &Connection, path: &Path) -> Result<Option<i64>> {
         ))),
         _ => Ok(tables),
     }
+}
+
+/// Refuses tables of this version if they are newer than we know: a newer program may bring the file up to date while
+/// we have it open.
+pub(super) fn check(version: i64) -> rusqlite::Result<()> {
+    if version <= VERSION {
+        return Ok(());
+    }
+    let words = format!("its tables are of version {version}, and this program knows {VERSION}");
+    Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_SCHEMA), Some(words)))
 }
 
 /// Brings the tables up to date, in one transaction: another program may open the file at the same moment.

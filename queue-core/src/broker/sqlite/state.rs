@@ -13,8 +13,8 @@ use super::command::{Answer, Command};
 use super::consumer::{Claim, Line, Subscription};
 use super::lease::Neighbours;
 use super::reply::ReplyConsumer;
-use super::row;
 use super::time::Deadlines;
+use super::{row, schema};
 use crate::broker::amqp::{Death, QueueRules};
 use crate::clock::Clock;
 use crate::envelope::Envelope;
@@ -286,10 +286,11 @@ impl State {
         if self.data_version()? == self.seen {
             return Ok(false);
         }
-        let topology: i64 = self
+        let (schema, topology): (i64, i64) = self
             .connection
-            .prepare_cached("SELECT topology FROM leveret_meta")?
-            .query_row([], |row| row.get(0))?;
+            .prepare_cached("SELECT schema, topology FROM leveret_meta")?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        schema::check(schema)?;
         if topology != self.topology || !self.is_registered()? || self.has_replies()? {
             return Ok(true);
         }
@@ -314,10 +315,11 @@ impl State {
         if version == self.seen && !self.is_stale {
             return Ok(());
         }
-        let (sequence, topology): (i64, i64) = self
+        let (schema, sequence, topology): (i64, i64, i64) = self
             .connection
-            .prepare_cached("SELECT sequence, topology FROM leveret_meta")?
-            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            .prepare_cached("SELECT schema, sequence, topology FROM leveret_meta")?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        schema::check(schema)?;
         (self.sequence, self.saved_sequence) = (sequence, sequence);
         self.generation += 1;
         self.pick_up_replies()?;
