@@ -40,6 +40,14 @@ impl Clock {
         clock.send_modify(|now| *now += by);
     }
 
+    /// Moves a manual clock back, as an administrator may do to the system's. Only for our own tests: what users wait
+    /// for is not to go away again.
+    #[cfg(test)]
+    pub(crate) fn set_back(&self, by: Duration) {
+        let clock = self.manual.as_ref().expect("only a manual clock can be set back");
+        clock.send_modify(|now| *now -= by);
+    }
+
     /// Whether a test moves this clock.
     pub fn is_manual(&self) -> bool {
         self.manual.is_some()

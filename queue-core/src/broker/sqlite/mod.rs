@@ -46,6 +46,8 @@ mod settle;
 mod state;
 mod store;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod time;
 mod url;
 mod writer;
@@ -91,6 +93,18 @@ pub(crate) async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broke
 
 impl SqliteBroker {
     fn open(options: Options, settings: &Settings) -> Result<Self> {
+        let state = Self::join(options, settings)?;
+        // SQLite follows links to the file, and keeps the log beside what they lead to.
+        let database = state.connection.path().map_or_else(|| state.setup.path.clone(), PathBuf::from);
+        let log = sync::open_log(&database).map_err(|error| {
+            let words = format!("the log of `{}` cannot be synced", database.display());
+            Error::new(ErrorKind::Connection, words).with_source(error)
+        })?;
+        Self::start(state, move || log.sync_data())
+    }
+
+    /// Opens the file, and registers in it.
+    fn join(options: Options, settings: &Settings) -> Result<State> {
         let Options { path, keep, lease } = options;
         let faulty = |fault| fault::error(&path, fault);
         let connection = schema::open(&path)?;
@@ -108,15 +122,18 @@ impl SqliteBroker {
         state.transact(&[]).map_err(faulty)?;
         // From now on `sync` does it.
         state.connection.execute_batch("PRAGMA synchronous = NORMAL").map_err(faulty)?;
-        let me = state.me;
+        Ok(state)
+    }
 
-        // SQLite follows links to the file, and keeps the log beside what they lead to.
-        let database = state.connection.path().map_or_else(|| path.clone(), PathBuf::from);
-        let syncer = Syncer::start(&database).map_err(|error| {
-            let words = format!("the log of `{}` cannot be synced", path.display());
+    /// Begins to write; `sync` makes durable what is in the log.
+    fn start(state: State, sync: impl FnMut() -> std::io::Result<()> + Send + 'static) -> Result<Self> {
+        let without_thread = |error| {
+            let words = "the threads that write the database cannot be started";
             Error::new(ErrorKind::Connection, words).with_source(error)
-        })?;
+        };
+        let (path, me) = (state.setup.path.clone(), state.me);
         let reader = schema::open_reader(&path)?;
+        let syncer = Syncer::start(sync).map_err(without_thread)?;
         let (commands, receiver) = channel();
         let commands = Arc::new(commands);
         let health = Arc::new(Mutex::new(Health::Up));
@@ -128,10 +145,7 @@ impl SqliteBroker {
                 writer.run();
                 drop(ended);
             })
-            .map_err(|error| {
-                Error::new(ErrorKind::Connection, "the thread that writes the database cannot be started")
-                    .with_source(error)
-            })?;
+            .map_err(without_thread)?;
         Ok(Self {
             commands,
             reader: Mutex::new(Some(reader)),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, ffi, params};
 
 use super::command::{Answer, Command};
 use super::consumer::{Claim, Line, Subscription};
@@ -266,6 +266,16 @@ impl State {
         self.is_stale = true;
         self.topology = -1;
         self.has_new_topology = false;
+    }
+
+    /// Moves all of the log into the database, syncs it, and has the log begin anew.
+    pub(super) fn empty_log(&self) -> rusqlite::Result<()> {
+        let is_busy: bool =
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if is_busy {
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None));
+        }
+        Ok(())
     }
 
     fn run(&self, sql: &str) -> rusqlite::Result<()> {

@@ -116,9 +116,16 @@ impl Writer {
             // First, so that `Close` stays the last.
             commands.splice(0..0, std::mem::take(&mut self.owed).into_iter().map(Command::GiveBack));
         }
+        if let Err(error) = self.resolve_doubt() {
+            self.is_unwell(&error);
+            let (durable, others): (Vec<_>, _) = commands.into_iter().partition(Command::is_durable);
+            for command in durable {
+                self.refuse(command, &error);
+            }
+            commands = others;
+        }
         match self.state.transact(&commands) {
             Ok(answers) => {
-                self.rest_until = None;
                 self.is_well();
                 self.tell(commands, answers);
             }
@@ -141,6 +148,16 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// After a sync that failed: moves the whole log into the database, and lets it begin anew, before anything more is
+    /// confirmed.
+    fn resolve_doubt(&self) -> rusqlite::Result<()> {
+        if self.syncer.is_in_doubt() {
+            self.state.empty_log()?;
+            self.syncer.trust();
+        }
+        Ok(())
     }
 
     /// After a commit: delivers what was claimed, and answers.
@@ -213,7 +230,11 @@ impl Writer {
         command.answer(answer);
     }
 
-    fn is_well(&self) {
+    fn is_well(&mut self) {
+        if self.syncer.is_in_doubt() {
+            return;
+        }
+        self.rest_until = None;
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         if *health != Health::Up {
             tracing::info!(path = %self.state.setup.path.display(), "the database can be written again");
@@ -254,7 +275,7 @@ impl Writer {
     fn look(&mut self) {
         let has_rested = self.rest_until.take().is_some();
         match self.has_work() {
-            Ok(has_work) if has_work || has_rested => self.carry_out(Vec::new()),
+            Ok(has_work) if has_work || has_rested || self.syncer.is_in_doubt() => self.carry_out(Vec::new()),
             Ok(_) if self.tidied.elapsed() >= TIDYING => {
                 self.tidied = Instant::now();
                 if let Err(error) = self.state.shrink(SPARE_PAGES) {

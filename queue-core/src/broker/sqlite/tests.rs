@@ -1,0 +1,223 @@
+//! Faults that only the inside can bring about: a quota on the writer's connection, a sync that fails, a clock that is
+//! set back. What a program sees from outside stands in `tests/sqlite`.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::*;
+use crate::broker::Delivery;
+use crate::clock::Clock;
+use crate::envelope::Envelope;
+use crate::settlement::{Reason, ReasonKind, Settlement};
+use crate::topology::QueueDecl;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A file that no other test uses, gone with the value.
+struct Database(PathBuf);
+
+impl Database {
+    fn new() -> Self {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let database =
+            Self(std::env::temp_dir().join(format!("leveret-sqlite-{}-{count}.db", std::process::id())));
+        database.remove();
+        database
+    }
+
+    /// A client's state, before it begins to write.
+    fn state(&self, clock: &Clock) -> State {
+        let options = Options::parse(&format!("sqlite:{}", self.0.display())).unwrap();
+        let settings = Settings { clock: clock.clone(), ..Settings::default() };
+        SqliteBroker::join(options, &settings).unwrap()
+    }
+
+    fn broker(&self, clock: &Clock) -> SqliteBroker {
+        SqliteBroker::start(self.state(clock), || Ok(())).unwrap()
+    }
+
+    /// What is in the database itself, as after a power failure that took the log.
+    fn payloads_without_log(&self) -> Vec<String> {
+        let url = format!("file:{}?immutable=1", self.0.display());
+        let database = Connection::open(url).unwrap();
+        let mut select = database.prepare("SELECT payload FROM leveret_job ORDER BY job").unwrap();
+        select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    fn remove(&self) {
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", self.0.display()));
+        }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+fn job(payload: impl Into<String>) -> Publish {
+    Publish::to_queue("jobs", Envelope::new(payload.into()))
+}
+
+async fn declare(broker: &SqliteBroker) {
+    broker.declare(&Topology::new().queue(QueueDecl::new("jobs"))).await.unwrap();
+}
+
+async fn next(consumer: &mut Consumer) -> Delivery {
+    tokio::time::timeout(PATIENCE, consumer.next()).await.expect("in time").expect("a job").unwrap()
+}
+
+fn text(delivery: &Delivery) -> String {
+    String::from_utf8_lossy(&delivery.envelope.payload).into_owned()
+}
+
+#[tokio::test]
+async fn quota_refuses_and_loses_nothing() {
+    let database = Database::new();
+    let state = database.state(&Clock::system());
+    state.connection.execute_batch("PRAGMA max_page_count = 200").unwrap();
+    let broker = SqliteBroker::start(state, || Ok(())).unwrap();
+    declare(&broker).await;
+
+    let mut kept = Vec::new();
+    let refused = loop {
+        let payload = format!("{}{}", kept.len(), "x".repeat(20_000));
+        match broker.publish(job(payload.clone())).await {
+            Ok(()) => kept.push(payload),
+            Err(error) => break error,
+        }
+        assert!(kept.len() < 1000, "there is no quota");
+    };
+
+    let words = refused.to_string();
+    assert!(matches!(refused, PublishError::Blocked { .. }) && words.contains("is full"), "{words}");
+    assert!(matches!(broker.info().health, Health::Blocked(_)));
+    assert!(kept.len() > 10, "only {} were kept", kept.len());
+    // What is there is worked, which makes room.
+    let mut consumer = broker.consume(ConsumeOptions::new("jobs")).await.unwrap();
+    for payload in &kept {
+        let delivery = next(&mut consumer).await;
+        assert!(text(&delivery) == *payload, "another one, or out of order");
+        delivery.settle(Settlement::Ack).await.unwrap();
+    }
+    broker.publish(job("x".repeat(20_000))).await.unwrap();
+    assert_eq!(broker.info().health, Health::Up);
+    broker.close().await;
+}
+
+/// The system forgets what it could not write, so that a sync which succeeds says nothing of what came before.
+#[tokio::test]
+async fn nothing_is_confirmed_behind_a_failed_sync_before_it_is_in_the_database() {
+    let database = Database::new();
+    let mut left = 2;
+    let sync = move || {
+        left -= 1;
+        if left == 0 { Err(io::Error::other("the disk is gone")) } else { Ok(()) }
+    };
+    let broker = SqliteBroker::start(database.state(&Clock::system()), sync).unwrap();
+    declare(&broker).await;
+
+    let unconfirmed = broker.publish(job("in doubt")).await;
+    broker.publish(job("behind it")).await.unwrap();
+
+    assert!(matches!(unconfirmed, Err(PublishError::Unconfirmed { .. })), "{unconfirmed:?}");
+    assert_eq!(database.payloads_without_log(), ["in doubt"]);
+    broker.close().await;
+    assert_eq!(database.payloads_without_log(), ["in doubt", "behind it"]);
+}
+
+#[tokio::test]
+async fn nothing_is_confirmed_while_the_log_cannot_be_moved_into_the_database() {
+    let database = Database::new();
+    let mut left = 2;
+    let sync = move || {
+        left -= 1;
+        if left == 0 { Err(io::Error::other("the disk is gone")) } else { Ok(()) }
+    };
+    let state = database.state(&Clock::system());
+    state.connection.busy_timeout(Duration::from_millis(50)).unwrap();
+    let broker = SqliteBroker::start(state, sync).unwrap();
+    declare(&broker).await;
+    // Somebody who reads an old state of the file, which cannot be overwritten meanwhile.
+    let mut reader = Connection::open(&database.0).unwrap();
+    let reading = reader.transaction().unwrap();
+    let _: i64 = reading.query_row("SELECT count(*) FROM leveret_job", [], |row| row.get(0)).unwrap();
+
+    broker.publish(job("in doubt")).await.unwrap_err();
+    let refused = broker.publish(job("refused")).await.unwrap_err();
+    assert!(matches!(broker.info().health, Health::Down(_)));
+    drop(reading);
+    broker.publish(job("behind it")).await.unwrap();
+
+    let words = crate::error::chain(&refused);
+    assert!(words.contains("nothing was sent") && words.contains("locked by another program"), "{words}");
+    assert_eq!(broker.info().health, Health::Up);
+    drop(reader);
+    broker.close().await;
+    assert_eq!(database.payloads_without_log(), ["in doubt", "behind it"]);
+}
+
+#[tokio::test]
+async fn clock_that_is_set_back_loses_nothing_and_makes_nothing_early() {
+    let database = Database::new();
+    let clock = Clock::manual(UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    let broker = database.broker(&clock);
+    declare(&broker).await;
+    let mut consumer = broker.consume(ConsumeOptions::new("jobs").prefetch(10)).await.unwrap();
+    let mut delayed = job("delayed");
+    let due = clock.now() + Duration::from_secs(60);
+    delayed.not_before = Some(due);
+    broker.publish(delayed).await.unwrap();
+    broker.publish(job("held")).await.unwrap();
+    let held = next(&mut consumer).await;
+
+    clock.set_back(HOUR);
+    broker.publish(job("after")).await.unwrap();
+    let after = next(&mut consumer).await;
+
+    assert_eq!(text(&after), "after");
+    assert_ne!(after.envelope.id, held.envelope.id);
+    after.settle(Settlement::Ack).await.unwrap();
+    // A lease goes by a clock that nobody sets: the delivery is still ours.
+    let reason = Reason::new(ReasonKind::Failed, "as planned");
+    let retry = Settlement::Retry { after: Duration::from_secs(1), attempt: 2, reason };
+    held.settle(retry).await.unwrap();
+    // Due by the clock as it is now, although another waits from before.
+    clock.advance(Duration::from_secs(1));
+    let again = next(&mut consumer).await;
+    assert_eq!((text(&again).as_str(), again.envelope.attempt), ("held", 2));
+    again.settle(Settlement::Ack).await.unwrap();
+    clock.advance(HOUR + Duration::from_secs(59));
+    assert_eq!(clock.now(), due);
+    assert_eq!(text(&next(&mut consumer).await), "delayed");
+    broker.close().await;
+}
+
+/// As after a start with a clock that has lost its time.
+#[tokio::test]
+async fn program_whose_clock_is_behind_that_of_the_last_one_goes_on() {
+    let database = Database::new();
+    let clock = Clock::manual(UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    let before = database.broker(&clock);
+    declare(&before).await;
+    let mut expiring = job("from the future");
+    expiring.envelope.expiration = Some(HOUR);
+    before.publish(expiring).await.unwrap();
+    before.close().await;
+
+    clock.set_back(24 * HOUR);
+    let after = database.broker(&clock);
+    after.publish(job("from the present")).await.unwrap();
+    let mut consumer = after.consume(ConsumeOptions::new("jobs").prefetch(2)).await.unwrap();
+
+    // In the order in which they came, whatever the clock said.
+    assert_eq!(text(&next(&mut consumer).await), "from the future");
+    assert_eq!(text(&next(&mut consumer).await), "from the present");
+    after.close().await;
+}
