@@ -1,8 +1,8 @@
-//! Files that cannot be used, each with its words; and a disk that is full.
+//! Files that cannot be used, each with its words; and what becomes of a file's size.
 
 use std::path::Path;
 
-use leveret::{Client, ErrorKind, PublishError};
+use leveret::{Client, ErrorKind};
 use queue_core::broker::{ConsumeOptions, Publish};
 use queue_core::envelope::Envelope;
 use queue_core::settlement::Settlement;
@@ -106,70 +106,6 @@ async fn damaged_file_is_told_with_how_to_save_it() {
 
     assert_eq!(kind, ErrorKind::Config);
     assert!(words.contains("is damaged") && words.contains(".recover"), "{words}");
-}
-
-/// A tmpfs of two megabytes; where that may not be mounted, there is nothing to see.
-#[tokio::test]
-async fn full_disk_refuses_and_loses_nothing() {
-    let Some(disk) = SmallDisk::mount() else {
-        eprintln!("left out: this user may not mount a tmpfs to fill");
-        return;
-    };
-    let url = format!("sqlite:{}/jobs.db", disk.0.display());
-    let client = Client::connect(&url).await.unwrap();
-    client.declare(&Topology::new().queue(QueueDecl::new("jobs"))).await.unwrap();
-    let job = || Publish::to_queue("jobs", Envelope::new("x".repeat(20_000)));
-
-    let mut kept = 0;
-    let refused = loop {
-        match client.broker().publish(job()).await {
-            Ok(()) => kept += 1,
-            Err(error) => break error,
-        }
-        assert!(kept < 1000, "the disk is never full");
-    };
-
-    let words = refused.to_string();
-    assert!(matches!(refused, PublishError::Blocked { .. }) && words.contains("is full"), "{words}");
-    assert!(kept > 10, "only {kept} were kept");
-    // What is there can be read, and when there is room again, it is worked.
-    assert_eq!(client.admin().depth("jobs").await.unwrap().ready, kept);
-    disk.grow();
-    let mut consumer = client.broker().consume(ConsumeOptions::new("jobs")).await.unwrap();
-    for _ in 0..kept {
-        next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
-    }
-    client.broker().publish(job()).await.unwrap();
-    client.close().await;
-}
-
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount() -> Option<Self> {
-        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("disk-{}", std::process::id()));
-        std::fs::create_dir_all(&place).ok()?;
-        let disk = Self(place);
-        disk.mount_with("size=2m").then_some(disk)
-    }
-
-    fn grow(&self) {
-        assert!(self.mount_with("remount,size=64m"));
-    }
-
-    fn mount_with(&self, options: &str) -> bool {
-        let mut mount = std::process::Command::new("mount");
-        let mount = mount.args(["-t", "tmpfs", "-o", options, "leveret-test"]).arg(&self.0);
-        mount.stderr(std::process::Stdio::null()).status().is_ok_and(|status| status.success())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ =
-            std::process::Command::new("umount").arg(&self.0).stderr(std::process::Stdio::null()).status();
-        let _ = std::fs::remove_dir(&self.0);
-    }
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! What is the SQLite broker's own: the file, the processes that share it, and what becomes of jobs when they die. What
 //! all brokers promise stands in `tests/brokers`.
 
+mod disk;
 mod fault;
 mod fence;
 mod file;
 mod kill;
+mod neighbour;
 mod outbox;
 mod support;

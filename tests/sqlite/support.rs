@@ -77,14 +77,18 @@ pub(crate) struct Program {
 impl Program {
     /// Runs `role` of this binary.
     pub(crate) fn start(role: &str, url: &str) -> Self {
-        let mut process = Command::new(std::env::current_exe().expect("this binary"))
+        Self::start_by(Command::new(this_binary()), role, url).expect("this binary runs")
+    }
+
+    /// Runs `role` by a command of which this binary is, or becomes, the program.
+    pub(crate) fn start_by(mut command: Command, role: &str, url: &str) -> std::io::Result<Self> {
+        let mut process = command
             .args(["--exact", "support::child", "--nocapture", "--quiet"])
             .env(ROLE, role)
             .env(URL, url)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .spawn()
-            .expect("this binary runs");
+            .spawn()?;
         let stdin = process.stdin.take().expect("piped");
         let stdout = BufReader::new(process.stdout.take().expect("piped"));
         let (sender, lines) = channel();
@@ -96,7 +100,7 @@ impl Program {
                 }
             }
         });
-        Self { process, stdin, lines }
+        Ok(Self { process, stdin, lines })
     }
 
     /// The next line that the program says.
@@ -135,6 +139,10 @@ impl Drop for Program {
     }
 }
 
+pub(crate) fn this_binary() -> PathBuf {
+    std::env::current_exe().expect("this binary")
+}
+
 /// What a child says, in one piece: it may be killed at any moment.
 pub(crate) fn say(line: &str) {
     let mut stdout = std::io::stdout().lock();
@@ -152,8 +160,14 @@ fn child() {
     let (Ok(role), Ok(url)) = (std::env::var(ROLE), std::env::var(URL)) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let client = Client::connect(&url).await.expect("a database");
+        let client = match Client::connect(&url).await {
+            Ok(client) => client,
+            Err(error) => return say(&format!("{:?}: {}", error.kind(), leveret::error_chain(&error))),
+        };
         match role.as_str() {
+            "fill" => crate::disk::fill(client).await,
+            "echo" => crate::neighbour::echo(client).await,
+            "flood" => crate::neighbour::flood(client).await,
             "hold" => crate::fence::hold(client).await,
             "leave" => crate::fence::leave(client).await,
             "publish" => crate::kill::publish(client).await,
