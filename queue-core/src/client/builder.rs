@@ -1,0 +1,175 @@
+//! What a client may be told before it connects, and which broker its URL names.
+
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use super::{Client, Inner};
+use crate::broker::{Broker, ManagementUrl, Settings};
+use crate::call::replies::Replies;
+use crate::clock::Clock;
+use crate::declaring::Declaring;
+use crate::error::{Error, Result};
+use crate::topology::Namespace;
+
+/// Sets what [`Client::connect`] leaves at its default.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct ClientBuilder {
+    settings: Settings,
+    max_payload: usize,
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        // What RabbitMQ takes by default since 4.0: https://www.rabbitmq.com/docs/limits
+        Self { settings: Settings::default(), max_payload: 16 * 1024 * 1024 }
+    }
+}
+
+impl ClientBuilder {
+    /// The prefix of Leveret's own queues and exchanges: one per application where several share a vhost.
+    /// Default `leveret`.
+    ///
+    /// # Errors
+    /// If it cannot be part of an AMQP name.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Result<Self> {
+        self.settings.namespace = Namespace::new(namespace)?;
+        Ok(self)
+    }
+
+    /// How long an enqueue waits for a broker that is away, blocked or silent, and a declaration for one that is away.
+    /// Default 30 s.
+    pub fn publish_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.publish_timeout = timeout;
+        self
+    }
+
+    /// Has [`connect`](Self::connect) wait for a broker that is away, as long as that takes, instead of giving up
+    /// after a few attempts: a worker may start before its broker. A broker that refuses us is an error at once all
+    /// the same.
+    pub fn wait_for_broker(mut self) -> Self {
+        self.settings.wait_for_broker = true;
+        self
+    }
+
+    /// Where RabbitMQ's management API is, `http://user:password@host:15672`, for what AMQP cannot do: it lists no
+    /// bindings, and so `bindings = "exact"` needs this. Without a login, that of the broker's URL is used; the user
+    /// needs the tag `management`. Takes the feature `management`. Other brokers have no use for it.
+    pub fn management(mut self, url: impl Into<String>) -> Self {
+        self.settings.management = Some(ManagementUrl::new(url));
+        self
+    }
+
+    /// The connection's name in the broker's own lists. Default: the program's name and process id.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = name.into();
+        self
+    }
+
+    /// The largest payload in bytes. Default 16 MiB, which is what RabbitMQ takes.
+    pub fn max_payload(mut self, bytes: usize) -> Self {
+        self.max_payload = bytes;
+        self
+    }
+
+    /// The time, for tests. Only `memory:` takes a clock that can be moved.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.settings.clock = clock;
+        self
+    }
+
+    /// Connects to the broker that `url` names.
+    ///
+    /// # Errors
+    /// If the URL makes no sense, its broker is not compiled in, or it refuses us. A broker that is away is tried
+    /// again as often as the URL says (`connection_attempts`, `retry_delay`), then it is an error, unless the client
+    /// [waits for it](Self::wait_for_broker).
+    pub async fn connect(self, url: &str) -> Result<Client> {
+        let broker = open(url, &self.settings).await?;
+        Ok(self.with_broker(broker))
+    }
+
+    /// Connects to the broker that the environment names; see [`Client::from_env`].
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect); also if the variable is not UTF-8.
+    pub async fn from_env(mut self) -> Result<Client> {
+        if let Some(url) = url_from_env("LEVERET_MANAGEMENT_URL")? {
+            self = self.management(url);
+        }
+        for variable in ["LEVERET_URL", "RABBITMQ_URL"] {
+            if let Some(url) = url_from_env(variable)? {
+                return self.connect(&url).await;
+            }
+        }
+        tracing::warn!("neither LEVERET_URL nor RABBITMQ_URL is set: using `memory:`, which keeps nothing");
+        self.connect("memory:").await
+    }
+
+    /// A client on a broker that is already open, for one of your own making.
+    pub fn with_broker(self, broker: Arc<dyn Broker>) -> Client {
+        Client {
+            inner: Arc::new(Inner {
+                broker,
+                settings: self.settings,
+                max_payload: self.max_payload,
+                declared: RwLock::default(),
+                declaring: Declaring::default(),
+                replies: Replies::default(),
+            }),
+        }
+    }
+}
+
+fn url_from_env(variable: &str) -> Result<Option<String>> {
+    match std::env::var(variable) {
+        Ok(url) => Ok(Some(url).filter(|url| !url.is_empty())),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(Error::config(format!("the environment's {variable} is not UTF-8: set a URL")))
+        }
+    }
+}
+
+/// Opens the broker that `url` names.
+#[cfg_attr(
+    not(any(feature = "memory", feature = "rabbitmq", feature = "sqlite-system")),
+    expect(unused_variables, reason = "without a broker nothing is opened")
+)]
+async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> {
+    let scheme = url.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+    match scheme.as_deref() {
+        #[cfg(feature = "memory")]
+        Some("memory") => crate::broker::memory::open(url, settings),
+        #[cfg(feature = "rabbitmq")]
+        Some("amqp" | "amqps") => {
+            refuse_manual_clock(settings)?;
+            crate::broker::rabbitmq::connect(url, settings).await
+        }
+        #[cfg(feature = "sqlite-system")]
+        Some("sqlite") => {
+            refuse_manual_clock(settings)?;
+            crate::broker::sqlite::open(url, settings).await
+        }
+        #[allow(unreachable_patterns, reason = "reachable for those brokers whose feature is off")]
+        Some(known @ ("memory" | "amqp" | "amqps" | "sqlite")) => {
+            let feature = if known.starts_with("amqp") { "rabbitmq" } else { known };
+            Err(Error::config(format!(
+                "this program was built without the `{known}:` broker: enable the feature `{feature}` of `leveret`"
+            )))
+        }
+        // The URL may hold a password, so it is not repeated.
+        _ => Err(Error::config(
+            "the broker's URL begins with none of `memory:`, `sqlite:`, `amqp://`, `amqps://`: \
+             try `memory:` or `amqp://guest:guest@localhost:5672/`",
+        )),
+    }
+}
+
+#[cfg(any(feature = "rabbitmq", feature = "sqlite-system"))]
+fn refuse_manual_clock(settings: &Settings) -> Result<()> {
+    if settings.clock.is_manual() {
+        return Err(Error::config("only `memory:` takes a clock that can be moved; leave `clock` out"));
+    }
+    Ok(())
+}
