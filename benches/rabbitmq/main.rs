@@ -1,8 +1,13 @@
 //! Leveret and two hand-written lapin loops on one RabbitMQ node, alternating in one process run.
 //!
 //! `cargo bench --bench rabbitmq` starts a node of its own (`scripts/rabbitmq`); `LEVERET_BENCH_URL` names another.
-//! `-- --rounds 7 --jobs 20000` for longer runs, `-- --short` for a quick look. Client CPU is that of this process
-//! over all threads. Shared machines are noisy: compare ratios and medians, not single figures.
+//! After `--`: `--short` for a quick look, `--rounds 15 --jobs 20000` for longer runs, `--only "classic: work"` for the
+//! rows whose names contain that, `--by plain` for one contender alone, as for a profiler.
+//!
+//! What keeps it fair: each contender works jobs that it published itself, on a queue that was emptied before; a round
+//! of all three makes one ratio, and the order changes from round to round; a first round is not counted. Client CPU is
+//! that of this process over all its threads. Shared machines are noisy: compare ratios and medians, not single
+//! figures.
 
 mod by_hand;
 mod job;
@@ -16,10 +21,26 @@ use job::{ClassicJob, QuorumJob};
 use leveret::{Client, Runnable, Task};
 use measure::{Sample, spread, thousands};
 
+/// Who does the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Ours,
+    Plain,
+    Tuned,
+}
+
+impl By {
+    const ALL: [Self; 3] = [Self::Ours, Self::Plain, Self::Tuned];
+}
+
 /// How much is measured.
 struct Plan {
     rounds: usize,
     jobs: usize,
+    /// Which rows: those whose name contains it.
+    only: String,
+    /// Which contender; `None` is all.
+    by: Option<By>,
 }
 
 impl Plan {
@@ -27,12 +48,15 @@ impl Plan {
         let args: Vec<_> = std::env::args().collect();
         let value = |name: &str| {
             let at = args.iter().position(|arg| arg == name)?;
-            args.get(at + 1)?.parse().ok()
+            args.get(at + 1).map(String::as_str)
         };
+        let number = |name: &str| value(name)?.parse().ok();
         let short = args.iter().any(|arg| arg == "--short");
         Self {
-            rounds: value("--rounds").unwrap_or(if short { 1 } else { 5 }),
-            jobs: value("--jobs").unwrap_or(if short { 1_000 } else { 10_000 }),
+            rounds: number("--rounds").unwrap_or(if short { 1 } else { 9 }),
+            jobs: number("--jobs").unwrap_or(if short { 1_000 } else { 10_000 }),
+            only: value("--only").unwrap_or_default().to_owned(),
+            by: By::ALL.into_iter().find(|by| value("--by") == Some(&format!("{by:?}").to_lowercase())),
         }
     }
 }
@@ -73,28 +97,37 @@ fn with_own_node() -> ExitCode {
     }
 }
 
-/// One line of the table: each contender's samples, in the order of the rounds.
-#[derive(Default)]
-struct Row {
-    ours: Vec<Sample>,
-    plain: Vec<Sample>,
-    tuned: Vec<Sample>,
-}
-
 async fn bench(url: &str, plan: &Plan) {
     let client = Client::connect(url).await.expect("the node answers");
-    let version = client.info().version.unwrap_or_default();
-    println!("RabbitMQ {version}, {} rounds, {} jobs of 256 bytes each", plan.rounds, plan.jobs);
+    let Plan { rounds, jobs, .. } = plan;
+    println!("RabbitMQ {}, {rounds} rounds, {jobs} jobs of 256 bytes each", version());
     println!(
         "jobs/s and µs of client CPU per job: medians; ratios of ours to theirs: median (lowest–highest)\n"
     );
     println!(
-        "{:<22} {:>8} {:>8} {:>8}  {:>5} {:>5} {:>5}  {:<18} {:<18} {:<12}",
-        "", "ours", "plain", "tuned", "cpu", "plain", "tuned", "rate/plain", "rate/tuned", "cpu/plain"
+        "{:<22} {:>8} {:>8} {:>8}  {:>5} {:>5} {:>5}  {:<18} {:<18} {:<18} {:<18}",
+        "",
+        "ours",
+        "plain",
+        "tuned",
+        "cpu",
+        "plain",
+        "tuned",
+        "rate/plain",
+        "rate/tuned",
+        "cpu/plain",
+        "cpu/tuned"
     );
     queue::<ClassicJob>("classic", url, &client, plan, |number, text| ClassicJob { number, text }).await;
     queue::<QuorumJob>("quorum", url, &client, plan, |number, text| QuorumJob { number, text }).await;
     client.close().await;
+}
+
+/// The version of the node that `scripts/rabbitmq` started for us; lapin does not tell it.
+fn version() -> String {
+    let folder = std::env::var("LEVERET_TEST_RABBITMQ3_NODE").unwrap_or_default();
+    let state = std::fs::read_to_string(format!("{folder}/state")).unwrap_or_default();
+    state.lines().find_map(|line| line.strip_prefix("version=")).unwrap_or("of unknown version").to_owned()
 }
 
 async fn queue<T: Task + Runnable>(
@@ -110,67 +143,90 @@ async fn queue<T: Task + Runnable>(
         client.broker().purge(name).await.expect("purged");
     };
 
-    // Each publish of this row waits for the broker's disk, so fewer make the same time.
+    // Each publish of this row waits for the broker's disk, so fewer make the same time. Who awaits each confirm before
+    // the next publish has nothing to tune.
     let few = plan.jobs / 5;
-    let mut row = Row::default();
-    for _ in 0..plan.rounds {
-        row.ours.push(ours::one_by_one(url, few, job).await);
-        row.plain.push(by_hand::one_by_one(url, name, few).await);
+    row(plan, &format!("{kind}: one by one"), &[By::Ours, By::Plain], async |by| {
         purge().await;
-    }
-    row.print(&format!("{kind}: one by one"));
+        match by {
+            By::Ours => ours::one_by_one(url, few, job).await,
+            By::Plain | By::Tuned => by_hand::one_by_one(url, name, few).await,
+        }
+    })
+    .await;
 
-    let mut row = Row::default();
-    for _ in 0..plan.rounds {
-        row.ours.push(ours::all(url, plan.jobs, job).await);
+    row(plan, &format!("{kind}: enqueue_all"), &By::ALL, async |by| {
         purge().await;
-        row.plain.push(by_hand::plain_all(url, name, plan.jobs).await);
-        purge().await;
-        row.tuned.push(by_hand::tuned_all(url, name, plan.jobs).await);
-        purge().await;
-    }
-    row.print(&format!("{kind}: enqueue_all"));
+        match by {
+            By::Ours => ours::all(url, plan.jobs, job).await,
+            By::Plain => by_hand::plain_all(url, name, plan.jobs).await,
+            By::Tuned => by_hand::tuned_all(url, name, plan.jobs).await,
+        }
+    })
+    .await;
 
     for concurrency in [1, 10, 32] {
-        let mut row = Row::default();
-        for _ in 0..plan.rounds {
-            fill::<T>(client, plan.jobs, job).await;
-            row.ours.push(ours::work::<T>(url, plan.jobs, concurrency).await);
-            fill::<T>(client, plan.jobs, job).await;
-            row.plain.push(by_hand::plain_work(url, name, plan.jobs, concurrency).await);
-            fill::<T>(client, plan.jobs, job).await;
-            row.tuned.push(by_hand::tuned_work(url, name, plan.jobs, concurrency).await);
+        row(plan, &format!("{kind}: work at {concurrency}"), &By::ALL, async |by| {
+            purge().await;
+            match by {
+                By::Ours => {
+                    ours::all(url, plan.jobs, job).await;
+                    ours::work::<T>(url, plan.jobs, concurrency).await
+                }
+                By::Plain => {
+                    by_hand::tuned_all(url, name, plan.jobs).await;
+                    by_hand::plain_work(url, name, plan.jobs, concurrency).await
+                }
+                By::Tuned => {
+                    by_hand::tuned_all(url, name, plan.jobs).await;
+                    by_hand::tuned_work(url, name, plan.jobs, concurrency).await
+                }
+            }
+        })
+        .await;
+    }
+    purge().await;
+}
+
+/// Measures and prints one line of the table.
+async fn row(plan: &Plan, name: &str, contenders: &[By], measure: impl AsyncFn(By) -> Sample) {
+    let mut contenders: Vec<_> = contenders.to_vec();
+    contenders.retain(|by| plan.by.is_none_or(|only| *by == only));
+    if !name.contains(&plan.only) || contenders.is_empty() {
+        return;
+    }
+    // In the order of the rounds.
+    let mut samples = By::ALL.map(|_| Vec::new());
+    for round in 0..=plan.rounds {
+        for &by in &contenders {
+            let sample = measure(by).await;
+            if round > 0 {
+                samples[by as usize].push(sample);
+            }
         }
-        row.print(&format!("{kind}: work at {concurrency}"));
+        contenders.rotate_left(1);
     }
+    print(name, &samples);
 }
 
-/// Exactly `jobs` jobs wait in the queue.
-async fn fill<T: Task>(client: &Client, jobs: usize, job: fn(u64, String) -> T) {
-    client.broker().purge(T::queue().name()).await.expect("purged");
-    let results = client.enqueue_all((0..jobs).map(|number| job(number as u64, job::text()))).await;
-    assert!(results.iter().all(Result::is_ok), "not all were enqueued");
-}
-
-impl Row {
-    fn print(&self, name: &str) {
-        let rate = |samples: &[Sample]| median(samples, Sample::rate).map_or("–".to_owned(), thousands);
-        let cpu = |samples: &[Sample]| {
-            median(samples, Sample::cpu_per_job).map_or("–".to_owned(), |cpu| format!("{cpu:.0}"))
-        };
-        println!(
-            "{name:<22} {:>8} {:>8} {:>8}  {:>5} {:>5} {:>5}  {:<18} {:<18} {:<12}",
-            rate(&self.ours),
-            rate(&self.plain),
-            rate(&self.tuned),
-            cpu(&self.ours),
-            cpu(&self.plain),
-            cpu(&self.tuned),
-            ratio(&self.ours, &self.plain, Sample::rate),
-            ratio(&self.ours, &self.tuned, Sample::rate),
-            ratio(&self.ours, &self.plain, Sample::cpu_per_job),
-        );
-    }
+fn print(name: &str, [ours, plain, tuned]: &[Vec<Sample>; 3]) {
+    let rate = |samples: &[Sample]| median(samples, Sample::rate).map_or("–".to_owned(), thousands);
+    let cpu = |samples: &[Sample]| {
+        median(samples, Sample::cpu_per_job).map_or("–".to_owned(), |cpu| format!("{cpu:.1}"))
+    };
+    println!(
+        "{name:<22} {:>8} {:>8} {:>8}  {:>5} {:>5} {:>5}  {:<18} {:<18} {:<18} {:<18}",
+        rate(ours),
+        rate(plain),
+        rate(tuned),
+        cpu(ours),
+        cpu(plain),
+        cpu(tuned),
+        ratio(ours, plain, Sample::rate),
+        ratio(ours, tuned, Sample::rate),
+        ratio(ours, plain, Sample::cpu_per_job),
+        ratio(ours, tuned, Sample::cpu_per_job),
+    );
 }
 
 fn median(samples: &[Sample], figure: fn(&Sample) -> f64) -> Option<f64> {
@@ -179,7 +235,7 @@ fn median(samples: &[Sample], figure: fn(&Sample) -> f64) -> Option<f64> {
 
 /// The ratio round by round, since the machine's speed drifts.
 fn ratio(ours: &[Sample], theirs: &[Sample], figure: fn(&Sample) -> f64) -> String {
-    if theirs.is_empty() {
+    if ours.is_empty() || theirs.is_empty() {
         return "–".to_owned();
     }
     let (median, low, high) =
