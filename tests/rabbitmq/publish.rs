@@ -12,6 +12,7 @@ use crate::support::{Node, consume, job, next, queue, queue_with, soon, unique};
 on_each_node!(
     published_job_is_delivered_as_it_was,
     returns_are_attributed_to_the_right_publish_under_pipelining,
+    returns_are_attributed_to_the_right_publish_among_many_publishers,
     full_queue_refuses_and_the_publisher_goes_on,
     missing_exchange_fails_only_its_own_publishes,
 );
@@ -64,6 +65,33 @@ async fn returns_are_attributed_to_the_right_publish_under_pipelining(node: Node
         }
     }
     assert_eq!(broker.inspect(&queue).await.unwrap().ready, 1500);
+    broker.close().await;
+}
+
+/// Their messages share one channel, and the confirms of one come with the returns of another.
+async fn returns_are_attributed_to_the_right_publish_among_many_publishers(node: Node) {
+    let broker = node.broker().await;
+    let queue = queue(&broker).await;
+    let missing = unique("missing");
+
+    let publishers = (0..8).map(|publisher| {
+        let (broker, queue, missing) = (broker.clone(), queue.clone(), missing.clone());
+        tokio::spawn(async move {
+            for round in 0..100 {
+                let is_lost = |n: usize| (publisher + round + n).is_multiple_of(3);
+                let to = |n| if is_lost(n) { missing.clone() } else { queue.clone() };
+                let batch = (0..round % 9).map(|n| Publish::to_queue(to(n), job("x"))).collect();
+                for (n, outcome) in broker.publish_all(batch).await.iter().enumerate() {
+                    assert_eq!(outcome.is_err(), is_lost(n), "publish {n} of round {round}: {outcome:?}");
+                }
+                let alone = broker.publish(Publish::to_queue(to(9), job("x"))).await;
+                assert_eq!(alone.is_err(), is_lost(9), "publish alone in round {round}: {alone:?}");
+            }
+        })
+    });
+    for publisher in publishers.collect::<Vec<_>>() {
+        soon("all confirms", publisher).await.unwrap();
+    }
     broker.close().await;
 }
 

@@ -16,10 +16,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::caller::PublisherHandle;
 use self::convert::short;
 use self::exact::Exact;
 use self::fault::Fault;
-use self::publisher::PublisherHandle;
 use self::replier::Replier;
 use self::session::State;
 use self::url::Target;
@@ -34,6 +34,7 @@ use crate::error::{Error, ErrorKind, PublishError, Result, chain};
 use crate::topology::{Name, Topology, delay_ladder};
 
 mod address;
+mod caller;
 mod connect;
 mod consumer;
 mod convert;
@@ -41,8 +42,10 @@ mod declare;
 mod due;
 mod exact;
 mod fault;
+mod flight;
 #[cfg(feature = "management")]
 mod management;
+mod outgoing;
 mod publisher;
 mod replier;
 mod reply;

@@ -1,162 +1,84 @@
-//! The one task that owns the confirm channel. Callers hand it messages and wait for the outcome; it pipelines
-//! them, attributes confirms and returns, and takes what is unresolved over to the next session.
+//! Owns the confirm channel. Callers hand it messages and wait for the outcome; it pipelines them, attributes confirms
+//! and returns, and takes what is unresolved over to the next session.
 //!
-//! One task, because lapin takes a delivery tag and queues the frames under different locks: two tasks on one
-//! channel get each other's confirms.
+//! One owner at a time, because lapin takes a delivery tag and queues the frames under different locks: two that use a
+//! channel at once get each other's confirms. The owner is a task; while nothing else is on its way it sleeps, and a
+//! caller may be it in its stead (see `caller`). So all of it stands behind a lock, which is never held across an await.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::address;
+use super::caller::{Command, PublisherHandle};
 use super::fault::{self, code};
+use super::outgoing::Outgoing;
 use super::reply::Replies;
 use super::session::{Session, State};
-use super::wire::{News, OPEN, Resolved, Wire, next_news};
-use crate::broker::{ConsumerHandle, Publish, closed, reply};
+use super::wire::{OPEN, Wire};
+use crate::broker::{ConsumerHandle, closed};
 use crate::error::{Error, ErrorKind, PublishError, Result};
 
-pub(super) type Outcome = Result<(), PublishError>;
 type Opening = Pin<Box<dyn Future<Output = lapin::Result<Wire>> + Send>>;
 
 /// How many publishes are unconfirmed at once. More only fills lapin's memory: at 1 ms to the confirm these are
 /// two million a second.
 const WINDOW: usize = 2048;
 
-/// What callers ask of the task.
-#[allow(clippy::large_enum_variant, reason = "a box would be one allocation more for each publish")]
-enum Command {
-    One(Publish, oneshot::Sender<Outcome>),
-    Many(Vec<Publish>, oneshot::Sender<Vec<Outcome>>),
-    ReadReplies(ConsumerHandle, oneshot::Sender<Result<()>>),
-}
-
-/// The callers' end.
-#[derive(Debug, Clone)]
-pub(super) struct PublisherHandle(mpsc::UnboundedSender<Command>);
-
-impl std::fmt::Debug for Command {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Command")
-    }
-}
-
-impl PublisherHandle {
-    /// Publishes one message and waits for its outcome. The message has been [checked](crate::broker::amqp::check_publish).
-    pub(super) async fn publish(&self, publish: Publish) -> Outcome {
-        let (reply, outcome) = oneshot::channel();
-        self.0.send(Command::One(publish, reply)).map_err(|_| PublishError::Closed)?;
-        outcome.await.unwrap_or(Err(PublishError::Closed))
-    }
-
-    /// Publishes many; the outcomes stand in the order of the messages.
-    pub(super) async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Outcome> {
-        let count = publishes.len();
-        let (reply, outcomes) = oneshot::channel();
-        // A closed task drops the command and with it `reply`.
-        let _ = self.0.send(Command::Many(publishes, reply));
-        outcomes.await.unwrap_or_else(|_| (0..count).map(|_| Err(PublishError::Closed)).collect())
-    }
-
-    /// Hands the replies to this publisher's requests to `reader`. Waits for a connection, up to the publish timeout.
-    ///
-    /// # Errors
-    /// If somebody reads them already, or the broker is away for too long.
-    pub(super) async fn read_replies(&self, reader: ConsumerHandle) -> Result<()> {
-        let (answer, outcome) = oneshot::channel();
-        self.0.send(Command::ReadReplies(reader, answer)).map_err(|_| closed())?;
-        outcome.await.unwrap_or_else(|_| Err(closed()))
-    }
-}
-
-/// Who waits for an outcome.
-enum Reply {
-    One(oneshot::Sender<Outcome>),
-    Many(Arc<Batch>, usize),
-}
-
-/// The outcomes of a `publish_all`, answered when the last is in.
-struct Batch(Mutex<BatchState>);
-
-struct BatchState {
-    outcomes: Vec<Option<Outcome>>,
-    left: usize,
-    reply: Option<oneshot::Sender<Vec<Outcome>>>,
-}
-
-impl Reply {
-    fn send(self, outcome: Outcome) {
-        match self {
-            // A caller that has gone does not want to know.
-            Self::One(reply) => drop(reply.send(outcome)),
-            Self::Many(batch, at) => {
-                let mut batch = batch.0.lock().unwrap_or_else(PoisonError::into_inner);
-                batch.outcomes[at] = Some(outcome);
-                batch.left -= 1;
-                if batch.left == 0
-                    && let Some(reply) = batch.reply.take()
-                {
-                    let outcomes = std::mem::take(&mut batch.outcomes);
-                    let closed = || Err(PublishError::Closed);
-                    let _ = reply
-                        .send(outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(closed)).collect());
-                }
-            }
-        }
-    }
-
-    /// Whether nobody waits any more.
-    fn is_closed(&self) -> bool {
-        match self {
-            Self::One(reply) => reply.is_closed(),
-            Self::Many(batch, _) => {
-                let batch = batch.0.lock().unwrap_or_else(PoisonError::into_inner);
-                batch.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
-            }
-        }
-    }
-}
-
-/// A message on its way.
-pub(super) struct Job {
-    pub(super) publish: Publish,
-    /// `q-publish`: a returned message is known by it.
-    pub(super) id: i64,
-    since: Instant,
-    /// `None` once its caller has been told that no confirm came in time; the confirm is awaited nevertheless.
-    reply: Option<Reply>,
-    /// Whether it has been sent in an earlier session, or in this one: it may exist.
-    sent: bool,
-}
+/// A publisher that its task and its callers share.
+#[derive(Clone)]
+pub(super) struct SharedPublisher(Arc<Mutex<Publisher>>);
 
 pub(super) struct Publisher {
     commands: mpsc::UnboundedReceiver<Command>,
     state: watch::Receiver<State>,
     timeout: Duration,
     /// Not yet sent, or to be sent again; in the order in which they came.
-    queue: VecDeque<Job>,
+    queue: VecDeque<Outgoing>,
     wire: Option<Wire>,
     /// A channel that is being opened on the session of that number.
     opening: Option<(u64, Opening)>,
-    /// How many of the queue's first jobs are sent one at a time, because one of them closed the channel and the
+    /// How many of the queue's first messages are sent one at a time, because one of them closed the channel and the
     /// server did not say which.
     suspects: usize,
     next_id: i64,
+    /// The message whose caller looks after it, which is the only one on its way.
+    lone: Option<i64>,
+    /// Armed for the earliest deadline at the time; deadlines only grow, so it never fires late.
+    timer: Option<Pin<Box<Sleep>>>,
+    is_armed: bool,
+    /// No more is accepted, and the task ends when nothing is left.
+    is_stopping: bool,
     /// Who reads the replies, where the messages are requests; `None` for all other messages.
     replies: Option<Replies>,
 }
 
-/// A publisher that uses the session in `state`. Spawn [`Publisher::run`].
-pub(super) fn publisher(state: watch::Receiver<State>, timeout: Duration) -> (PublisherHandle, Publisher) {
+/// A message that its caller looks after.
+pub(super) struct Sent {
+    /// Its `q-publish`.
+    pub(super) id: i64,
+    /// Whether the task wakes by itself when time is up.
+    pub(super) is_timed: bool,
+}
+
+/// A publisher that uses the session in `state`. Spawn [`SharedPublisher::run`].
+pub(super) fn publisher(
+    state: watch::Receiver<State>,
+    timeout: Duration,
+) -> (PublisherHandle, SharedPublisher) {
     build(state, timeout, None)
 }
 
 /// A publisher of requests.
-pub(super) fn requester(state: watch::Receiver<State>, timeout: Duration) -> (PublisherHandle, Publisher) {
+pub(super) fn requester(
+    state: watch::Receiver<State>,
+    timeout: Duration,
+) -> (PublisherHandle, SharedPublisher) {
     build(state, timeout, Some(Replies::default()))
 }
 
@@ -164,8 +86,8 @@ fn build(
     state: watch::Receiver<State>,
     timeout: Duration,
     replies: Option<Replies>,
-) -> (PublisherHandle, Publisher) {
-    let (handle, commands) = mpsc::unbounded_channel();
+) -> (PublisherHandle, SharedPublisher) {
+    let (sender, commands) = mpsc::unbounded_channel();
     let publisher = Publisher {
         commands,
         state,
@@ -176,97 +98,222 @@ fn build(
         suspects: 0,
         // Random, so that ids differ between processes too; they wrap around in half an eternity.
         next_id: fastrand::i64(0..i64::MAX / 2),
+        lone: None,
+        timer: None,
+        is_armed: false,
+        is_stopping: false,
         replies,
     };
-    (PublisherHandle(handle), publisher)
+    let shared = SharedPublisher(Arc::new(Mutex::new(publisher)));
+    (PublisherHandle::new(sender, shared.clone()), shared)
 }
 
-impl Publisher {
+impl SharedPublisher {
     /// Runs until all handles are gone or `stop` says so; then what is under way is still waited for, up to the
     /// publish timeout.
-    pub(super) async fn run(mut self, stop: tokio_util::sync::CancellationToken) {
-        let mut stopping = false;
-        // Armed for the earliest deadline at the time; deadlines only grow, so it never fires late.
-        let mut timer = Box::pin(tokio::time::sleep(Duration::ZERO));
-        let mut armed = false;
-        self.follow_session();
+    pub(super) async fn run(self, stop: tokio_util::sync::CancellationToken) {
+        // Also when the runtime goes down under it: callers hold the publisher, and must not wait for ever.
+        let _end = EndOnDrop(self.clone());
+        let mut sessions = self.lock().state.clone();
+        self.lock().follow_session();
         loop {
-            self.send_queued();
-            if stopping && self.queue.is_empty() && self.in_flight() == 0 {
-                return;
-            }
-            if !armed && let Some(deadline) = self.earliest_deadline() {
-                timer.as_mut().reset(deadline);
-                armed = true;
-            }
+            let is_stopping = self.lock().is_stopping;
             tokio::select! {
-                news = next_news(&mut self.wire) => self.hear(news),
-                command = self.commands.recv(), if !stopping => match command {
-                    Some(command) => self.accept(command),
-                    None => stopping = true,
-                },
-                changed = self.state.changed() => {
+                () = std::future::poll_fn(|cx| self.lock().drive(cx)) => return,
+                changed = sessions.changed() => {
                     if changed.is_err() {
-                        self.refuse_all();
                         return;
                     }
-                    self.follow_session();
+                    self.lock().follow_session();
                 }
-                opened = next_wire(&mut self.opening) => {
-                    self.opening = None;
-                    match opened {
-                        Ok(wire) => self.take_up(wire),
-                        Err(error) => self.not_opened(&error),
-                    }
-                }
-                () = Replies::stopped(&self.replies) => {
-                    self.replies.as_mut().into_iter().for_each(Replies::let_go);
-                }
-                () = timer.as_mut(), if armed => {
-                    armed = false;
-                    self.expire();
-                }
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
-                    self.commands.close();
-                    while let Ok(command) = self.commands.try_recv() {
-                        self.accept(command);
-                    }
-                }
+                () = stop.cancelled(), if !is_stopping => self.lock().stop(),
             }
         }
     }
 
+    pub(super) fn lock(&self) -> MutexGuard<'_, Publisher> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock, if it is free.
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Publisher>> {
+        self.0.try_lock().ok()
+    }
+}
+
+struct EndOnDrop(SharedPublisher);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.lock().end();
+    }
+}
+
+impl Publisher {
+    /// Does all there is to do, and has `cx` woken when there is more. Ready when there never will be.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // From now on this task looks after it.
+        self.lone = None;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(Duration::ZERO)));
+        if self.is_armed && timer.as_mut().poll(cx).is_ready() {
+            self.is_armed = false;
+            self.expire();
+        }
+        if let Some(replies) = &mut self.replies {
+            replies.poll_stopped(cx);
+        }
+        loop {
+            let mut is_done = !self.poll_commands(cx);
+            is_done &= !self.poll_opening(cx);
+            is_done &= !self.poll_wire(cx);
+            if is_done {
+                break;
+            }
+        }
+        if self.is_stopping && self.queue.is_empty() && self.in_flight() == 0 {
+            return Poll::Ready(());
+        }
+        while !self.is_armed
+            && let Some(deadline) = self.earliest_deadline()
+            && let Some(timer) = &mut self.timer
+        {
+            timer.as_mut().reset(deadline);
+            self.is_armed = timer.as_mut().poll(cx).is_pending();
+            if !self.is_armed {
+                self.expire();
+            }
+        }
+        Poll::Pending
+    }
+
     fn in_flight(&self) -> usize {
-        self.wire.as_ref().map_or(0, |wire| wire.slots.len())
+        self.wire.as_ref().map_or(0, |wire| wire.flight.len())
+    }
+
+    /// Whether there was one.
+    fn poll_commands(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut is_any = false;
+        while !self.is_stopping
+            && let Poll::Ready(command) = self.commands.poll_recv(cx)
+        {
+            is_any = true;
+            match command {
+                Some(command) => self.accept(command),
+                None => self.is_stopping = true,
+            }
+        }
+        is_any
+    }
+
+    /// Whether one was opened, or cannot be.
+    fn poll_opening(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some((_, opening)) = &mut self.opening else { return false };
+        let Poll::Ready(opened) = opening.as_mut().poll(cx) else { return false };
+        self.opening = None;
+        match opened {
+            Ok(wire) => self.take_up(wire),
+            Err(error) => self.not_opened(&error),
+        }
+        true
+    }
+
+    /// Hears what has come and sends what may be sent. Whether there was anything, and so may be more.
+    fn poll_wire(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(wire) = &mut self.wire else { return false };
+        let released = match wire.poll(cx) {
+            Ok(released) => released,
+            Err(error) => {
+                self.channel_failed(&error);
+                return true;
+            }
+        };
+        self.suspects = self.suspects.saturating_sub(released);
+        let mut is_any = self.send_queued() || released > 0;
+        while let Some(wire) = &mut self.wire
+            && let Poll::Ready(reply) = wire.poll_reply(cx)
+        {
+            is_any = true;
+            match (reply, &self.replies) {
+                (Ok(reply), Some(replies)) => replies.deliver(reply),
+                (Ok(_), None) => {}
+                (Err(error), _) => self.channel_failed(&error),
+            }
+        }
+        is_any
+    }
+
+    fn stop(&mut self) {
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            self.accept(command);
+        }
+        self.is_stopping = true;
     }
 
     fn accept(&mut self, command: Command) {
         match command {
-            Command::One(publish, reply) => self.enqueue(publish, Reply::One(reply)),
+            Command::Look => {}
             Command::ReadReplies(reader, answer) => self.read_replies(reader, answer),
+            Command::One(publish, reply) => {
+                let outgoing = Outgoing::one(publish, reply, self.take_ids(1));
+                self.enqueue(outgoing);
+            }
             Command::Many(publishes, reply) if publishes.is_empty() => drop(reply.send(Vec::new())),
             Command::Many(publishes, reply) => {
-                let outcomes = publishes.iter().map(|_| None).collect();
-                let batch = BatchState { outcomes, left: publishes.len(), reply: Some(reply) };
-                let batch = Arc::new(Batch(Mutex::new(batch)));
-                for (at, publish) in publishes.into_iter().enumerate() {
-                    self.enqueue(publish, Reply::Many(batch.clone(), at));
-                }
+                let id = self.take_ids(publishes.len());
+                Outgoing::many(publishes, reply, id).for_each(|outgoing| self.enqueue(outgoing));
             }
         }
     }
 
-    fn enqueue(&mut self, publish: Publish, reply: Reply) {
-        if address::is_nonsense(&publish) {
-            return reply.send(address::dropped(&publish));
-        }
-        if self.replies.as_ref().is_some_and(|replies| !replies.are_read()) {
-            return reply.send(Err(PublishError::NoReader));
-        }
+    /// The first of so many ids that nobody else has.
+    fn take_ids(&mut self, count: usize) -> i64 {
         let id = self.next_id;
-        self.next_id = self.next_id.wrapping_add(1);
-        self.queue.push_back(Job { publish, id, since: Instant::now(), reply: Some(reply), sent: false });
+        self.next_id = id.wrapping_add(i64::try_from(count).unwrap_or(i64::MAX));
+        id
+    }
+
+    fn enqueue(&mut self, mut outgoing: Outgoing) {
+        if address::is_nonsense(outgoing.publish()) {
+            let outcome = address::dropped(outgoing.publish());
+            outgoing.tell(outcome);
+        } else if self.replies.as_ref().is_some_and(|replies| !replies.are_read()) {
+            outgoing.tell(Err(PublishError::NoReader));
+        } else {
+            self.queue.push_back(outgoing);
+        }
+    }
+
+    /// Sends a message of a caller that then looks after it by [`poll_lone`](Self::poll_lone), if nothing else is on
+    /// its way or waits.
+    ///
+    /// # Errors
+    /// Gives the message back that must go by the task.
+    pub(super) fn send_lone(&mut self, command: Command) -> Result<Sent, Command> {
+        let is_free = self.queue.is_empty()
+            && self.in_flight() == 0
+            && self.commands.is_empty()
+            && !self.is_stopping
+            && self.replies.as_ref().is_none_or(Replies::are_read)
+            && self.state.borrow().blocked.is_none();
+        match (&mut self.wire, command) {
+            (Some(wire), Command::One(publish, reply)) if is_free && !address::is_nonsense(&publish) => {
+                let id = self.next_id;
+                self.next_id = id.wrapping_add(1);
+                wire.send(Outgoing::one(publish, reply, id));
+                self.lone = Some(id);
+                Ok(Sent { id, is_timed: self.is_armed })
+            }
+            (_, command) => Err(command),
+        }
+    }
+
+    /// Looks after a lone message: `Ready` when its caller has been told. Pending for ever once the task does.
+    pub(super) fn poll_lone(&mut self, id: i64, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.wire {
+            Some(wire) if self.lone == Some(id) => wire.poll_only(cx),
+            _ => Poll::Pending,
+        }
     }
 
     /// Takes up the present session, or lets go of one that has ended.
@@ -319,73 +366,47 @@ impl Publisher {
         }
     }
 
-    fn hear(&mut self, news: News) {
-        match news {
-            News::Confirm(resolved) => self.resolve(resolved),
-            News::Reply(message) => {
-                if let Some(replies) = &self.replies {
-                    replies.deliver(message);
-                }
-            }
-            News::RepliesFailed(error) => self.channel_failed(&error),
-        }
-    }
-
-    /// Sends what the window allows.
-    fn send_queued(&mut self) {
-        let Some(wire) = &mut self.wire else { return };
+    /// Sends what the window allows. Whether that was anything.
+    fn send_queued(&mut self) -> bool {
+        let Some(wire) = &mut self.wire else { return false };
         if self.queue.is_empty() || self.state.borrow().blocked.is_some() {
-            return;
+            return false;
         }
         let window = if self.suspects > 0 { 1 } else { WINDOW };
-        while wire.slots.len() < window
-            && let Some(mut job) = self.queue.pop_front()
+        let mut is_any = false;
+        while wire.flight.len() < window
+            && wire.flight.has_room()
+            && let Some(outgoing) = self.queue.pop_front()
         {
-            if !job.sent && job.reply.as_ref().is_none_or(Reply::is_closed) {
-                continue;
+            if outgoing.sent || !outgoing.is_unheard() {
+                wire.send(outgoing);
+                is_any = true;
             }
-            job.sent = true;
-            wire.send(job);
         }
-    }
-
-    fn resolve(&mut self, Resolved { tag, result }: Resolved) {
-        let Some(wire) = &mut self.wire else { return };
-        match result {
-            Ok(confirmation) => {
-                wire.confirm(tag, confirmation);
-                for (job, outcome) in wire.release() {
-                    self.suspects = self.suspects.saturating_sub(1);
-                    finish(job, outcome);
-                }
-            }
-            Err(error) => self.channel_failed(&error),
-        }
+        is_any
     }
 
     /// The channel or the whole connection is gone. What the server refused by name fails; the rest is sent again.
     fn channel_failed(&mut self, error: &lapin::Error) {
         let Some(wire) = &self.wire else { return };
         let session = wire.session.clone();
-        let alone = wire.slots.len() == 1;
-        let before = self.queue.len();
-        self.take_back();
-        let back = self.queue.len() - before;
+        let alone = wire.flight.len() == 1;
+        let back = self.take_back();
         // With one in flight it is clear whose fault a channel's error is, and the connection's end is nobody's.
         if let Some((code, text)) = fault::protocol(error).filter(|_| session.is_connected()) {
             tracing::warn!(code, text, "RabbitMQ closed the publisher's channel");
             let refused = refused_exchange(text);
             let mut kept = VecDeque::with_capacity(self.queue.len());
-            for (at, job) in self.queue.drain(..).enumerate() {
+            for (at, mut outgoing) in self.queue.drain(..).enumerate() {
                 let guilty = match refused {
-                    Some(exchange) => at < back && job.publish.route.exchange == exchange,
+                    Some(exchange) => at < back && outgoing.publish().route.exchange == exchange,
                     None => alone && at == 0 && back == 1,
                 };
                 if guilty {
-                    let outcome = Err(refusal(&job, code, text));
-                    finish(job, outcome);
+                    let refusal = refusal(&outgoing, code, text);
+                    outgoing.tell(Err(refusal));
                 } else {
-                    kept.push_back(job);
+                    kept.push_back(outgoing);
                 }
             }
             self.queue = kept;
@@ -406,74 +427,65 @@ impl Publisher {
             if let Some(down) = &down { error.with_source(down.clone()) } else { error }
         });
         self.suspects = 0;
-        for job in std::mem::take(&mut self.queue) {
-            let waited = job.since.elapsed();
-            let error = if job.sent { PublishError::Unconfirmed { waited } } else { PublishError::NoReader };
-            finish(job, Err(error));
+        for mut outgoing in std::mem::take(&mut self.queue) {
+            let waited = outgoing.since.elapsed();
+            let is_unconfirmed = outgoing.sent;
+            outgoing.tell(Err(if is_unconfirmed {
+                PublishError::Unconfirmed { waited }
+            } else {
+                PublishError::NoReader
+            }));
         }
     }
 
-    /// Puts what is unresolved back at the head of the queue, to be sent again on the next channel.
-    fn take_back(&mut self) {
-        let Some(mut wire) = self.wire.take() else { return };
-        while let Some(slot) = wire.slots.pop_back() {
-            let returned = wire.returned.remove(&slot.job.id).is_some();
-            match slot.acked {
-                _ if returned => finish_unroutable(slot.job),
-                Some(false) => finish_full(slot.job),
-                // Perhaps it was what ended the connection, and would end the next one (see `address`).
-                _ if reply::is_address(&slot.job.publish.route.routing_key) => {
-                    let waited = slot.job.since.elapsed();
-                    finish(slot.job, Err(PublishError::Unconfirmed { waited }));
-                }
-                // Also what was acked: that it was not returned is unknown while earlier confirms are missing.
-                _ if slot.job.reply.is_some() => self.queue.push_front(slot.job),
-                _ => {}
-            }
-        }
+    /// Puts what is unresolved back at the head of the queue, to be sent again on the next channel. How much that was.
+    fn take_back(&mut self) -> usize {
+        let Some(wire) = self.wire.take() else { return 0 };
+        self.lone = None;
+        let mut unanswered = wire.into_unanswered();
+        let back = unanswered.len();
+        unanswered.append(&mut self.queue);
+        self.queue = unanswered;
+        back
     }
 
     fn earliest_deadline(&self) -> Option<Instant> {
-        let in_flight = self.wire.iter().flat_map(|wire| &wire.slots).map(|slot| &slot.job);
-        let mut waiting = in_flight.chain(&self.queue).filter(|job| job.reply.is_some());
-        let job = waiting.next().map(|job| job.since + self.timeout);
+        let in_flight = self.wire.iter().flat_map(|wire| wire.flight.iter());
+        let mut waiting = in_flight.chain(&self.queue).filter(|outgoing| !outgoing.is_told);
+        let outgoing = waiting.next().map(|outgoing| outgoing.since + self.timeout);
         let reader = self.replies.as_ref().and_then(|replies| replies.deadline(self.timeout));
-        job.into_iter().chain(reader).min()
+        outgoing.into_iter().chain(reader).min()
     }
 
     /// Answers those whose time is up.
     fn expire(&mut self) {
         let now = Instant::now();
         let timeout = self.timeout;
-        let is_up = |job: &Job| now >= job.since + timeout;
+        let is_up = |outgoing: &Outgoing| now >= outgoing.since + timeout;
         if let Some(replies) = &mut self.replies {
             replies.expire(timeout, self.state.borrow().down.clone());
         }
         let mut stuck = false;
         if let Some(wire) = &mut self.wire {
-            for slot in wire.slots.iter_mut().take_while(|slot| is_up(&slot.job)) {
+            for outgoing in wire.flight.iter_mut().take_while(|outgoing| is_up(outgoing)) {
                 // Nothing came for twice as long as anybody waits: what follows must not wait behind it for ever.
-                stuck |= now >= slot.job.since + timeout * 2 + OPEN;
-                if let Some(reply) = slot.job.reply.take() {
-                    reply.send(Err(PublishError::Unconfirmed { waited: timeout }));
-                }
+                stuck |= now >= outgoing.since + timeout * 2 + OPEN;
+                outgoing.tell(Err(PublishError::Unconfirmed { waited: timeout }));
             }
         }
         while self.queue.front().is_some_and(is_up)
-            && let Some(job) = self.queue.pop_front()
+            && let Some(mut outgoing) = self.queue.pop_front()
         {
             self.suspects = self.suspects.saturating_sub(1);
             let state = self.state.borrow();
-            let error = if job.sent {
+            outgoing.tell(Err(if outgoing.sent {
                 PublishError::Unconfirmed { waited: timeout }
             } else if let Some(reason) = &state.blocked {
                 PublishError::Blocked { waited: timeout, reason: reason.clone() }
             } else {
                 let source = state.down.as_ref().map(|error| error.clone().into());
                 PublishError::Unavailable { waited: timeout, source }
-            };
-            drop(state);
-            finish(job, Err(error));
+            }));
         }
         if stuck
             && self.state.borrow().blocked.is_none()
@@ -483,49 +495,22 @@ impl Publisher {
         }
     }
 
-    fn refuse_all(&mut self) {
+    /// Answers all that wait, and lets go of everything.
+    fn end(&mut self) {
+        self.stop();
+        self.opening = None;
         self.take_back();
-        for job in self.queue.drain(..) {
-            let sent = job.sent;
-            let error =
-                if sent { PublishError::Unconfirmed { waited: self.timeout } } else { PublishError::Closed };
-            finish(job, Err(error));
+        self.replies.as_mut().into_iter().for_each(Replies::let_go);
+        let timeout = self.timeout;
+        for mut outgoing in self.queue.drain(..) {
+            let is_unconfirmed = outgoing.sent;
+            outgoing.tell(Err(if is_unconfirmed {
+                PublishError::Unconfirmed { waited: timeout }
+            } else {
+                PublishError::Closed
+            }));
         }
     }
-}
-
-async fn next_wire(opening: &mut Option<(u64, Opening)>) -> lapin::Result<Wire> {
-    match opening {
-        Some((_, opening)) => opening.await,
-        None => std::future::pending().await,
-    }
-}
-
-fn finish(mut job: Job, outcome: Outcome) {
-    if let Some(reply) = job.reply.take() {
-        reply.send(outcome);
-    }
-}
-
-fn finish_unroutable(job: Job) {
-    let error = unroutable(&job);
-    finish(job, Err(error));
-}
-
-fn finish_full(job: Job) {
-    let error = full(&job);
-    finish(job, Err(error));
-}
-
-pub(super) fn unroutable(job: &Job) -> PublishError {
-    PublishError::Unroutable {
-        exchange: job.publish.route.exchange.to_string(),
-        routing_key: job.publish.route.routing_key.to_string(),
-    }
-}
-
-pub(super) fn full(job: &Job) -> PublishError {
-    PublishError::QueueFull { routing_key: job.publish.route.routing_key.to_string() }
 }
 
 /// The exchange that the server's text names as missing or forbidden.
@@ -537,13 +522,13 @@ fn refused_exchange(text: &str) -> Option<&str> {
 }
 
 /// What the server's reason for closing the channel means for the message that it was about.
-fn refusal(job: &Job, code: u16, text: &str) -> PublishError {
+fn refusal(outgoing: &Outgoing, code: u16, text: &str) -> PublishError {
     match code {
         // Nothing can be bound to an exchange that does not exist.
-        code::NOT_FOUND => unroutable(job),
+        code::NOT_FOUND => outgoing.unroutable(),
         code::PRECONDITION_FAILED if text.contains("larger than") => {
             let limit = text.rsplit(' ').find_map(|word| word.trim_matches('\'').parse().ok());
-            let size = job.publish.envelope.payload.len();
+            let size = outgoing.publish().envelope.payload.len();
             PublishError::TooLarge { size, limit: limit.unwrap_or(size) }
         }
         _ => PublishError::Invalid(format!("RabbitMQ refused the message: {text}")),

@@ -5,6 +5,8 @@
 //! A reply's address dies with that channel. So what was asked on it is never sent again by itself: it fails, and the
 //! reader is told that it has to begin anew.
 
+use std::pin::Pin;
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -18,9 +20,15 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Default)]
 pub(super) struct Replies {
     /// Only while there is a channel.
-    reader: Option<ConsumerHandle>,
+    reader: Option<Reader>,
     /// Who will read them once there is one.
     waiting: Option<Waiting>,
+}
+
+struct Reader {
+    handle: ConsumerHandle,
+    /// Ends when it wants no more.
+    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// A reader without a channel.
@@ -33,7 +41,7 @@ struct Waiting {
 impl Replies {
     /// Whether requests may be sent.
     pub(super) fn are_read(&self) -> bool {
-        self.reader.as_ref().is_some_and(|reader| !reader.is_stopped())
+        self.reader.as_ref().is_some_and(|reader| !reader.handle.is_stopped())
     }
 
     /// Lets somebody read, at once or when there is a channel.
@@ -60,7 +68,9 @@ impl Replies {
         if let Some(Waiting { reader, answer, .. }) = self.waiting.take()
             && answer.send(Ok(())).is_ok()
         {
-            self.reader = Some(reader);
+            let handle = reader.clone();
+            let stopped = Box::pin(async move { handle.stopped().await });
+            self.reader = Some(Reader { handle: reader, stopped });
         }
     }
 
@@ -74,7 +84,7 @@ impl Replies {
     /// The channel is gone. The reader hears it as the last item.
     pub(super) fn ended(&mut self, error: impl FnOnce() -> Error) {
         if let Some(reader) = self.reader.take() {
-            reader.send(Err(error()));
+            reader.handle.send(Err(error()));
         }
     }
 
@@ -83,7 +93,7 @@ impl Replies {
         let mut delivery = reply::delivery(convert::envelope(message.properties, message.data));
         delivery.routing_key = message.routing_key.into();
         match &self.reader {
-            Some(reader) => reader.send(Ok(delivery)),
+            Some(reader) => reader.handle.send(Ok(delivery)),
             None => {
                 let id = delivery.envelope.correlation_id;
                 tracing::debug!(correlation_id = id, "a reply came that nobody reads any more");
@@ -91,17 +101,18 @@ impl Replies {
         }
     }
 
-    /// Waits until nobody wants to read any more. Cancel safe.
-    pub(super) async fn stopped(replies: &Option<Self>) {
-        match replies.as_ref().and_then(|replies| replies.reader.as_ref()) {
-            Some(reader) => reader.stopped().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Lets go of a reader that has stopped: it then hears that nothing more will come.
+    /// Lets go of everybody: a reader hears that nothing more will come.
     pub(super) fn let_go(&mut self) {
         self.reader = None;
+        self.waiting = None;
+    }
+
+    /// Lets go of a reader that has stopped, which then hears that nothing more will come, and has `cx` woken when it
+    /// stops.
+    pub(super) fn poll_stopped(&mut self, cx: &mut Context<'_>) {
+        if self.reader.as_mut().is_some_and(|reader| reader.stopped.as_mut().poll(cx).is_ready()) {
+            self.reader = None;
+        }
     }
 
     /// When who waits has waited long enough.

@@ -1,50 +1,38 @@
 //! A channel in confirm mode, and what has been sent on it. Owned by `publisher`, which decides what is sent, and what
 //! becomes of it when the channel is gone.
 
-use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Channel, Confirmation, Consumer};
+use lapin::{Channel, Confirmation, Consumer, PublisherConfirm};
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::convert::{self, short};
-use super::publisher::{Job, Outcome, full, unroutable};
+use super::flight::Flight;
+use super::outgoing::Outgoing;
 use super::session::Session;
-use crate::broker::DIRECT_REPLY_TO;
+use crate::broker::{DIRECT_REPLY_TO, reply};
+use crate::error::PublishError;
 
 /// How long opening the channel may take.
 pub(super) const OPEN: Duration = Duration::from_secs(10);
+
+/// A box that is used again: lapin's future is so large that allocating it is slow.
+type Writing = ReusableBoxFuture<'static, lapin::Result<PublisherConfirm>>;
 
 /// A channel in confirm mode, and what has been sent on it.
 pub(super) struct Wire {
     channel: Arc<Channel>,
     pub(super) session: Arc<Session>,
-    confirms: FuturesUnordered<Pin<Box<dyn Future<Output = Resolved> + Send>>>,
-    /// Sent and not yet answered, by delivery tag from `first`.
-    pub(super) slots: VecDeque<Slot>,
-    first: u64,
+    pub(super) flight: Flight<Outgoing, Writing, PublisherConfirm, lapin::Error>,
     /// Which publishes were returned, and so reached no queue.
-    pub(super) returned: HashMap<i64, ()>,
+    returned: HashSet<i64>,
     /// The replies to what is sent here, if those are requests.
     replies: Option<Consumer>,
-}
-
-pub(super) struct Slot {
-    pub(super) job: Job,
-    /// The confirm, once it has come. It counts only when all earlier ones are in: lapin hands returned messages
-    /// to whichever confirm it completes next.
-    pub(super) acked: Option<bool>,
-}
-
-/// The outcome of one delivery tag.
-pub(super) struct Resolved {
-    pub(super) tag: u64,
-    pub(super) result: lapin::Result<Confirmation>,
 }
 
 impl Wire {
@@ -57,73 +45,112 @@ impl Wire {
         Ok(Self {
             channel: Arc::new(channel),
             session,
-            confirms: FuturesUnordered::new(),
-            slots: VecDeque::new(),
-            first: 0,
-            returned: HashMap::new(),
+            flight: Flight::new(),
+            returned: HashSet::new(),
             replies,
         })
     }
 
-    /// Sends a message and takes a slot for it.
-    pub(super) fn send(&mut self, job: Job) {
-        let tag = self.first + self.slots.len() as u64;
+    /// Sends a message. [`poll`](Self::poll) or [`poll_only`](Self::poll_only) must follow.
+    pub(super) fn send(&mut self, mut outgoing: Outgoing) {
+        outgoing.sent = true;
         let channel = self.channel.clone();
-        let publish = &job.publish;
-        let properties = convert::properties(&publish.envelope, job.id);
+        let publish = outgoing.publish();
+        let properties = convert::properties(&publish.envelope, outgoing.id);
         let body = publish.envelope.payload.clone();
         let exchange = short(&publish.route.exchange);
         let routing_key = short(&publish.route.routing_key);
         let options = BasicPublishOptions { mandatory: publish.mandatory, immediate: false };
-        let mut confirm: Pin<Box<dyn Future<Output = Resolved> + Send>> = Box::pin(async move {
-            let sent = channel.basic_publish(exchange, routing_key, options, &body, properties).await;
-            let result = match sent {
-                Ok(confirm) => confirm.await,
-                Err(error) => Err(error),
-            };
-            Resolved { tag, result }
-        });
-        // lapin takes the delivery tag and queues the frames in this first poll, so tags follow our order. It is
-        // polled again when it joins the others, which is when it learns whom to wake.
-        match confirm.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())) {
-            Poll::Pending => self.confirms.push(confirm),
-            Poll::Ready(resolved) => self.confirms.push(Box::pin(std::future::ready(resolved))),
-        }
-        self.slots.push_back(Slot { job, acked: None });
+        // lapin takes the delivery tag and queues the frames in the first poll, so tags follow our order.
+        let writing =
+            async move { channel.basic_publish(exchange, routing_key, options, &body, properties).await };
+        let writing = match self.flight.spare() {
+            Some(mut spare) => {
+                spare.set(writing);
+                spare
+            }
+            None => Writing::new(writing),
+        };
+        self.flight.send(outgoing, writing);
     }
 
-    /// Notes a confirm, and the message that came back with it.
-    pub(super) fn confirm(&mut self, tag: u64, confirmation: Confirmation) {
-        let acked = !confirmation.is_nack();
-        if let Some(message) = confirmation.take_message()
-            && let Some(id) = convert::publish_id(&message.properties)
-        {
-            self.returned.insert(id, ());
-        }
-        let at = tag.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
-        if let Some(slot) = at.and_then(|at| self.slots.get_mut(at)) {
-            slot.acked = Some(acked);
-        }
+    /// Tells callers what has become certain, has `cx` woken when more has, and says how much it was.
+    ///
+    /// # Errors
+    /// If the channel is of no more use.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> lapin::Result<usize> {
+        let returned = &mut self.returned;
+        self.flight.poll(cx, |outgoing, confirmation| note(outgoing, confirmation, returned))?;
+        Ok(self.release())
     }
 
-    /// Takes out those whose outcome is certain: confirmed, and all earlier ones too.
-    pub(super) fn release(&mut self) -> Vec<(Job, Outcome)> {
-        let mut released = Vec::new();
-        while let Some(Slot { acked: Some(acked), .. }) = self.slots.front()
-            && let acked = *acked
-            && let Some(Slot { job, .. }) = self.slots.pop_front()
-        {
-            self.first += 1;
-            let outcome = if self.returned.remove(&job.id).is_some() {
-                Err(unroutable(&job))
-            } else if acked {
-                Ok(())
+    /// As [`poll`](Self::poll), where only one message is on its way, and by the task that waits for it. An error is
+    /// left to `poll`.
+    pub(super) fn poll_only(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let returned = &mut self.returned;
+        self.flight.poll_only(cx, |outgoing, confirmation| note(outgoing, confirmation, returned)).map(|()| {
+            self.release();
+        })
+    }
+
+    /// Tells what has become certain, and how much that was.
+    fn release(&mut self) -> usize {
+        let mut released = 0;
+        while let Some(mut outgoing) = self.flight.release() {
+            if self.returned.remove(&outgoing.id) {
+                outgoing.tell_unroutable();
             } else {
-                Err(full(&job))
-            };
-            released.push((job, outcome));
+                outgoing.tell_confirmed(outgoing.acked == Some(true));
+            }
+            released += 1;
         }
         released
+    }
+
+    /// Tells what is certain although the channel is gone, and gives back all whose callers still wait, in their order.
+    pub(super) fn into_unanswered(mut self) -> VecDeque<Outgoing> {
+        let mut unanswered = VecDeque::new();
+        for mut outgoing in std::mem::replace(&mut self.flight, Flight::new()).into_items() {
+            let acked = outgoing.acked.take();
+            // An ack is not certain: the message may have come back, and be handed out with an earlier one's confirm.
+            if self.returned.remove(&outgoing.id) {
+                outgoing.tell_unroutable();
+            } else if acked == Some(false) {
+                outgoing.tell_confirmed(false);
+            } else if reply::is_address(&outgoing.publish().route.routing_key) {
+                // Perhaps it was what ended the connection, and would end the next one (see `address`).
+                let waited = outgoing.since.elapsed();
+                outgoing.tell(Err(PublishError::Unconfirmed { waited }));
+            } else if !outgoing.is_told {
+                unanswered.push_back(outgoing);
+            }
+        }
+        unanswered
+    }
+
+    /// The next reply to a request.
+    ///
+    /// # Errors
+    /// If no more will come: the channel is of no more use.
+    pub(super) fn poll_reply(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<lapin::Result<lapin::message::Delivery>> {
+        let Some(replies) = &mut self.replies else { return Poll::Pending };
+        replies.poll_next_unpin(cx).map(|reply| {
+            // The server has cancelled the consumer.
+            reply.unwrap_or_else(|| Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()))
+        })
+    }
+}
+
+/// Notes a confirm, and the message that came back with it, which may be another's.
+fn note(outgoing: &mut Outgoing, confirmation: Confirmation, returned: &mut HashSet<i64>) {
+    outgoing.acked = Some(!confirmation.is_nack());
+    if let Some(message) = confirmation.take_message()
+        && let Some(id) = convert::publish_id(&message.properties)
+    {
+        returned.insert(id);
     }
 }
 
@@ -136,32 +163,4 @@ async fn consume_replies(channel: &Channel) -> lapin::Result<Consumer> {
     tokio::time::timeout(OPEN, consuming)
         .await
         .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
-}
-
-/// What a channel has to tell.
-pub(super) enum News {
-    Confirm(Resolved),
-    Reply(lapin::message::Delivery),
-    /// No more replies will come: the channel is of no more use.
-    RepliesFailed(lapin::Error),
-}
-
-/// The next news; pending while nothing is expected. Cancel safe.
-pub(super) async fn next_news(wire: &mut Option<Wire>) -> News {
-    let Some(Wire { confirms, replies, .. }) = wire else { return std::future::pending().await };
-    let reply = async {
-        match replies {
-            Some(replies) => replies.next().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        Some(resolved) = confirms.next(), if !confirms.is_empty() => News::Confirm(resolved),
-        reply = reply => match reply {
-            Some(Ok(message)) => News::Reply(message),
-            Some(Err(error)) => News::RepliesFailed(error),
-            // The server has cancelled the consumer.
-            None => News::RepliesFailed(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
-        },
-    }
 }

@@ -1,0 +1,123 @@
+//! The callers' end of the publisher.
+//!
+//! Whoever publishes while nothing else is on its way sends the message itself, and lapin's thread wakes it when the
+//! confirm is there: to go by the publisher's task would be a thread woken, twice, for each enqueue of a program that
+//! awaits one after another. As soon as there are two the task takes over.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::outgoing::Outcome;
+use super::publisher::{Sent, SharedPublisher};
+use crate::broker::{ConsumerHandle, Publish, closed};
+use crate::error::{PublishError, Result};
+
+/// What callers ask of the publisher's task.
+pub(super) enum Command {
+    One(Box<Publish>, oneshot::Sender<Outcome>),
+    Many(Vec<Publish>, oneshot::Sender<Vec<Outcome>>),
+    ReadReplies(ConsumerHandle, oneshot::Sender<Result<()>>),
+    /// To look after everything: a caller has gone that had sent its message itself, or nobody watches its deadline.
+    Look,
+}
+
+/// The callers' end.
+#[derive(Clone)]
+pub(super) struct PublisherHandle {
+    commands: mpsc::UnboundedSender<Command>,
+    publisher: SharedPublisher,
+}
+
+impl PublisherHandle {
+    pub(super) fn new(commands: mpsc::UnboundedSender<Command>, publisher: SharedPublisher) -> Self {
+        Self { commands, publisher }
+    }
+
+    /// Publishes one message and waits for its outcome. The message has been [checked](crate::broker::amqp::check_publish).
+    pub(super) async fn publish(&self, publish: Publish) -> Outcome {
+        let (reply, outcome) = oneshot::channel();
+        let command = Command::One(Box::new(publish), reply);
+        // A lock that is taken means that others publish.
+        let sent = match self.publisher.try_lock() {
+            Some(mut publisher) => publisher.send_lone(command),
+            None => Err(command),
+        };
+        match sent {
+            Ok(Sent { id, is_timed }) => {
+                let lone = Lone { handle: self, id, outcome, is_told: false };
+                if !is_timed {
+                    self.look();
+                }
+                lone.await
+            }
+            Err(command) => {
+                self.commands.send(command).map_err(|_| PublishError::Closed)?;
+                outcome.await.unwrap_or(Err(PublishError::Closed))
+            }
+        }
+    }
+
+    /// Publishes many; the outcomes stand in the order of the messages.
+    pub(super) async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Outcome> {
+        let count = publishes.len();
+        let (reply, outcomes) = oneshot::channel();
+        // A closed task drops the command and with it `reply`.
+        let _ = self.commands.send(Command::Many(publishes, reply));
+        outcomes.await.unwrap_or_else(|_| (0..count).map(|_| Err(PublishError::Closed)).collect())
+    }
+
+    /// Hands the replies to this publisher's requests to `reader`. Waits for a connection, up to the publish timeout.
+    ///
+    /// # Errors
+    /// If somebody reads them already, or the broker is away for too long.
+    pub(super) async fn read_replies(&self, reader: ConsumerHandle) -> Result<()> {
+        let (answer, outcome) = oneshot::channel();
+        self.commands.send(Command::ReadReplies(reader, answer)).map_err(|_| closed())?;
+        outcome.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    fn look(&self) {
+        // A task that has ended has answered everybody.
+        let _ = self.commands.send(Command::Look);
+    }
+}
+
+/// Waits for the outcome of a message that its caller has sent itself. Dropped before, it leaves the rest to the task.
+struct Lone<'a> {
+    handle: &'a PublisherHandle,
+    id: i64,
+    outcome: oneshot::Receiver<Outcome>,
+    is_told: bool,
+}
+
+impl Lone<'_> {
+    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        Pin::new(&mut self.outcome).poll(cx).map(|outcome| {
+            self.is_told = true;
+            outcome.unwrap_or(Err(PublishError::Closed))
+        })
+    }
+}
+
+impl Future for Lone<'_> {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        // First, so that it is heard of who tells meanwhile: the task may have taken over.
+        if let Poll::Ready(outcome) = self.poll_outcome(cx) {
+            return Poll::Ready(outcome);
+        }
+        std::task::ready!(self.handle.publisher.lock().poll_lone(self.id, cx));
+        self.poll_outcome(cx)
+    }
+}
+
+impl Drop for Lone<'_> {
+    fn drop(&mut self) {
+        if !self.is_told {
+            self.handle.look();
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! What has been sent on a confirm channel and is not answered yet, and when an answer counts. Owned by `wire`; knows
+//! nothing of AMQP.
+//!
+//! lapin hands a returned message to whichever confirm it completes next, which may be a later publish's, and one frame
+//! completes many in no order. But it completes no publish before it has handed out the message that came back for it.
+//! So an answer counts when all earlier ones are there and *everything* that had been completed by then has been looked
+//! at. For that, each confirm rings with its number when it is completed, and nothing is released before all who rang
+//! have been heard and all who have no bell yet have been asked.
+//!
+//! Answers count in order, so nobody needs to be woken for any but the first.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use futures_util::task::{ArcWake, AtomicWaker, waker_ref};
+
+/// How many may be sent before the first of them is known to be written. lapin writes what there is in one go; more only
+/// pushes what it is about to write out of the CPU's cache.
+const AHEAD: u64 = 256;
+
+/// Items sent in their order. `W` waits until one is written, which happens in that order too, and gives the `C` that
+/// waits for its answer.
+pub(super) struct Flight<T, W, C, E> {
+    slots: VecDeque<Slot<T, W, C>>,
+    /// The number of the first slot.
+    first: u64,
+    /// The number of the first slot that is not known to be written.
+    unwritten: u64,
+    door: Arc<Door>,
+    /// Bells that hang nowhere at the moment.
+    bells: Vec<Arc<Bell>>,
+    /// Those that have waited until something was written, for their memory's sake.
+    spares: Vec<W>,
+    /// Who rang and is being heard.
+    rang: Vec<u64>,
+    /// What ends all of this, to be told by [`poll`](Self::poll).
+    failed: Option<E>,
+}
+
+struct Slot<T, W, C> {
+    item: T,
+    stage: Stage<W, C>,
+}
+
+enum Stage<W, C> {
+    Writing(W),
+    /// Written, and not asked yet.
+    Written(C),
+    /// Rings when it is answered.
+    Waiting(C, Arc<Bell>),
+    Answered,
+}
+
+impl<T, W, C, A, E> Flight<T, W, C, E>
+where
+    W: Future<Output = Result<C, E>> + Unpin,
+    C: Future<Output = Result<A, E>> + Unpin,
+{
+    pub(super) fn new() -> Self {
+        Self {
+            slots: VecDeque::new(),
+            first: 0,
+            unwritten: 0,
+            door: Arc::default(),
+            bells: Vec::new(),
+            spares: Vec::new(),
+            rang: Vec::new(),
+            failed: None,
+        }
+    }
+
+    /// How many are there.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// All that are there, the first one first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().map(|slot| &slot.item)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().map(|slot| &mut slot.item)
+    }
+
+    pub(super) fn into_items(self) -> impl DoubleEndedIterator<Item = T> {
+        self.slots.into_iter().map(|slot| slot.item)
+    }
+
+    /// Whether one more may be sent.
+    pub(super) fn has_room(&self) -> bool {
+        let end = self.first + self.slots.len() as u64;
+        end - self.unwritten.max(self.first) < AHEAD
+    }
+
+    /// A `W` that has done its duty, to be made into the next one.
+    pub(super) fn spare(&mut self) -> Option<W> {
+        self.spares.pop()
+    }
+
+    /// Sends one: by the first poll of `writing`, which is made here, so that all are sent in the order of their
+    /// numbers. [`poll`](Self::poll) must follow.
+    pub(super) fn send(&mut self, item: T, mut writing: W) {
+        let stage = match Pin::new(&mut writing).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => Stage::Writing(writing),
+            Poll::Ready(Ok(answer)) => Stage::Written(answer),
+            Poll::Ready(Err(error)) => {
+                self.failed.get_or_insert(error);
+                self.door.owner.wake();
+                Stage::Writing(writing)
+            }
+        };
+        self.slots.push_back(Slot { item, stage });
+    }
+
+    /// Looks at everything that has happened, and has `cx` woken when there may be more to
+    /// [`release`](Self::release), or [room](Self::has_room) where there was none. `on_answer` is told each answer once.
+    ///
+    /// # Errors
+    /// If one cannot be sent or will not be answered: then none will be.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut on_answer: impl FnMut(&mut T, A),
+    ) -> Result<(), E> {
+        self.door.owner.register(cx.waker());
+        let mut rang = std::mem::take(&mut self.rang);
+        loop {
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            let front = self.first_unanswered();
+            self.door.take(&mut rang, front);
+            let mut heard = false;
+            for number in rang.drain(..) {
+                heard |= self.ask(number, &mut on_answer)?;
+            }
+            while self.poll_written(front)? {
+                heard |= self.ask(self.unwritten - 1, &mut on_answer)?;
+            }
+            // What was heard now may have been completed after others, which have rung since.
+            if !heard {
+                self.rang = rang;
+                return Ok(());
+            }
+        }
+    }
+
+    /// As [`poll`](Self::poll), where there is only one, and for as long as there is: without a bell. An error is left
+    /// for `poll` to tell, and whoever called that last is woken.
+    pub(super) fn poll_only(&mut self, cx: &mut Context<'_>, on_answer: impl FnOnce(&mut T, A)) -> Poll<()> {
+        match self.try_poll_only(cx, on_answer) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) => Poll::Ready(()),
+            Poll::Ready(Err(error)) => {
+                self.failed.get_or_insert(error);
+                self.door.owner.wake();
+                Poll::Pending
+            }
+        }
+    }
+
+    fn try_poll_only(
+        &mut self,
+        cx: &mut Context<'_>,
+        on_answer: impl FnOnce(&mut T, A),
+    ) -> Poll<Result<(), E>> {
+        // What has failed must not be polled again.
+        let Some(Slot { item, stage }) = self.slots.front_mut().filter(|_| self.failed.is_none()) else {
+            return Poll::Pending;
+        };
+        if let Stage::Writing(writing) = stage {
+            let answer = std::task::ready!(Pin::new(writing).poll(cx))?;
+            self.spares.extend(stage.written(answer));
+        }
+        let answer = match stage {
+            Stage::Written(answer) | Stage::Waiting(answer, _) => {
+                std::task::ready!(Pin::new(answer).poll(cx))?
+            }
+            Stage::Writing(_) | Stage::Answered => return Poll::Pending,
+        };
+        on_answer(item, answer);
+        *stage = Stage::Answered;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes out the first, if it is answered and the answer counts.
+    pub(super) fn release(&mut self) -> Option<T> {
+        if !matches!(self.slots.front()?.stage, Stage::Answered) {
+            return None;
+        }
+        self.first += 1;
+        self.slots.pop_front().map(|slot| slot.item)
+    }
+
+    fn first_unanswered(&self) -> u64 {
+        let answered = self.slots.iter().take_while(|slot| matches!(slot.stage, Stage::Answered));
+        self.first + answered.count() as u64
+    }
+
+    /// Whether the next one is found to be written.
+    fn poll_written(&mut self, front: u64) -> Result<bool, E> {
+        let has_room = self.has_room();
+        self.unwritten = self.unwritten.max(self.first);
+        let Some(slot) = slot(&mut self.slots, self.first, self.unwritten) else { return Ok(false) };
+        if let Stage::Writing(writing) = &mut slot.stage {
+            let door = waker_ref(&self.door);
+            // Behind an unanswered one there would be nothing to release yet.
+            let waker = if self.unwritten == front || !has_room { &*door } else { Waker::noop() };
+            match Pin::new(writing).poll(&mut Context::from_waker(waker)) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(answer) => self.spares.extend(slot.stage.written(answer?)),
+            }
+        }
+        self.unwritten += 1;
+        Ok(true)
+    }
+
+    /// Asks a written one for its answer, and hangs up a bell if there is none yet. Whether it was answered.
+    fn ask(&mut self, number: u64, on_answer: &mut impl FnMut(&mut T, A)) -> Result<bool, E> {
+        let Some(slot) = slot(&mut self.slots, self.first, number) else { return Ok(false) };
+        let (mut answer, bell) = match std::mem::replace(&mut slot.stage, Stage::Answered) {
+            Stage::Waiting(answer, bell) => (answer, bell),
+            Stage::Written(answer) => (answer, Bell::hang(self.bells.pop(), &self.door, number)),
+            other => {
+                slot.stage = other;
+                return Ok(false);
+            }
+        };
+        match Pin::new(&mut answer).poll(&mut Context::from_waker(&waker_ref(&bell))) {
+            Poll::Pending => {
+                slot.stage = Stage::Waiting(answer, bell);
+                Ok(false)
+            }
+            Poll::Ready(answer) => {
+                on_answer(&mut slot.item, answer?);
+                self.bells.push(bell);
+                Ok(true)
+            }
+        }
+    }
+}
+
+impl<W, C> Stage<W, C> {
+    /// It has been written; what waited for that has done its duty.
+    fn written(&mut self, answer: C) -> Option<W> {
+        match std::mem::replace(self, Self::Written(answer)) {
+            Self::Writing(writing) => Some(writing),
+            _ => None,
+        }
+    }
+}
+
+fn slot<S>(slots: &mut VecDeque<S>, first: u64, number: u64) -> Option<&mut S> {
+    slots.get_mut(usize::try_from(number.checked_sub(first)?).ok()?)
+}
+
+/// Where bells ring.
+#[derive(Default)]
+struct Door {
+    /// Who polls the flight.
+    owner: AtomicWaker,
+    calls: Mutex<Calls>,
+}
+
+#[derive(Default)]
+struct Calls {
+    /// Who rang and has not been heard, in their order.
+    rang: Vec<u64>,
+    /// Whose ring wakes the owner.
+    front: u64,
+}
+
+impl Door {
+    /// Takes out who rang, and from now on wakes for `front`. `into` is empty.
+    fn take(&self, into: &mut Vec<u64>, front: u64) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.front = front;
+        std::mem::swap(&mut calls.rang, into);
+    }
+
+    fn ring(&self, number: u64) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.rang.push(number);
+        let wakes = calls.front == number;
+        drop(calls);
+        if wakes {
+            self.owner.wake();
+        }
+    }
+}
+
+/// Being written is no ring: it wakes the owner.
+impl ArcWake for Door {
+    fn wake_by_ref(door: &Arc<Self>) {
+        door.owner.wake();
+    }
+}
+
+/// Rings for one slot. Used again for others: one that rings late for its last slot is asked for nothing, no more.
+struct Bell {
+    door: Arc<Door>,
+    number: AtomicU64,
+}
+
+impl Bell {
+    fn hang(spare: Option<Arc<Self>>, door: &Arc<Door>, number: u64) -> Arc<Self> {
+        match spare {
+            Some(bell) => {
+                bell.number.store(number, Ordering::Relaxed);
+                bell
+            }
+            None => Arc::new(Self { door: door.clone(), number: AtomicU64::new(number) }),
+        }
+    }
+}
+
+impl ArcWake for Bell {
+    fn wake_by_ref(bell: &Arc<Self>) {
+        bell.door.ring(bell.number.load(Ordering::Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! A message on its way to RabbitMQ, and who waits to hear what became of it. Made by `publisher`, sent by `wire`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::broker::Publish;
+use crate::error::PublishError;
+
+pub(super) type Outcome = Result<(), PublishError>;
+
+/// A message on its way.
+pub(super) struct Outgoing {
+    source: Source,
+    /// `q-publish`: a returned message is known by it.
+    pub(super) id: i64,
+    pub(super) since: Instant,
+    /// Whether it has been sent in an earlier session, or in this one: it may exist.
+    pub(super) sent: bool,
+    /// Whether its caller has been told; that no confirm came in time, for example. The confirm is awaited nevertheless.
+    pub(super) is_told: bool,
+    /// What RabbitMQ confirmed, once it has: `true` is an ack. It counts when it is [released](super::flight).
+    pub(super) acked: Option<bool>,
+}
+
+/// Where a message came from.
+enum Source {
+    One(Box<Publish>, Option<oneshot::Sender<Outcome>>),
+    /// The one of that index.
+    Many(Arc<Batch>, usize),
+}
+
+/// The messages of a `publish_all`, which stay where they are, and their outcomes, told when the last is in.
+struct Batch {
+    messages: Vec<Publish>,
+    state: Mutex<BatchState>,
+}
+
+struct BatchState {
+    left: usize,
+    /// Those that failed, by index.
+    failed: Vec<(usize, PublishError)>,
+    reply: Option<oneshot::Sender<Vec<Outcome>>>,
+}
+
+impl Outgoing {
+    pub(super) fn one(publish: Box<Publish>, reply: oneshot::Sender<Outcome>, id: i64) -> Self {
+        Self::new(Source::One(publish, Some(reply)), id, Instant::now())
+    }
+
+    /// All of a batch, with ids from `id` on. There is at least one.
+    pub(super) fn many(
+        messages: Vec<Publish>,
+        reply: oneshot::Sender<Vec<Outcome>>,
+        id: i64,
+    ) -> impl Iterator<Item = Self> {
+        let count = messages.len();
+        let state = Mutex::new(BatchState { left: count, failed: Vec::new(), reply: Some(reply) });
+        let batch = Arc::new(Batch { messages, state });
+        let since = Instant::now();
+        let ids = (0..).map(move |at| id.wrapping_add(at));
+        (0..count).zip(ids).map(move |(at, id)| Self::new(Source::Many(batch.clone(), at), id, since))
+    }
+
+    fn new(source: Source, id: i64, since: Instant) -> Self {
+        Self { source, id, since, sent: false, is_told: false, acked: None }
+    }
+
+    pub(super) fn publish(&self) -> &Publish {
+        match &self.source {
+            Source::One(publish, _) => publish,
+            Source::Many(batch, at) => &batch.messages[*at],
+        }
+    }
+
+    /// Whether nobody waits to hear of it.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.is_told
+            || match &self.source {
+                Source::One(_, reply) => reply.as_ref().is_none_or(oneshot::Sender::is_closed),
+                Source::Many(batch, _) => {
+                    let state = batch.state.lock().unwrap_or_else(PoisonError::into_inner);
+                    state.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
+                }
+            }
+    }
+
+    /// Tells the caller what became of it, the first time.
+    pub(super) fn tell(&mut self, outcome: Outcome) {
+        if std::mem::replace(&mut self.is_told, true) {
+            return;
+        }
+        match &mut self.source {
+            // A caller that has gone does not want to know.
+            Source::One(_, reply) => drop(reply.take().map(|reply| reply.send(outcome))),
+            Source::Many(batch, at) => batch.tell(*at, outcome),
+        }
+    }
+
+    /// Tells what RabbitMQ confirmed.
+    pub(super) fn tell_confirmed(&mut self, acked: bool) {
+        let outcome = if acked { Ok(()) } else { Err(self.full()) };
+        self.tell(outcome);
+    }
+
+    pub(super) fn tell_unroutable(&mut self) {
+        let error = self.unroutable();
+        self.tell(Err(error));
+    }
+
+    pub(super) fn unroutable(&self) -> PublishError {
+        let route = &self.publish().route;
+        PublishError::Unroutable {
+            exchange: route.exchange.to_string(),
+            routing_key: route.routing_key.to_string(),
+        }
+    }
+
+    /// RabbitMQ nacks what a full queue refuses.
+    fn full(&self) -> PublishError {
+        PublishError::QueueFull { routing_key: self.publish().route.routing_key.to_string() }
+    }
+}
+
+impl Batch {
+    fn tell(&self, at: usize, outcome: Outcome) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.left -= 1;
+        state.failed.extend(outcome.err().map(|error| (at, error)));
+        if state.left == 0
+            && let Some(reply) = state.reply.take()
+        {
+            let mut outcomes: Vec<_> = self.messages.iter().map(|_| Ok(())).collect();
+            for (at, error) in state.failed.drain(..) {
+                outcomes[at] = Err(error);
+            }
+            // As above.
+            let _ = reply.send(outcomes);
+        }
+    }
+}
