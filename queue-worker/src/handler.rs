@@ -15,6 +15,7 @@ use queue_core::format::{DecodeError, Format};
 use queue_core::outcome::{Outcome, ReasonKind};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 use crate::context::Context;
 use crate::version;
@@ -185,8 +186,8 @@ pub fn run_blocking(call: Call, function: fn(Call) -> Outcome) -> BoxFuture<'sta
     Box::pin(async move {
         // The span is the job's, so that what the function logs is found under it.
         let span = tracing::Span::current();
-        let running = tokio::task::spawn_blocking(move || span.in_scope(|| function(call)));
-        match running.await {
+        let mut running = AbortOnDrop(tokio::task::spawn_blocking(move || span.in_scope(|| function(call))));
+        match (&mut running.0).await {
             Ok(outcome) => outcome,
             // `execute` catches it, like the panic of any handler.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -194,6 +195,16 @@ pub fn run_blocking(call: Call, function: fn(Call) -> Outcome) -> BoxFuture<'sta
             Err(_) => std::future::pending().await,
         }
     })
+}
+
+/// Keeps a function that waits for a thread from beginning when nobody waits for it any more: its attempt has been
+/// settled by then.
+struct AbortOnDrop(JoinHandle<Outcome>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// The worker's state by type: what by-reference parameters get.

@@ -445,45 +445,47 @@ async fn stop(
 ) -> Result<()> {
     shared.steps.stop();
     shared.jobs.close();
-    let finished = async {
-        while let Some(fetched) = fetchers.join_next().await {
-            // Only the first error is returned; this is another.
-            if let Err(error) = finishing.take(fetched) {
-                let error = chain(&error);
-                tracing::error!(target: "leveret", %error, "a queue could not be consumed to the end");
+    let late = {
+        let finished = async {
+            finishing.join(&mut fetchers).await;
+            for lane in lanes {
+                lane.empty().await;
+            }
+        };
+        tokio::pin!(finished);
+
+        let late = tokio::select! {
+            () = &mut finished => return Ok(()),
+            signal = signals.next() => {
+                tracing::warn!(target: "leveret", signal, "second signal: worker stops at once");
+                false
+            }
+            () = shared.steps.cutting_off() => false,
+            () = tokio::time::sleep(timeout) => true,
+        };
+        if late {
+            let running = lanes.iter().map(|lane| lane.running()).sum::<usize>();
+            tracing::warn!(target: "leveret", running, ?timeout, "jobs did not end within the shutdown timeout and are cancelled");
+            shared.steps.cancel();
+            tokio::select! {
+                () = &mut finished => return Ok(()),
+                _ = signals.next() => {}
+                () = shared.steps.cutting_off() => {}
+                () = tokio::time::sleep(CANCEL_GRACE) => {}
             }
         }
-        for lane in lanes {
-            lane.empty().await;
-        }
+        late
     };
-    tokio::pin!(finished);
 
-    let late = tokio::select! {
-        () = &mut finished => return Ok(()),
-        signal = signals.next() => {
-            tracing::warn!(target: "leveret", signal, "second signal: worker stops at once");
-            false
-        }
-        () = shared.steps.cutting_off() => false,
-        () = tokio::time::sleep(timeout) => true,
-    };
-    if late {
-        let running = lanes.iter().map(|lane| lane.running()).sum::<usize>();
-        tracing::warn!(target: "leveret", running, ?timeout, "jobs did not end within the shutdown timeout and are cancelled");
-        shared.steps.cancel();
-        tokio::select! {
-            () = &mut finished => return Ok(()),
-            _ = signals.next() => {}
-            () = shared.steps.cutting_off() => {}
-            () = tokio::time::sleep(CANCEL_GRACE) => {}
-        }
-    }
-
-    let running = lanes.iter().map(|lane| lane.running()).sum::<usize>();
+    // Not the slots that are taken: who waits for a job has taken one, too.
+    let running = shared.jobs.len();
     shared.steps.cut_off();
-    // Not `finished`: a blocking function cannot be cut off, and its job is given back all the same.
-    if tokio::time::timeout(CUT_OFF_TIMEOUT, shared.jobs.wait()).await.is_err() {
+    // Not until all slots are free: a blocking function cannot be cut off, and its job is given back all the same.
+    let given_back = async {
+        shared.jobs.wait().await;
+        finishing.join(&mut fetchers).await;
+    };
+    if tokio::time::timeout(CUT_OFF_TIMEOUT, given_back).await.is_err() {
         let running = shared.jobs.len();
         tracing::warn!(target: "leveret", running, "jobs could not be given back in time; the broker delivers them again");
     }
@@ -509,6 +511,17 @@ impl Finishing {
             }
             Err(error) => {
                 Err(Error::new(ErrorKind::Worker, "fetching jobs ended unexpectedly").with_source(error))
+            }
+        }
+    }
+
+    /// Waits until nothing is fetched any more.
+    async fn join(&self, fetchers: &mut JoinSet<Fetched>) {
+        while let Some(fetched) = fetchers.join_next().await {
+            // Only the first error is returned; this is another.
+            if let Err(error) = self.take(fetched) {
+                let error = chain(&error);
+                tracing::error!(target: "leveret", %error, "a queue could not be consumed to the end");
             }
         }
     }

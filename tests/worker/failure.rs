@@ -211,6 +211,38 @@ async fn blocking_job_keeps_its_slot_after_its_timeout_until_it_returns() {
     worker.stop().await.unwrap();
 }
 
+task!(Waits {} = "waits_for_a_thread", queue: queue("blocking"), options: timeout(Duration::from_millis(20)),
+needs: [Notify], blocking |call, _job| { call.arg::<Notify>().notify_one() });
+
+/// It would run beside its own next attempt.
+#[test]
+fn blocking_job_that_found_no_thread_within_its_timeout_does_not_begin_afterwards() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (client, _clock) = client();
+        let (free, taken) = mpsc::channel::<()>();
+        let holding = tokio::task::spawn_blocking(move || taken.recv());
+        let began = Arc::new(Notify::new());
+        client.enqueue(Waits {}).await.unwrap();
+        let mut worker = start(Worker::new(&client).task::<Waits>().shared(Arc::clone(&began)));
+        let (_, reason) = worker.retried().await;
+        assert_eq!(reason.kind, ReasonKind::Timeout);
+
+        free.send(()).unwrap();
+        holding.await.unwrap().unwrap();
+        // The one thread takes what waits in its order.
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
+
+        let waited = tokio::time::timeout(Duration::ZERO, began.notified()).await;
+        assert!(waited.is_err(), "it began after its timeout");
+        worker.stop().await.unwrap();
+    });
+}
+
 #[tokio::test]
 async fn outcome_of_a_job_counts_even_if_its_listener_panics() {
     let (client, _clock) = client();

@@ -145,6 +145,19 @@ async fn stopping_at_once_with_nothing_to_do_is_no_error() {
     worker.ended().await.unwrap();
 }
 
+/// It waits for jobs, and has a slot ready.
+#[tokio::test]
+async fn idle_worker_that_is_stopped_at_once_has_cut_nothing_off() {
+    let (client, _clock) = client();
+    client.enqueue(Quick {}).await.unwrap();
+    let mut worker = start(Worker::new(&client).task::<Quick>());
+    worker.succeeded().await;
+
+    worker.handle.shutdown_now();
+
+    worker.ended().await.unwrap();
+}
+
 #[tokio::test]
 async fn panicking_job_does_not_hang_the_shutdown() {
     task!(Panics { fine: bool } = "panics", queue: queue("shutdown.panics"), options: options(), needs: [],
