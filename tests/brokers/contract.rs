@@ -59,6 +59,7 @@ macro_rules! contract {
                     delivery_dropped_unsettled_comes_back,
                     retried_job_comes_back_not_earlier_and_unchanged,
                     retry_at_once_comes_back,
+                    retry_beyond_all_time_is_settled,
                     retried_job_keeps_its_priority,
                     retried_copy_carries_no_trace_of_the_broker,
                     copies_do_not_go_where_the_original_was_copied_to,

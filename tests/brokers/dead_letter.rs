@@ -1,6 +1,6 @@
 //! Dead letters: they arrive with the reason, and none is lost on the way.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use leveret::PublishError;
 use queue_core::broker::{ConsumeOptions, Publish};
@@ -78,9 +78,13 @@ async fn refused_dead_letter_comes_back(t: &Fixture, queue: &Name, route: Route,
     let options = ConsumeOptions::new(queue.clone()).dead_letter(Some(route));
     let mut consumer = t.consume_with(options).await;
 
-    let refused = next(&mut consumer).await.settle(dead_letter("no")).await;
+    let delivery = next(&mut consumer).await;
+    let since = Instant::now();
+    let refused = delivery.settle(dead_letter("no")).await;
     let again = next(&mut consumer).await;
 
+    // Or its handler would run in a hot loop, and not every handler may.
+    assert!(since.elapsed() > Duration::from_secs(2), "it is back after {:?}", since.elapsed());
     match refused {
         Err(SettleError::Republish(cause @ (PublishError::Unroutable { .. } | PublishError::Invalid(_)))) => {
             assert!(cause.to_string().contains(exchange.as_ref()), "does not name the exchange: {cause}");

@@ -162,6 +162,20 @@ pub(crate) async fn retried_job_comes_back_not_earlier_and_unchanged(t: &Fixture
     until_ready(&*t.broker, queue.name(), 0).await;
 }
 
+/// What adds up to a moment that no clock knows must not make the job come back at once.
+pub(crate) async fn retry_beyond_all_time_is_settled(t: &Fixture) {
+    let queue = t.quorum_queue("jobs").await;
+    t.send(&queue, ["never again", "next"]).await;
+    let mut consumer = t.consume(&queue).await;
+
+    next(&mut consumer).await.settle(retry_in(Duration::MAX)).await.unwrap();
+
+    let delivery = next(&mut consumer).await;
+    assert_eq!(text(&delivery), "next");
+    delivery.settle(Settlement::Ack).await.unwrap();
+    until_ready(&*t.broker, &queue, 0).await;
+}
+
 pub(crate) async fn retry_at_once_comes_back(t: &Fixture) {
     let queue = t.work_queue("jobs").await;
     t.send(queue.name(), ["job"]).await;

@@ -217,11 +217,8 @@ needs: [Notify], blocking |call, _job| { call.arg::<Notify>().notify_one() });
 /// It would run beside its own next attempt.
 #[test]
 fn blocking_job_that_found_no_thread_within_its_timeout_does_not_begin_afterwards() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(1)
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
     runtime.block_on(async {
         let (client, _clock) = client();
         let (free, taken) = mpsc::channel::<()>();

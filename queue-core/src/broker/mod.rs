@@ -27,6 +27,8 @@ pub mod rabbitmq;
 mod reply;
 #[cfg(feature = "sqlite-system")]
 pub mod sqlite;
+#[cfg(any(feature = "memory", feature = "rabbitmq", feature = "sqlite-system"))]
+mod tries;
 
 pub use reply::DIRECT_REPLY_TO;
 

@@ -8,6 +8,7 @@ use super::consumer::{ClientId, ConsumerId};
 use super::queue::QueueId;
 use super::shared::Shared;
 use crate::broker::Settler;
+use crate::broker::tries::Tries;
 use crate::envelope::Envelope;
 use crate::error::SettleError;
 use crate::settlement::Settlement;
@@ -46,10 +47,23 @@ impl Settler for MemorySettler {
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), SettleError> {
-        let (Some(ticket), Some(shared)) = (self.ticket.take(), self.shared.upgrade()) else {
-            return Err(SettleError::Lost);
-        };
-        shared.with(|state| state.settle(&ticket, envelope, settlement))
+        let mut tries = Tries::new();
+        loop {
+            let (Some(ticket), Some(shared)) = (&self.ticket, self.shared.upgrade()) else {
+                return Err(SettleError::Lost);
+            };
+            let error = match shared.with(|state| state.settle(ticket, &envelope, &settlement)) {
+                Err(SettleError::Republish(error)) => error,
+                settled => {
+                    self.ticket = None;
+                    return settled;
+                }
+            };
+            // Dropping the ticket gives the original back.
+            let pause = tries.pause_after(&error).ok_or(SettleError::Republish(error))?;
+            drop(shared);
+            tokio::time::sleep(pause).await;
+        }
     }
 }
 

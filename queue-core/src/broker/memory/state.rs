@@ -349,8 +349,8 @@ impl State {
     pub(super) fn settle(
         &mut self,
         ticket: &Ticket,
-        envelope: Envelope,
-        settlement: Settlement,
+        envelope: &Envelope,
+        settlement: &Settlement,
     ) -> Result<(), SettleError> {
         let Some(namespace) = self.clients.get(&ticket.client) else { return Err(SettleError::Lost) };
         match settlement {
@@ -361,8 +361,8 @@ impl State {
             }
             Settlement::Retry { after, attempt, reason } => {
                 let now = self.now();
-                let copy = retry_copy(envelope, attempt, &reason, now);
-                let (due, unroutable) = (now.checked_add(after), namespace.unroutable());
+                let copy = retry_copy(envelope.clone(), *attempt, reason, now);
+                let (due, unroutable) = (now.checked_add(*after), namespace.unroutable());
                 let Ok(()) = amqp::delay_job(self, due, ticket.queue_name.clone(), copy, unroutable);
             }
             Settlement::DeadLetter { reason } => match &ticket.dead_letter {
@@ -371,17 +371,14 @@ impl State {
                     "dropped a dead letter, because its queue has no dead-letter exchange"
                 ),
                 Some(route) => {
-                    let copy = dead_copy(envelope, &ticket.queue_name, &reason, self.now());
+                    let copy = dead_copy(envelope.clone(), &ticket.queue_name, reason, self.now());
                     let message = Message {
                         envelope: copy,
                         exchange: route.exchange.clone(),
                         routing_key: route.routing_key.clone(),
                     };
                     let dead = Published { message: Arc::new(message), mandatory: true, not_before: None };
-                    if let Err(error) = self.publish_message(ticket.client, &dead) {
-                        self.give_back(ticket);
-                        return Err(SettleError::Republish(error));
-                    }
+                    self.publish_message(ticket.client, &dead).map_err(SettleError::Republish)?;
                 }
             },
         }

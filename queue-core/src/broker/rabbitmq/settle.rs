@@ -14,16 +14,15 @@ use super::Core;
 use super::convert::short;
 use super::session::State;
 use crate::broker::amqp::check_publish;
+use crate::broker::tries::Tries;
 use crate::broker::{Publish, Settler};
 use crate::envelope::Envelope;
 use crate::error::{PublishError, SettleError};
 use crate::settlement::{self, Reason, Settlement};
 use crate::topology::{Name, Route};
 
-/// How often the copy of a job is published before the original goes back to its queue, and the first pause
-/// between; it doubles. Together they keep a missing dead-letter exchange from becoming a hot loop.
-const TRIES: u32 = 4;
-const PAUSE: Duration = Duration::from_millis(500);
+/// When a retry is due whose time is beyond all time.
+const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// One channel's deliveries. It dies with its session: a tag of an old channel is never sent on a new one, where it
 /// would ack another message.
@@ -122,25 +121,12 @@ impl Receipt {
         if !self.ledger.is_open() {
             return Err(SettleError::Lost);
         }
-        let mut pause = PAUSE;
-        for attempt in 1.. {
-            let error = match copy.publish(&self.core).await {
-                Ok(()) => break,
-                Err(error) => error,
-            };
-            tracing::warn!(queue = %self.queue, attempt, %error, "the copy of a job was not confirmed");
-            let waited = matches!(
-                error,
-                PublishError::Unconfirmed { .. }
-                    | PublishError::Unavailable { .. }
-                    | PublishError::Blocked { .. }
-            );
-            if waited || attempt >= TRIES || matches!(error, PublishError::Closed) {
-                // Dropping the receipt gives the original back.
-                return Err(SettleError::Republish(error));
-            }
+        let mut tries = Tries::new();
+        while let Err(error) = copy.publish(&self.core).await {
+            tracing::warn!(queue = %self.queue, %error, "the copy of a job was not confirmed");
+            // Dropping the receipt gives the original back.
+            let pause = tries.pause_after(&error).ok_or(SettleError::Republish(error))?;
             tokio::time::sleep(pause).await;
-            pause *= 2;
         }
         self.ack()
     }
@@ -158,7 +144,10 @@ impl Copy {
             Self::Retry(envelope, eta, queue) => {
                 core.publish_delayed(envelope.clone(), queue.clone(), *eta).await
             }
-            Self::Dead(publish) => core.publisher.publish(publish.clone()).await,
+            Self::Dead(publish) => {
+                check_publish(publish)?;
+                core.publisher.publish(publish.clone()).await
+            }
         }
     }
 }
@@ -179,16 +168,13 @@ impl Settler for Receipt {
             }
             Settlement::Retry { after, attempt, reason } => {
                 let copy = settlement::retry_copy(envelope, attempt, &reason, now);
-                let copy = Copy::Retry(copy, now + after, self.queue.clone());
+                let copy = Copy::Retry(copy, now.checked_add(after).unwrap_or(now + FAR), self.queue.clone());
                 self.on_runtime(copy).await
             }
             Settlement::DeadLetter { reason } => match self.dead_letter.take() {
                 Some(route) => {
                     let copy = settlement::dead_copy(envelope, &self.queue, &reason, now);
                     let publish = Publish { route, envelope: copy, mandatory: true, not_before: None };
-                    if let Err(error) = check_publish(&publish) {
-                        return Err(SettleError::Republish(error));
-                    }
                     self.on_runtime(Copy::Dead(publish)).await
                 }
                 None => {

@@ -38,7 +38,7 @@ pub(super) enum Command {
     Leave(ConsumerId),
     Settle {
         ticket: Ticket,
-        settled: Box<Settled>,
+        settled: Arc<Settled>,
         reply: Reply<Result<(), SettleError>>,
     },
     GiveBack(Ticket),

@@ -12,6 +12,7 @@ use super::row::micros;
 use super::state::State;
 use crate::broker::Settler;
 use crate::broker::amqp::{self, Message, Published, Store as _};
+use crate::broker::tries::{Tries, is_refusal};
 use crate::envelope::Envelope;
 use crate::error::SettleError;
 use crate::settlement::{Settlement, dead_copy, retry_copy};
@@ -56,7 +57,6 @@ impl State {
                     };
                     let dead = Published { message: Arc::new(message), mandatory: true, not_before: None };
                     if let Err(error) = self.publish(&dead)? {
-                        self.give_back(ticket)?;
                         return Ok(Err(SettleError::Republish(error)));
                     }
                 }
@@ -131,13 +131,24 @@ impl Settler for SqliteSettler {
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), SettleError> {
-        let Some(ticket) = self.ticket.take() else { return Err(SettleError::Lost) };
-        let (reply, answer) = oneshot::channel();
-        let settled = Box::new(Settled { envelope, settlement });
-        if !self.send(Command::Settle { ticket, settled, reply }) {
-            return Err(SettleError::Lost);
+        let settled = Arc::new(Settled { envelope, settlement });
+        let mut tries = Tries::new();
+        loop {
+            let Some(ticket) = self.ticket.take() else { return Err(SettleError::Lost) };
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Settle { ticket: ticket.clone(), settled: settled.clone(), reply };
+            if !self.send(command) {
+                return Err(SettleError::Lost);
+            }
+            let error = match answer.await {
+                Ok(Err(SettleError::Republish(error))) if is_refusal(&error) => error,
+                settled => return settled.unwrap_or(Err(SettleError::Lost)),
+            };
+            // The delivery is ours again. Dropping the ticket gives the original back.
+            self.ticket = Some(ticket);
+            let pause = tries.pause_after(&error).ok_or(SettleError::Republish(error))?;
+            tokio::time::sleep(pause).await;
         }
-        answer.await.unwrap_or(Err(SettleError::Lost))
     }
 }
 

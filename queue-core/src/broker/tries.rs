@@ -1,0 +1,47 @@
+//! A retry or dead letter that is refused, because its exchange or queue is missing or full, is published again a few
+//! times before the original goes back: given back at once, it would come again at once, and its handler would run in a
+//! hot loop.
+
+use std::time::Duration;
+
+use crate::error::PublishError;
+
+/// How often a copy is published.
+const TRIES: u32 = 4;
+/// The pause after the first; it doubles.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Counts the tries of one settlement.
+#[derive(Debug)]
+pub(super) struct Tries {
+    left: u32,
+    pause: Duration,
+}
+
+impl Tries {
+    pub(super) fn new() -> Self {
+        Self { left: TRIES - 1, pause: PAUSE }
+    }
+
+    /// How long to wait before the next try; `None` if the original goes back now.
+    pub(super) fn pause_after(&mut self, error: &PublishError) -> Option<Duration> {
+        if !is_refusal(error) || self.left == 0 {
+            return None;
+        }
+        self.left -= 1;
+        let pause = self.pause;
+        self.pause *= 2;
+        Some(pause)
+    }
+}
+
+/// Whether the broker answered at once. All other errors have waited long enough.
+pub(super) fn is_refusal(error: &PublishError) -> bool {
+    !matches!(
+        error,
+        PublishError::Unconfirmed { .. }
+            | PublishError::Unavailable { .. }
+            | PublishError::Blocked { .. }
+            | PublishError::Closed
+    )
+}
