@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 use queue_core::broker::rabbitmq;
 use queue_core::error::{Error, ErrorKind, chain};
 
+use crate::proxy::{Mode, Proxy};
 use crate::support::{Node, settings, soon};
 
 on_each_node!(
     wrong_password_is_refused_at_once_and_names_the_user,
     missing_vhost_is_refused_at_once_and_named,
+    question_that_nobody_waits_for_any_more_leaves_no_thread,
     next_host_takes_over_from_one_that_does_not_answer,
     pikas_options_are_understood,
 );
@@ -94,13 +96,6 @@ async fn server_that_is_not_there_is_tried_as_often_as_the_url_says() {
 async fn server_that_accepts_and_never_speaks_is_given_up_and_leaves_no_thread() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("amqp://{}/?socket_timeout=0.2&connection_attempts=1", silent.local_addr().unwrap());
-    let threads = || {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-        let name = |task: std::io::Result<std::fs::DirEntry>| {
-            std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default()
-        };
-        tasks.map(name).filter(|name| name.starts_with("lapin")).count()
-    };
 
     let mut words = String::new();
     for _ in 0..10 {
@@ -109,7 +104,38 @@ async fn server_that_accepts_and_never_speaks_is_given_up_and_leaves_no_thread()
 
     assert!(words.contains("did not answer within 200ms"), "{words}");
     // lapin's thread sees the end of its socket, and ends: soon, but not at once. Other tests' threads come and go.
-    crate::support::until("lapin's threads to end", async || threads() < 10).await;
+    crate::support::until("lapin's threads to end", async || lapin_threads() < 10).await;
+}
+
+/// Each question has a connection of its own, and a timeout around it drops that half-way.
+async fn question_that_nobody_waits_for_any_more_leaves_no_thread(node: Node) {
+    let proxy = Proxy::start(&node.host()).await;
+    let url = node.with(|url| {
+        url.host = proxy.address.to_string();
+        url.query = "socket_timeout=600".to_owned();
+    });
+    let broker = crate::support::broker(&url).await;
+    let before = lapin_threads();
+    proxy.set(Mode::Mute);
+
+    for _ in 0..30 {
+        let asked = tokio::time::timeout(Duration::from_millis(50), broker.inspect("any")).await;
+        assert!(asked.is_err(), "{asked:?}");
+    }
+
+    // Other tests' threads come and go. The node would end them, too, but not before 10 s.
+    let ended = crate::support::until("lapin's threads to end", async || lapin_threads() < before + 20);
+    tokio::time::timeout(Duration::from_secs(5), ended).await.expect("they end at once");
+    proxy.set(Mode::Open);
+    broker.close().await;
+}
+
+fn lapin_threads() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let name = |task: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default()
+    };
+    tasks.map(name).filter(|name| name.starts_with("lapin")).count()
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ on_each_node!(
     returns_are_attributed_to_the_right_publish_among_many_publishers,
     full_queue_refuses_and_the_publisher_goes_on,
     missing_exchange_fails_only_its_own_publishes,
+    missing_exchange_whose_name_the_server_does_not_tell_whole_fails_alone,
 );
 
 async fn published_job_is_delivered_as_it_was(node: Node) {
@@ -111,6 +112,28 @@ async fn full_queue_refuses_and_the_publisher_goes_on(node: Node) {
     assert!(outcomes[0].is_ok());
     assert!(matches!(outcomes[19], Err(PublishError::QueueFull { .. })), "{:?}", outcomes[19]);
     broker.publish(Publish::to_queue(other, job("y"))).await.unwrap();
+    broker.close().await;
+}
+
+/// It quotes a quote as it is, and cuts its words off after 255 bytes.
+async fn missing_exchange_whose_name_the_server_does_not_tell_whole_fails_alone(node: Node) {
+    let broker = node.broker().await;
+    let queue = queue(&broker).await;
+    for exchange in ["it's missing".to_owned(), "x".repeat(250)] {
+        let jobs = (0..50).map(|_| broker.publish(Publish::to_queue(queue.clone(), job("kept"))));
+        let astray = broker.publish(Publish::to_exchange(exchange.clone(), "k", job("astray")));
+
+        let (kept, astray) =
+            soon("all answers", futures_util::future::join(futures_util::future::join_all(jobs), astray))
+                .await;
+
+        assert!(kept.iter().all(Result::is_ok), "{exchange}: {kept:?}");
+        assert!(
+            matches!(&astray, Err(PublishError::Unroutable { exchange: named, .. }) if *named == exchange),
+            "{exchange}: {astray:?}"
+        );
+    }
+    broker.delete(&queue).await.unwrap();
     broker.close().await;
 }
 

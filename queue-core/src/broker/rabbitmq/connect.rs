@@ -1,7 +1,8 @@
 //! Opens one connection under one deadline over TCP, TLS and login. Called by `session`.
 //!
 //! lapin has no such deadline: a connect that is dropped leaves its thread and socket behind. So the socket is
-//! duplicated before lapin gets it, and shut down when the deadline passes, which ends lapin's thread.
+//! duplicated before lapin gets it, and shut down when the deadline passes or nobody waits any more, which ends lapin's
+//! thread.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -25,20 +26,46 @@ pub(super) struct Link {
     socket: Socket,
 }
 
-/// A duplicate of a connection's socket. Empty until TCP is connected.
+/// A duplicate of a connection's socket.
 #[derive(Debug, Clone, Default)]
-struct Socket(Arc<Mutex<Option<TcpStream>>>);
+struct Socket(Arc<Mutex<Stream>>);
+
+#[derive(Debug, Default)]
+enum Stream {
+    /// TCP is not connected yet.
+    #[default]
+    None,
+    Open(TcpStream),
+    /// Ended, or to be ended as soon as it is connected.
+    Cut,
+}
 
 impl Socket {
     fn set(&self, socket: TcpStream) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match *stream {
+            Stream::Cut => drop(socket.shutdown(Shutdown::Both)),
+            _ => *stream = Stream::Open(socket),
+        }
     }
 
     /// Ends the connection at once, whatever state it is in: lapin's thread sees the end of the stream.
     fn cut(&self) {
-        if let Some(socket) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Stream::Open(socket) = std::mem::replace(&mut *stream, Stream::Cut) {
             // It may be gone already, which is as good.
             let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Cuts the socket of a connect that fails, takes too long, or is dropped half-way.
+struct CutOnDrop(Option<Socket>);
+
+impl Drop for CutOnDrop {
+    fn drop(&mut self) {
+        if let Some(socket) = &self.0 {
+            socket.cut();
         }
     }
 }
@@ -86,17 +113,15 @@ impl Drop for Link {
 /// What went wrong, and whether trying again can help.
 pub(super) async fn open(target: &Target, host: &Host, name: &str) -> Result<Link, Fault> {
     let socket = Socket::default();
+    let mut guard = CutOnDrop(Some(socket.clone()));
     let connecting = connector(target, host, name, socket.clone());
     match tokio::time::timeout(target.deadline, connecting).await {
-        Ok(Ok(connection)) => Ok(Link { connection, host: host.clone(), socket }),
-        Ok(Err(error)) => {
-            socket.cut();
-            Err(fault::connecting(target, host, &error))
+        Ok(Ok(connection)) => {
+            guard.0 = None;
+            Ok(Link { connection, host: host.clone(), socket })
         }
-        Err(_) => {
-            socket.cut();
-            Err(fault::timed_out(target, host))
-        }
+        Ok(Err(error)) => Err(fault::connecting(target, host, &error)),
+        Err(_) => Err(fault::timed_out(target, host)),
     }
 }
 

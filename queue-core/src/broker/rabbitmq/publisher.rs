@@ -395,12 +395,14 @@ impl Publisher {
         // With one in flight it is clear whose fault a channel's error is, and the connection's end is nobody's.
         if let Some((code, text)) = fault::protocol(error).filter(|_| session.is_connected()) {
             tracing::warn!(code, text, "RabbitMQ closed the publisher's channel");
-            let refused = refused_exchange(text);
+            let is_named = |outgoing: &Outgoing| names_exchange(text, &outgoing.publish().route.exchange);
+            let is_any_named = self.queue.iter().take(back).any(is_named);
             let mut kept = VecDeque::with_capacity(self.queue.len());
             for (at, mut outgoing) in self.queue.drain(..).enumerate() {
-                let guilty = match refused {
-                    Some(exchange) => at < back && outgoing.publish().route.exchange == exchange,
-                    None => alone && at == 0 && back == 1,
+                let guilty = if is_any_named {
+                    at < back && is_named(&outgoing)
+                } else {
+                    alone && at == 0 && back == 1
                 };
                 if guilty {
                     let refusal = refusal(&outgoing, code, text);
@@ -410,7 +412,7 @@ impl Publisher {
                 }
             }
             self.queue = kept;
-            self.suspects = if refused.is_none() && !alone { back } else { 0 };
+            self.suspects = if !is_any_named && !alone { back } else { 0 };
         }
         self.end_requests();
         if session.is_connected() {
@@ -513,12 +515,10 @@ impl Publisher {
     }
 }
 
-/// The exchange that the server's text names as missing or forbidden.
-fn refused_exchange(text: &str) -> Option<&str> {
-    ["no exchange '", "to exchange '"].iter().find_map(|before| {
-        let rest = &text[text.find(before)? + before.len()..];
-        rest.split('\'').next()
-    })
+/// Whether the server's text names this exchange as missing or forbidden. It quotes the name as it is, quotes and all,
+/// and cuts a text of more than 255 bytes off, which then names nobody.
+fn names_exchange(text: &str, exchange: &str) -> bool {
+    text.contains(&format!(" exchange '{exchange}' in vhost "))
 }
 
 /// What the server's reason for closing the channel means for the message that it was about.
@@ -541,13 +541,12 @@ mod tests {
 
     #[test]
     fn exchange_that_is_missing_or_forbidden_is_found_in_the_servers_words() {
-        assert_eq!(refused_exchange("NOT_FOUND - no exchange 'events' in vhost '/'"), Some("events"));
-        assert_eq!(
-            refused_exchange(
-                "ACCESS_REFUSED - write access to exchange 'a.b' in vhost '/' refused for user 'u'"
-            ),
-            Some("a.b")
-        );
-        assert_eq!(refused_exchange("PRECONDITION_FAILED - message size 20 is larger than"), None);
+        let missing = "NOT_FOUND - no exchange 'it's' in vhost '/'";
+        let forbidden = "ACCESS_REFUSED - write access to exchange 'a.b' in vhost '/' refused for user 'u'";
+        let large = "PRECONDITION_FAILED - message size 20 is larger than";
+
+        assert!(names_exchange(missing, "it's") && !names_exchange(missing, "it"));
+        assert!(names_exchange(forbidden, "a.b") && !names_exchange(forbidden, "a"));
+        assert!(!names_exchange(large, ""));
     }
 }
