@@ -1,6 +1,7 @@
 //! Disks that are full, cannot be written, or fail: an error in words, and nothing lost. Some are mounted for the test;
 //! where this user may not mount, there is nothing to see.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,6 +11,7 @@ use queue_core::broker::{ConsumeOptions, Health, Publish};
 use queue_core::envelope::Envelope;
 use queue_core::settlement::Settlement;
 use queue_core::topology::{QueueDecl, Topology};
+use rusqlite::Connection;
 
 use crate::support::{Database, Program, next, say, text, this_binary};
 
@@ -135,6 +137,46 @@ async fn write_that_fails_refuses_and_loses_nothing() {
     client.close().await;
 }
 
+/// A disk that takes what is written and then cannot keep it: its blocks lie in a tmpfs that has no room for them, so
+/// that it is the sync which fails.
+#[tokio::test]
+async fn disk_that_fails_to_sync_confirms_nothing_that_it_loses() {
+    let Some(blocks) = Disk::tmpfs("size=6m") else { return };
+    let image = blocks.0.join("image");
+    std::fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).unwrap();
+    if !succeeds(Command::new("mkfs.ext4").args(["-q", "-F", "-J", "size=1", "-b", "1024"]).arg(&image)) {
+        return eprintln!("left out: there is no mkfs.ext4");
+    }
+    let Some(disk) = Disk::image(&image) else { return };
+    let client = Client::connect(&disk.url()).await.unwrap();
+
+    let (kept, refused) = publish_until_refused(&client).await;
+    let mut confirmed: Vec<usize> = (0..kept).collect();
+    for number in kept + 1..kept + 20 {
+        if client.broker().publish(job(number)).await.is_ok() {
+            confirmed.push(number);
+        }
+    }
+
+    let words = leveret::error_chain(&refused);
+    let is_unavailable = matches!(refused, PublishError::Unavailable { .. });
+    assert!(is_unavailable || matches!(refused, PublishError::Unconfirmed { .. }), "{words}");
+    assert!(kept > 10, "only {kept} were kept");
+    drop(client);
+    // As after a power failure: only what is in the blocks is left.
+    disk.unmount();
+    blocks.remount("size=128m");
+    assert!(disk.mount_image(&image));
+    let client = Client::connect(&disk.url()).await.unwrap();
+    let file = Connection::open(disk.0.join("jobs.db")).unwrap();
+    let mut select = file.prepare("SELECT payload FROM leveret_job").unwrap();
+    let found = select.query_map([], |row| row.get::<_, String>(0)).unwrap();
+    let found: HashSet<usize> = found.map(|payload| number(&payload.unwrap())).collect();
+    confirmed.retain(|number| !found.contains(number));
+    assert_eq!(confirmed, [0; 0], "lost, after `{words}`");
+    client.close().await;
+}
+
 fn folder(name: &str) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -158,6 +200,12 @@ impl Disk {
         disk.or_left_out(succeeds(&mut mount))
     }
 
+    fn image(image: &Path) -> Option<Self> {
+        let disk = Self(folder("image"));
+        let is_mounted = disk.mount_image(image);
+        disk.or_left_out(is_mounted)
+    }
+
     fn or_left_out(self, is_mounted: bool) -> Option<Self> {
         if !is_mounted {
             eprintln!("left out: this user may not mount a disk to fill");
@@ -165,8 +213,16 @@ impl Disk {
         is_mounted.then_some(self)
     }
 
+    fn mount_image(&self, image: &Path) -> bool {
+        succeeds(Command::new("mount").args(["-o", "loop"]).args([image, &*self.0]))
+    }
+
     fn remount(&self, options: &str) {
         assert!(succeeds(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0)));
+    }
+
+    fn unmount(&self) {
+        assert!(succeeds(Command::new("umount").arg(&self.0)));
     }
 
     fn url(&self) -> String {

@@ -4,6 +4,7 @@
 //! (`state`). `sync` waits for the disk. Routing and the rules of queues are those of the memory broker
 //! (`broker/amqp`, `routing`); `store` keeps messages in rows. The tables are described in `schema.sql`.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -94,10 +95,9 @@ pub(crate) async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broke
 impl SqliteBroker {
     fn open(options: Options, settings: &Settings) -> Result<Self> {
         let state = Self::join(options, settings)?;
-        // SQLite follows links to the file, and keeps the log beside what they lead to.
-        let database = state.connection.path().map_or_else(|| state.setup.path.clone(), PathBuf::from);
-        let log = sync::open_log(&database).map_err(|error| {
-            let words = format!("the log of `{}` cannot be synced", database.display());
+        let log = sync::log_of(&state.database());
+        let log = File::options().read(true).write(true).open(&log).map_err(|error| {
+            let words = format!("the log `{}` cannot be synced", log.display());
             Error::new(ErrorKind::Connection, words).with_source(error)
         })?;
         Self::start(state, move || log.sync_data())
@@ -120,8 +120,10 @@ impl SqliteBroker {
         connection.execute_batch("PRAGMA synchronous = FULL").map_err(faulty)?;
         let mut state = State::new(connection, setup);
         state.transact(&[]).map_err(faulty)?;
-        // From now on `sync` does it.
-        state.connection.execute_batch("PRAGMA synchronous = NORMAL").map_err(faulty)?;
+        // From now on `sync` does it, and the writer checkpoints when it has answered; a log that has become this long
+        // all the same is moved at once.
+        let quietly = "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 8000";
+        state.connection.execute_batch(quietly).map_err(faulty)?;
         Ok(state)
     }
 

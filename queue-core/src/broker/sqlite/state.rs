@@ -185,6 +185,11 @@ impl State {
         }
     }
 
+    /// The file itself: SQLite follows links to it, and keeps the log beside what they lead to.
+    pub(super) fn database(&self) -> PathBuf {
+        self.connection.path().map_or_else(|| self.setup.path.clone(), PathBuf::from)
+    }
+
     /// Carries out `commands` and all that follows from them, in one transaction. All of it or nothing happens.
     pub(super) fn transact(&mut self, commands: &[Command]) -> rusqlite::Result<Vec<Answer>> {
         self.run("BEGIN IMMEDIATE")?;
@@ -266,6 +271,12 @@ impl State {
         self.is_stale = true;
         self.topology = -1;
         self.has_new_topology = false;
+    }
+
+    /// Moves as much of the log into the database as others' reading allows, and syncs both. Says how many pages the log
+    /// has; what comes next is written to its beginning if all were moved.
+    pub(super) fn checkpoint(&self) -> rusqlite::Result<i64> {
+        self.connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?.query_row([], |row| row.get(1))
     }
 
     /// Moves all of the log into the database, syncs it, and has the log begin anew.

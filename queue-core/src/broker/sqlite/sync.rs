@@ -8,13 +8,15 @@
 //! A sync that fails leaves a log in doubt: the system has forgotten what it could not write, so that the next sync may
 //! well succeed, and recovery after a power failure would end at the gap and lose all that was confirmed behind it.
 //! Nothing is confirmed any more until the writer has moved the whole log into the database.
+//!
+//! Checkpoints sync the log, too, and are told what a sync of ours at the same time may not be: ext4 reports a journal
+//! that it has given up to whoever waited for it. So they take turns, and a failed one leaves the same doubt.
 
-use std::fs::File;
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -27,27 +29,42 @@ pub(super) type Committed = Vec<(Command, Answer)>;
 #[derive(Debug)]
 pub(super) struct Syncer {
     committed: Sender<(Instant, Committed)>,
-    is_in_doubt: Arc<AtomicBool>,
+    log: Arc<Log>,
     thread: JoinHandle<()>,
 }
 
-/// The write-ahead log of a database, which must be there.
-pub(super) fn open_log(database: &Path) -> io::Result<File> {
+/// What is known of the log.
+#[derive(Debug, Default)]
+struct Log {
+    /// Whether a sync has failed. Written by who has the turn.
+    is_in_doubt: AtomicBool,
+    /// Held by who syncs it.
+    turn: Mutex<()>,
+}
+
+impl Log {
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The write-ahead log of a database.
+pub(super) fn log_of(database: &Path) -> PathBuf {
     let mut log = database.as_os_str().to_owned();
     log.push("-wal");
-    File::options().read(true).write(true).open(log)
+    log.into()
 }
 
 impl Syncer {
     /// Begins to answer; `sync` makes durable what has been written to the log.
     pub(super) fn start(sync: impl FnMut() -> io::Result<()> + Send + 'static) -> io::Result<Self> {
         let (committed, receiver) = channel();
-        let is_in_doubt = Arc::new(AtomicBool::new(false));
-        let doubt = is_in_doubt.clone();
+        let log = Arc::new(Log::default());
+        let theirs = log.clone();
         let thread = std::thread::Builder::new()
             .name("leveret-sync".to_owned())
-            .spawn(move || run(sync, &doubt, &receiver))?;
-        Ok(Self { committed, is_in_doubt, thread })
+            .spawn(move || run(sync, &theirs, &receiver))?;
+        Ok(Self { committed, log, thread })
     }
 
     /// Answers when it is on the disk.
@@ -56,15 +73,27 @@ impl Syncer {
         let _ = self.committed.send((Instant::now(), committed));
     }
 
-    /// Whether a sync has failed, so that nothing is confirmed until `trust` is called.
+    /// Whether a sync has failed, so that nothing is confirmed.
     pub(super) fn is_in_doubt(&self) -> bool {
-        self.is_in_doubt.load(Ordering::Acquire)
+        self.log.is_in_doubt.load(Ordering::Acquire)
     }
 
-    /// All that has been committed is in the database, and synced; what comes now is written to the log's beginning.
-    /// Called by whoever commits, so that nothing is between the two.
-    pub(super) fn trust(&self) {
-        self.is_in_doubt.store(false, Ordering::Release);
+    /// Syncs the log by `checkpoint`, while nobody else does. Doubts it if that `fails`; trusts it again if `is_all` of
+    /// what has been committed is in the database thereby, and what comes next at the log's beginning. For who commits.
+    pub(super) fn checkpoint<T, E>(
+        &self,
+        is_all: bool,
+        checkpoint: impl FnOnce() -> Result<T, E>,
+        fails: impl FnOnce(&E) -> bool,
+    ) -> Result<T, E> {
+        let _turn = self.log.turn();
+        let result = checkpoint();
+        match &result {
+            Ok(_) if is_all => self.log.is_in_doubt.store(false, Ordering::Release),
+            Err(error) if fails(error) => self.log.is_in_doubt.store(true, Ordering::Release),
+            _ => {}
+        }
+        result
     }
 
     /// Answers everybody, and ends.
@@ -75,23 +104,21 @@ impl Syncer {
 }
 
 /// Ends when the writer does.
-fn run(
-    mut sync: impl FnMut() -> io::Result<()>,
-    is_in_doubt: &AtomicBool,
-    receiver: &Receiver<(Instant, Committed)>,
-) {
+fn run(mut sync: impl FnMut() -> io::Result<()>, log: &Log, receiver: &Receiver<(Instant, Committed)>) {
     while let Ok(first) = receiver.recv() {
         let batches: Vec<_> = std::iter::once(first).chain(receiver.try_iter()).collect();
-        let synced = if is_in_doubt.load(Ordering::Acquire) {
+        let turn = log.turn();
+        let synced = if log.is_in_doubt.load(Ordering::Acquire) {
             Err(io::Error::other("an earlier sync of it failed"))
         } else {
             sync()
         };
         if let Err(error) = &synced
-            && !is_in_doubt.swap(true, Ordering::AcqRel)
+            && !log.is_in_doubt.swap(true, Ordering::AcqRel)
         {
             tracing::error!(%error, "the disk does not keep what is written: nothing is confirmed until it does");
         }
+        drop(turn);
         for (since, committed) in batches {
             for (command, answer) in committed {
                 match &synced {

@@ -229,20 +229,19 @@ impl State {
         Ok(())
     }
 
-    /// Gives some free pages back to the disk, if there are more than `spare`. A file that was made by another program
-    /// may not know how; it does not grow for that, since free pages are used again.
-    pub(super) fn shrink(&mut self, spare: i64) -> rusqlite::Result<()> {
+    /// Gives some free pages back to the disk, if there are more than `spare`, and says whether it did: the file itself
+    /// becomes smaller when the log is moved into it. A file that was made by another program may not know how; it does
+    /// not grow for that, since free pages are used again.
+    pub(super) fn shrink(&mut self, spare: i64) -> rusqlite::Result<bool> {
         let free: i64 =
             self.connection.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get(0))?;
         if free <= spare {
-            return Ok(());
+            return Ok(false);
         }
         // Each row that it yields is a page less; all of them are asked for.
         let mut vacuum = self.connection.prepare("PRAGMA incremental_vacuum(256)")?;
         let mut rows = vacuum.query([])?;
         while rows.next()?.is_some() {}
-        drop(rows);
-        // The file itself becomes smaller when the log is moved into it.
-        self.connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?.query_row([], |_| Ok(()))
+        Ok(true)
     }
 }

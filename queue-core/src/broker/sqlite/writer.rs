@@ -1,5 +1,6 @@
 //! The one thread that writes: what many tasks want at the same time shares a transaction.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use super::consumer::Claim;
 use super::fault::{self, Trouble};
 use super::settle::SqliteSettler;
 use super::state::State;
-use super::sync::Syncer;
+use super::sync::{self, Syncer};
 use crate::broker::{Delivery, Health};
 use crate::error::{Error, SettleError, chain};
 use crate::settlement::Settlement;
@@ -21,6 +22,8 @@ const POLL: Duration = Duration::from_millis(20);
 const BATCH: usize = 2048;
 /// How often an idle writer gives some of what the file no longer needs back to the disk.
 const TIDYING: Duration = Duration::from_millis(100);
+/// How many pages the log has about when it is moved into the database: as many as SQLite takes by itself.
+const LOG_PAGES: usize = 1000;
 /// How many pages are no burden: they will be needed again.
 const SPARE_PAGES: i64 = 1024;
 /// How long it rests after a failure that nobody waits for.
@@ -40,6 +43,12 @@ pub(super) struct Writer {
     peeked: Option<i64>,
     rest_until: Option<Instant>,
     tidied: Instant,
+    /// The log's file.
+    log: PathBuf,
+    /// How many commands have been written since the last checkpoint.
+    written: usize,
+    /// How many may be before the next one, once one has shown how long they make the log.
+    checkpoint_at: Option<usize>,
     /// Whoever waits for the end.
     closing: Option<Command>,
 }
@@ -52,6 +61,7 @@ impl Writer {
         syncer: Syncer,
         health: Arc<Mutex<Health>>,
     ) -> Self {
+        let log = sync::log_of(&state.database());
         Self {
             state,
             commands,
@@ -62,6 +72,9 @@ impl Writer {
             peeked: None,
             rest_until: None,
             tidied: Instant::now(),
+            log,
+            written: 0,
+            checkpoint_at: None,
             closing: None,
         }
     }
@@ -127,7 +140,11 @@ impl Writer {
         match self.state.transact(&commands) {
             Ok(answers) => {
                 self.is_well();
+                self.written += 1 + commands.iter().map(Command::weight).sum::<usize>();
                 self.tell(commands, answers);
+                if self.is_log_long() {
+                    self.checkpoint();
+                }
             }
             // One command's failure is not to be that of the others.
             Err(error) if commands.len() > 1 && fault::trouble(&error) != Trouble::Busy => {
@@ -154,10 +171,33 @@ impl Writer {
     /// confirmed.
     fn resolve_doubt(&self) -> rusqlite::Result<()> {
         if self.syncer.is_in_doubt() {
-            self.state.empty_log()?;
-            self.syncer.trust();
+            self.syncer.checkpoint(true, || self.state.empty_log(), is_of_the_disk)?;
         }
         Ok(())
+    }
+
+    fn is_log_long(&self) -> bool {
+        match self.checkpoint_at {
+            Some(commands) => self.written >= commands,
+            // Later on its file tells nothing: it is written over from the beginning.
+            None => std::fs::metadata(&self.log).is_ok_and(|log| log.len() >= LOG_PAGES as u64 * 4096),
+        }
+    }
+
+    /// Moves the log into the database. Only when all are answered: SQLite by itself would do it before a commit is over.
+    fn checkpoint(&mut self) {
+        let began = Instant::now();
+        match self.syncer.checkpoint(false, || self.state.checkpoint(), is_of_the_disk) {
+            Ok(pages) => {
+                tracing::debug!(pages, took = ?began.elapsed(), "moved the log into the database");
+                // How many commands fill it depends on what they are, and on what others write.
+                let pages = usize::try_from(pages).unwrap_or(0).max(1);
+                let commands = self.written * LOG_PAGES / pages;
+                self.checkpoint_at = Some(commands.clamp(LOG_PAGES / 10, LOG_PAGES * 10));
+            }
+            Err(error) => tracing::debug!(%error, "the log could not be moved into the database"),
+        }
+        self.written = 0;
     }
 
     /// After a commit: delivers what was claimed, and answers.
@@ -278,8 +318,10 @@ impl Writer {
             Ok(has_work) if has_work || has_rested || self.syncer.is_in_doubt() => self.carry_out(Vec::new()),
             Ok(_) if self.tidied.elapsed() >= TIDYING => {
                 self.tidied = Instant::now();
-                if let Err(error) = self.state.shrink(SPARE_PAGES) {
-                    tracing::debug!(%error, "the file was not made smaller");
+                match self.state.shrink(SPARE_PAGES) {
+                    Ok(true) => self.checkpoint(),
+                    Ok(false) => {}
+                    Err(error) => tracing::debug!(%error, "the file was not made smaller"),
                 }
             }
             Ok(_) => {}
@@ -304,4 +346,8 @@ impl Writer {
         }
         Ok(has_work)
     }
+}
+
+fn is_of_the_disk(error: &rusqlite::Error) -> bool {
+    fault::trouble(error) == Trouble::Disk
 }
