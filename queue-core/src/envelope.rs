@@ -305,10 +305,15 @@ pub struct Envelope {
 impl Envelope {
     /// An envelope around `payload`, with a new id, for the first attempt.
     pub fn new(payload: impl Into<Bytes>) -> Self {
+        Self::with_id(JobId::new(), payload.into())
+    }
+
+    /// An envelope that has its id already: to make one takes as long as some of what is done with it.
+    pub(crate) fn with_id(id: JobId, payload: Bytes) -> Self {
         Self {
-            id: JobId::new(),
+            id,
             task: None,
-            payload: payload.into(),
+            payload,
             content_type: None,
             attempt: 1,
             priority: None,

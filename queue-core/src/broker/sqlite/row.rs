@@ -84,10 +84,8 @@ impl<'a> Values<'a> {
 /// Reads an envelope whose columns begin at `at`. Somebody may have written the row by hand, so what is no number or
 /// text where one is wanted is as if it were not there.
 pub(super) fn read(row: &Row<'_>, at: usize) -> rusqlite::Result<Envelope> {
-    let mut envelope = Envelope::new(Bytes::copy_from_slice(bytes(row.get_ref(at + 2)?)));
-    if let Some(id) = text(row, at)? {
-        envelope.id = JobId::from(id);
-    }
+    let id = text(row, at)?.map_or_else(JobId::new, JobId::from);
+    let mut envelope = Envelope::with_id(id, Bytes::copy_from_slice(bytes(row.get_ref(at + 2)?)));
     envelope.task = text(row, at + 1)?;
     envelope.content_type = text(row, at + 3)?;
     envelope.attempt = int(row, at + 4)?.and_then(|attempt| u32::try_from(attempt).ok()).unwrap_or(1);
