@@ -1,7 +1,7 @@
 //! Fan-out: one order, four services. Each service has a queue of its own, and gets a copy of every event.
 //!
-//! `cargo run --example fanout` needs no server: all four services live in this process. On RabbitMQ each may be a
-//! program of its own, and in as many processes as it likes:
+//! `cargo run --example fanout` needs no server: all four services live in this process. On a broker that
+//! processes share, SQLite's or RabbitMQ, each may be a program of its own, and in as many processes as it likes:
 //!
 //! ```sh
 //! export LEVERET_URL=amqp://guest:guest@localhost/

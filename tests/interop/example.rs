@@ -132,6 +132,27 @@ async fn worker_works_and_stops_on_sigterm(t: &Setting) {
     assert!(!ended.stderr.contains('\u{1b}'), "colours where there is no terminal: {}", ended.stderr);
 }
 
+/// The first one a reader sees, on `memory:` whatever the environment says.
+#[tokio::test]
+async fn email_works_until_it_is_stopped() {
+    let mut email = Program::start("email", "memory:");
+
+    assert_eq!(email.wait_for(" reads: ").await, ["ada@example.com reads: hello"]);
+
+    email.terminate().await.assert_clean();
+}
+
+/// It kills a worker of its own, on a file of its own.
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn sqlite_loses_nothing_when_its_worker_is_killed() {
+    let ended = Program::run("sqlite", "sqlite:unused.db").await;
+
+    ended.assert_clean();
+    let last = ended.stdout.lines().last();
+    assert_eq!(last, Some("a second worker did the others: 100 of 100 are done, 0 are lost"));
+}
+
 /// Nobody can publish to the memory of another process, and whoever tries it first should be told.
 #[tokio::test]
 async fn work_on_memory_says_that_nothing_will_come() {

@@ -78,7 +78,7 @@ mod alone {
 
     const LEFTOVERS: Leftovers = super::LEFTOVERS;
 
-    on_each_node!(processes_of_one_fanout_service_share_its_copies);
+    on_each_shared_broker!(processes_of_one_fanout_service_share_its_copies);
 
     async fn processes_of_one_fanout_service_share_its_copies(t: &Setting) {
         let start = async |words| {

@@ -7,7 +7,7 @@ use crate::support::{Leftovers, Setting};
 
 const LEFTOVERS: Leftovers = example::LEFTOVERS;
 
-on_each_node!(
+on_each_shared_broker!(
     work_queue_works_what_others_publish_to_their_queue,
     dead_letters_shares_the_textbook_queues,
     worker_whose_queue_contradicts_the_broker_exits_78,

@@ -51,6 +51,15 @@ macro_rules! on_each_node {
     };
 }
 
+/// The same without `memory:`, which ends with its process.
+macro_rules! on_each_shared_broker {
+    ($($name:ident),* $(,)?) => {
+        #[cfg(feature = "sqlite")]
+        on_each_broker!(@ sqlite, Sqlite; $($name)*);
+        on_each_node!($($name),*);
+    };
+}
+
 /// Names that a test must not find on the broker.
 pub(crate) struct Leftovers {
     pub(crate) queues: &'static [&'static str],
