@@ -1,11 +1,12 @@
 //! Enqueueing in a transaction of one's own, and relaying to another broker.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use leveret::{Client, Outbox, Task, task};
+use leveret::{Client, Error, Outbox, Task, task};
 use queue_core::broker::{ConsumeOptions, Consumer};
 use queue_core::settlement::Settlement;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, TransactionBehavior, params_from_iter};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Database, PATIENCE, next, text};
@@ -134,4 +135,137 @@ async fn outbox_relays_to_another_broker_in_order_and_takes_out_what_is_confirme
     let left: i64 =
         application.query_row("SELECT count(*) FROM leveret_outbox", [], |row| row.get(0)).unwrap();
     assert_eq!(left, 0);
+}
+
+/// A relay to a broker in memory, until it is stopped.
+struct Relaying {
+    broker: Client,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+impl Relaying {
+    async fn start(database: &Database) -> Self {
+        let broker = Client::connect("memory:").await.unwrap();
+        broker.declare_queue(Welcome::queue()).await.unwrap();
+        let outbox = Outbox::open(&database.url("")).unwrap();
+        let stop = CancellationToken::new();
+        let (client, stopping) = (broker.clone(), stop.clone());
+        let task = tokio::spawn(async move { outbox.relay(&client, stopping).await });
+        Self { broker, stop, task }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+fn left(application: &Connection) -> i64 {
+    application.query_row("SELECT count(*) FROM leveret_outbox", [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn jobs_that_no_queue_takes_hold_up_no_other_queue() {
+    let database = Database::new();
+    Outbox::open(&database.url("")).unwrap();
+    let application = application(&database);
+    application
+        .execute_batch(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 600) \
+             INSERT INTO leveret_outbox (queue, id, payload) SELECT 'missing', n, '{}' FROM n",
+        )
+        .unwrap();
+    let relaying = Relaying::start(&database).await;
+    let mut consumer = consume(&relaying.broker).await;
+
+    sign_up(&application, &relaying.broker, "Ada");
+    let delivery = next(&mut consumer).await;
+
+    assert_eq!(text(&delivery), r#"{"name":"Ada"}"#);
+    relaying.stop().await;
+    assert_eq!(left(&application), 600);
+}
+
+/// The runtime of this test has one thread, which must not wait for the file.
+#[tokio::test]
+async fn locked_file_does_not_stop_the_runtime_or_the_relay() {
+    let database = Database::new();
+    Outbox::open(&database.url("")).unwrap();
+    let mut application = application(&database);
+    let relaying = Relaying::start(&database).await;
+    let mut consumer = consume(&relaying.broker).await;
+    sign_up(&application, &relaying.broker, "Ada");
+
+    let transaction = application.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+    let delivery = next(&mut consumer).await;
+    let since = Instant::now();
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
+    let waited = since.elapsed();
+    transaction.commit().unwrap();
+    delivery.settle(Settlement::Ack).await.unwrap();
+    sign_up(&application, &relaying.broker, "Bob");
+
+    assert_eq!(text(&next(&mut consumer).await), r#"{"name":"Bob"}"#);
+    assert!(waited < Duration::from_secs(5), "the runtime stood still for {waited:?}");
+    relaying.stop().await;
+    assert_eq!(left(&application), 0);
+}
+
+/// A job id of 256 bytes, which AMQP cannot carry, in front of a job that is in order.
+fn insert_what_can_never_be_enqueued(application: &Connection) {
+    let insert = "INSERT INTO leveret_outbox (queue, id, payload) VALUES ('welcomes', ?1, '\"put right\"')";
+    application.execute(insert, ["x".repeat(256)]).unwrap();
+}
+
+/// It is where an operator finds it, with the reason, and goes on from there.
+async fn put_right(application: &Connection, consumer: &mut Consumer) {
+    let reason: String = application
+        .query_row("SELECT refused FROM leveret_outbox", [], |row| row.get(0))
+        .expect("one row that says why");
+    assert!(reason.contains("job id") && reason.contains("256 bytes"), "{reason}");
+
+    application.execute("UPDATE leveret_outbox SET id = 'short', refused = NULL", []).unwrap();
+    let delivery = next(consumer).await;
+
+    assert_eq!((text(&delivery).as_str(), delivery.envelope.id.as_str()), ("\"put right\"", "short"));
+}
+
+#[tokio::test]
+async fn job_that_can_never_be_enqueued_is_set_aside() {
+    let database = Database::new();
+    let client = database.client("").await;
+    client.declare_queue(Welcome::queue()).await.unwrap();
+    let application = application(&database);
+    let mut consumer = consume(&client).await;
+
+    insert_what_can_never_be_enqueued(&application);
+    sign_up(&application, &client, "Ada");
+    let delivery = next(&mut consumer).await;
+
+    assert_eq!(text(&delivery), r#"{"name":"Ada"}"#);
+    put_right(&application, &mut consumer).await;
+    client.close().await;
+}
+
+#[tokio::test]
+async fn job_that_can_never_be_relayed_is_set_aside() {
+    let database = Database::new();
+    Outbox::open(&database.url("")).unwrap();
+    let application = application(&database);
+    insert_what_can_never_be_enqueued(&application);
+    let relaying = Relaying::start(&database).await;
+    let mut consumer = consume(&relaying.broker).await;
+
+    sign_up(&application, &relaying.broker, "Ada");
+    let delivery = next(&mut consumer).await;
+
+    assert_eq!(text(&delivery), r#"{"name":"Ada"}"#);
+    // What was sent is taken out with what is set aside: one row is left.
+    relaying.stop().await;
+    let relaying = Relaying::start(&database).await;
+    let mut consumer = consume(&relaying.broker).await;
+    put_right(&application, &mut consumer).await;
+    relaying.stop().await;
 }

@@ -10,7 +10,10 @@ use crate::envelope::JobId;
 ///
 /// The job is there if, and only if, your transaction commits, and is as durable as that. A client that has the file
 /// open as its broker (`sqlite:app.db`) puts it into its queue within some 20 ms; on RabbitMQ an
-/// [`Outbox`](super::Outbox) does. A queue that nobody has declared yet, or that is full, is waited for.
+/// [`Outbox`](super::Outbox) does. A queue that nobody has declared yet, or that is full, is waited for. A row that no
+/// broker can ever take, because somebody wrote it by hand, is set aside: it stays in `leveret_outbox` with the reason in
+/// its column `refused`, which is logged as an error, and holds up nothing. Put it right and set `refused` to NULL, or
+/// delete it.
 ///
 /// The parameters are texts or NULL, so that every library can bind them:
 ///

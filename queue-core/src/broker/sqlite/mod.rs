@@ -24,7 +24,7 @@ use crate::error::{Error, ErrorKind, PublishError, Result};
 use crate::topology::Topology;
 
 pub use insert::SqlInsert;
-pub use outbox::Outbox;
+pub use relay::Outbox;
 
 use command::{Command, Reply};
 use state::{ClientId, ConsumerId, Setup, State};
@@ -38,8 +38,10 @@ mod declare;
 mod fault;
 mod headers;
 mod insert;
+mod intake;
 mod lease;
 mod outbox;
+mod relay;
 mod reply;
 mod row;
 mod schema;

@@ -1,263 +1,237 @@
-//! Jobs that were inserted in transactions of other programs: taken into queues by the clients of the file, or relayed
-//! to another broker.
+//! The table `leveret_outbox`: jobs that were inserted in transactions of other programs. `intake` takes them into the
+//! queues of this file, `relay` sends them to another broker.
+//!
+//! Both go through it queue by queue, which its index makes cheap however many rows wait for a queue that cannot take
+//! them, and both set aside what can never be taken.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::fs::File;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::fmt;
+use std::time::Duration;
 
-use rusqlite::{Connection, Row, params};
-use tokio_util::sync::CancellationToken;
+use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::headers;
 use super::row::{self, moment};
-use super::state::State;
-use super::url::Options;
-use super::{fault, headers, schema};
-use crate::broker::Publish;
-use crate::broker::amqp::{Message, Published};
-use crate::client::Client;
-use crate::error::{Error, ErrorKind, Result, chain};
+use crate::broker::{Publish, amqp};
+use crate::error::PublishError;
 
-/// How many rows are taken at once.
-const STEP: i64 = 500;
-/// How long a row waits whose queue cannot take it.
-const AGAIN: Duration = Duration::from_secs(1);
-/// How often a relay looks for new rows.
-const POLL: Duration = Duration::from_millis(20);
+/// How many rows one step takes, so that none takes long.
+pub(super) const STEP: usize = 500;
+/// How many bytes of payload end a step before, so that none takes much memory.
+const STEP_BYTES: usize = 4 * 1024 * 1024;
+/// How long a queue's rows wait when the first of them was not taken.
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
 
-/// In the order of an envelope's columns, behind entry, queue and due.
-const ROWS: &str = "SELECT entry, queue, due, id, task, payload, content_type, 1, priority, enqueued_at, NULL, NULL, \
-     NULL, headers, encoding FROM leveret_outbox WHERE entry > ?1 ORDER BY entry LIMIT ?2";
+const FIRST_QUEUE: &str = "SELECT queue FROM leveret_outbox WHERE refused IS NULL ORDER BY queue LIMIT 1";
+const NEXT_QUEUE: &str =
+    "SELECT queue FROM leveret_outbox WHERE refused IS NULL AND queue > ?1 ORDER BY queue LIMIT 1";
+/// In the order of an envelope's columns, behind entry, due and encoding. A number is JSON too.
+const ROWS: &str = "SELECT entry, due, encoding, id, task, \
+     CASE WHEN typeof(payload) IN ('integer', 'real') THEN CAST(payload AS TEXT) ELSE payload END, \
+     content_type, 1, priority, enqueued_at, NULL, NULL, NULL, headers \
+     FROM leveret_outbox WHERE refused IS NULL AND queue = ?1 ORDER BY entry LIMIT ?2";
 
-#[derive(Debug)]
-struct Entry {
-    number: i64,
-    queue: String,
-    publish: Publish,
+/// Where rows are to go: the value of their column as it stands there, also if it is no name, so that a walk from one
+/// to the next gets past it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Target {
+    Text(Vec<u8>),
+    Blob(Vec<u8>),
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    let number = row.get(0)?;
-    let queue = row::text(row, 1)?.unwrap_or_default();
-    let mut publish = Publish::to_queue(queue.clone(), row::read(row, 3)?);
-    if row::text(row, 14)?.as_deref() == Some("hex") {
-        let hex = String::from_utf8_lossy(&publish.envelope.payload);
-        if let Some(bytes) = headers::from_hex(&hex) {
+impl Target {
+    /// The queue, if it can be one's name.
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Text(name) => std::str::from_utf8(name).ok().filter(|name| !name.is_empty()),
+            Self::Blob(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Text(bytes) | Self::Blob(bytes)) = self;
+        f.write_str(&String::from_utf8_lossy(bytes))
+    }
+}
+
+impl ToSql for Target {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Text(bytes) => ValueRef::Text(bytes),
+            Self::Blob(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+/// A row.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) number: i64,
+    /// The job; or why no broker can ever take it.
+    pub(super) publish: Result<Publish, String>,
+}
+
+/// The first queue behind `after` for which rows wait.
+pub(super) fn next_queue(
+    connection: &Connection,
+    after: Option<&Target>,
+) -> rusqlite::Result<Option<Target>> {
+    let read = |row: &Row<'_>| {
+        Ok(match row.get_ref(0)? {
+            ValueRef::Text(bytes) => Target::Text(bytes.to_vec()),
+            ValueRef::Blob(bytes) => Target::Blob(bytes.to_vec()),
+            // The column makes texts of numbers, and has no NULL.
+            _ => Target::Blob(Vec::new()),
+        })
+    };
+    match after {
+        None => connection.prepare_cached(FIRST_QUEUE)?.query_row([], read).optional(),
+        Some(after) => connection.prepare_cached(NEXT_QUEUE)?.query_row([after], read).optional(),
+    }
+}
+
+/// The first rows for a queue, at most `limit`, and whether these are all.
+pub(super) fn entries(
+    connection: &Connection,
+    target: &Target,
+    limit: usize,
+) -> rusqlite::Result<(Vec<Entry>, bool)> {
+    let mut select = connection.prepare_cached(ROWS)?;
+    let mut rows = select.query(params![target, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let entry = Entry { number: row.get(0)?, publish: read(row, target)? };
+        bytes += entry.publish.as_ref().map_or(0, |publish| publish.envelope.payload.len());
+        entries.push(entry);
+        if bytes >= STEP_BYTES {
+            return Ok((entries, false));
+        }
+    }
+    let is_all = entries.len() < limit;
+    Ok((entries, is_all))
+}
+
+fn read(row: &Row<'_>, target: &Target) -> rusqlite::Result<Result<Publish, String>> {
+    let Some(queue) = target.name() else {
+        return Ok(Err("its `queue` is no queue's name: write one as text".to_owned()));
+    };
+    let mut publish = Publish::to_queue(queue.to_owned(), row::read(row, 3)?);
+    publish.not_before = match row.get_ref(1)? {
+        ValueRef::Null => None,
+        ValueRef::Integer(due) => Some(moment(due)),
+        _ => return Ok(Err("its `due` is no number: write microseconds since 1970".to_owned())),
+    };
+    match row::text(row, 2)?.as_deref() {
+        None => {}
+        Some("hex") => {
+            let hex = String::from_utf8_lossy(&publish.envelope.payload);
+            let Some(bytes) = headers::from_hex(&hex) else {
+                return Ok(Err("its `payload` is not the `hex` that its `encoding` says".to_owned()));
+            };
             publish.envelope.payload = bytes;
         }
-    }
-    publish.not_before = row.get::<_, Option<i64>>(2).ok().flatten().map(moment);
-    Ok(Entry { number, queue, publish })
-}
-
-fn entries(connection: &Connection, after: i64) -> rusqlite::Result<Vec<Entry>> {
-    let mut select = connection.prepare_cached(ROWS)?;
-    let entries = select.query_map(params![after, STEP], read)?;
-    entries.collect()
-}
-
-impl State {
-    /// Puts what others have inserted into the queues, in its order. What a queue cannot take waits, and so does what is
-    /// behind it for the same queue.
-    pub(super) fn take_in_outbox(&mut self) -> rusqlite::Result<()> {
-        let mut waiting = HashSet::new();
-        let mut last = 0;
-        loop {
-            let entries = entries(&self.connection, last)?;
-            let is_last = entries.len() < usize::try_from(STEP).unwrap_or(usize::MAX);
-            for Entry { number, queue, publish } in entries {
-                last = number;
-                if waiting.contains(&queue) {
-                    continue;
-                }
-                if !self.names.contains_key(&*queue) {
-                    tracing::warn!(
-                        queue,
-                        job = publish.envelope.id.as_str(),
-                        "a job inserted by SQL waits for its queue to be declared"
-                    );
-                    waiting.insert(queue);
-                    continue;
-                }
-                let Publish { route, envelope, mandatory, not_before } = publish;
-                let message = Message { envelope, exchange: route.exchange, routing_key: route.routing_key };
-                let publish = Published { message: Arc::new(message), mandatory, not_before };
-                if let Err(error) = self.publish(&publish)? {
-                    tracing::debug!(queue, %error, "a job inserted by SQL waits");
-                    waiting.insert(queue);
-                    continue;
-                }
-                self.connection
-                    .prepare_cached("DELETE FROM leveret_outbox WHERE entry = ?1")?
-                    .execute([number])?;
-            }
-            if is_last {
-                break;
-            }
+        Some(other) => {
+            return Ok(Err(format!("its `encoding` is `{other}`: write `hex`, or NULL for a plain payload")));
         }
-        self.deadlines.outbox_at((!waiting.is_empty()).then(|| row::micros_after(self.now + AGAIN)));
-        Ok(())
     }
-
-    pub(super) fn has_outbox(&self) -> rusqlite::Result<bool> {
-        self.connection.prepare_cached("SELECT 1 FROM leveret_outbox")?.exists([])
-    }
+    Ok(match amqp::check_publish(&publish) {
+        Ok(()) => Ok(publish),
+        Err(error) => Err(error.to_string()),
+    })
 }
 
-/// Relays jobs that were inserted by SQL into a database of yours to the broker that works them, such as RabbitMQ: the
-/// transactional outbox. Made from the database's URL; see [`SqlInsert`](super::SqlInsert) for how jobs get in.
-///
-/// In order for each queue, each confirmed by the broker before it is taken out: a crash in between sends it twice,
-/// under one job id, never not at all. One relay works at a time, however many run. A client must not have the same
-/// file open as its broker, which would take the jobs itself.
-#[derive(Debug)]
-pub struct Outbox {
-    path: PathBuf,
+/// Whether a broker that said this will say it for ever.
+pub(super) fn is_for_good(error: &PublishError) -> bool {
+    matches!(error, PublishError::Invalid(_) | PublishError::TooLarge { .. })
 }
 
-impl Outbox {
-    /// Opens the database that `url` names (`sqlite:app.db`), and adds the table `leveret_outbox` if it is not there.
-    ///
-    /// # Errors
-    /// As [`Client::connect`] to that URL.
-    pub fn open(url: &str) -> Result<Self> {
-        if !url.starts_with("sqlite:") {
-            return Err(Error::config(
-                "an outbox is a table of an SQLite database: open it by a URL such as `sqlite:app.db`",
-            ));
-        }
-        let Options { path, .. } = Options::parse(url)?;
-        schema::open(&path)?;
-        Ok(Self { path })
-    }
-
-    /// Relays to the broker of `client` until `stop` says so. Run it beside your worker, in any process.
-    ///
-    /// What the broker does not take (away, full, no such queue) stays, is tried again each second, and holds up
-    /// nothing but its own queue.
-    ///
-    /// # Errors
-    /// If the database cannot be read or written any more.
-    pub async fn relay(&self, client: &Client, stop: CancellationToken) -> Result<()> {
-        let faulty = |fault| fault::error(&self.path, fault);
-        let Some(_only) = self.become_the_only_one(&stop).await? else { return Ok(()) };
-        // In an `Option`, because a connection is not shared between threads but goes from one to another.
-        let connection = schema::open(&self.path)?;
-        let mut seen = None;
-        while !stop.is_cancelled() {
-            let version = schema::pragma(&connection, "data_version").map_err(faulty)?;
-            if seen == Some(version) {
-                wait(POLL, &stop).await;
-                continue;
-            }
-            let entries = entries(&connection, 0).map_err(faulty)?;
-            let is_all = entries.len() < usize::try_from(STEP).unwrap_or(usize::MAX);
-            let wanted = entries.len();
-            let relayed = publish(client, entries, &stop).await;
-            if !relayed.is_empty() {
-                remove(&connection, &relayed).map_err(faulty)?;
-            }
-            if relayed.len() < wanted {
-                wait(AGAIN, &stop).await;
-            } else if is_all {
-                seen = Some(version);
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until no other relay works on this database. `None` if it was stopped before.
-    async fn become_the_only_one(&self, stop: &CancellationToken) -> Result<Option<File>> {
-        let mut path = self.path.clone().into_os_string();
-        path.push("-relay");
-        let faulty = |error: std::io::Error| {
-            let words = format!("`{}` cannot be locked", path.display());
-            Error::new(ErrorKind::Connection, words).with_source(error)
-        };
-        let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(faulty)?;
-        while !stop.is_cancelled() {
-            match lock.try_lock() {
-                Ok(()) => return Ok(Some(lock)),
-                Err(std::fs::TryLockError::WouldBlock) => wait(AGAIN, stop).await,
-                Err(std::fs::TryLockError::Error(error)) => return Err(faulty(error)),
-            }
-        }
-        Ok(None)
-    }
+/// Takes a row out.
+pub(super) fn remove(connection: &Connection, entry: i64) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM leveret_outbox WHERE entry = ?1")?.execute([entry]).map(|_| ())
 }
 
-async fn wait(time: Duration, stop: &CancellationToken) {
-    tokio::select! {
-        // Both only wait.
-        () = tokio::time::sleep(time) => {}
-        () = stop.cancelled() => {}
-    }
+/// Sets a row aside which can never be taken, so that it does not hold up those behind it.
+pub(super) fn set_aside(connection: &Connection, entry: i64, reason: &str) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE leveret_outbox SET refused = ?2 WHERE entry = ?1")?
+        .execute(params![entry, reason])
+        .map(|_| ())
 }
 
-/// Publishes each queue's entries one after the other, the queues side by side. Says which are confirmed.
-async fn publish(client: &Client, entries: Vec<Entry>, stop: &CancellationToken) -> Vec<i64> {
-    let mut queues: BTreeMap<String, VecDeque<Entry>> = BTreeMap::new();
-    for entry in entries {
-        queues.entry(entry.queue.clone()).or_default().push_back(entry);
-    }
-    let relays = queues.into_values().map(|mut entries| async move {
-        let mut relayed = Vec::new();
-        while let Some(Entry { number, queue, mut publish }) = entries.pop_front() {
-            if stop.is_cancelled() {
-                break;
-            }
-            publish.not_before = publish.not_before.filter(|due| *due > SystemTime::now());
-            if let Err(error) = client.broker().publish(publish).await {
-                tracing::warn!(
-                    queue,
-                    error = chain(&error),
-                    "a job inserted by SQL waits: the broker did not take it"
-                );
-                break;
-            }
-            relayed.push(number);
-        }
-        relayed
-    });
-    futures_util::future::join_all(relays).await.into_iter().flatten().collect()
-}
-
-fn remove(connection: &Connection, entries: &[i64]) -> rusqlite::Result<()> {
-    connection.execute_batch("BEGIN IMMEDIATE")?;
-    let removed = (|| {
-        let mut delete = connection.prepare_cached("DELETE FROM leveret_outbox WHERE entry = ?1")?;
-        for entry in entries {
-            delete.execute([entry])?;
-        }
-        connection.execute_batch("COMMIT")
-    })();
-    if removed.is_err() {
-        let _ = connection.execute_batch("ROLLBACK");
-    }
-    removed
+/// Tells whoever can put a row right that was set aside.
+pub(super) fn tell(target: &Target, entry: i64, reason: &str) {
+    tracing::error!(
+        queue = %target,
+        entry,
+        reason,
+        "a job inserted by SQL can never be enqueued: it is set aside in `leveret_outbox`; put it right and set its \
+         `refused` to NULL, or delete it"
+    );
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::sqlite::SqlInsert;
+    use crate::broker::sqlite::{SqlInsert, schema};
     use crate::envelope::Envelope;
+
+    fn first(connection: &Connection) -> (Target, Entry) {
+        let target = next_queue(connection, None).unwrap().unwrap();
+        let entry = entries(connection, &target, 1).unwrap().0.pop().unwrap();
+        (target, entry)
+    }
 
     /// MessagePack and CBOR are no text, and the parameters are.
     #[test]
     fn payload_of_any_bytes_survives() {
-        let path = std::env::temp_dir().join(format!("leveret-outbox-{}.db", std::process::id()));
+        let path = std::env::temp_dir().join(format!("leveret-outbox-payload-{}.db", std::process::id()));
         let connection = schema::open(&path).unwrap();
         let bytes: Vec<u8> = (0..=255).collect();
 
         for payload in [bytes, b"{}".to_vec(), Vec::new()] {
             let job = SqlInsert::new(&Publish::to_queue("jobs", Envelope::new(payload.clone())));
             connection.execute(job.sql(), rusqlite::params_from_iter(job.params())).unwrap();
-            let entry = entries(&connection, 0).unwrap().pop().unwrap();
+            let (_, entry) = first(&connection);
+            let publish = entry.publish.unwrap();
 
-            assert_eq!(entry.publish.envelope.payload, payload);
-            assert_eq!(entry.publish.envelope.id, *job.id());
+            assert_eq!(publish.envelope.payload, payload);
+            assert_eq!(publish.envelope.id, *job.id());
+            remove(&connection, entry.number).unwrap();
+        }
+        drop(connection);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    /// Whoever writes rows by hand is told, not misunderstood.
+    #[test]
+    fn row_that_makes_no_sense_says_why() {
+        let path = std::env::temp_dir().join(format!("leveret-outbox-words-{}.db", std::process::id()));
+        let connection = schema::open(&path).unwrap();
+        for (row, says) in [
+            ("'jobs', NULL, 'id', 'xyz', 'hex'", Err("`hex`")),
+            ("'jobs', NULL, 'id', '{}', 'base64'", Err("`base64`")),
+            ("'jobs', 'tomorrow', 'id', '{}', NULL", Err("microseconds since 1970")),
+            ("'jobs', NULL, printf('%0256d', 1), '{}', NULL", Err("256 bytes")),
+            ("'', NULL, 'id', '{}', NULL", Err("no queue's name")),
+            ("x'ff', NULL, 'id', '{}', NULL", Err("no queue's name")),
+            ("CAST(x'ff' AS TEXT), NULL, 'id', '{}', NULL", Err("no queue's name")),
+            ("'jobs', NULL, 'id', 15, NULL", Ok("15")),
+        ] {
+            let columns = "queue, due, id, payload, encoding";
+            connection
+                .execute(&format!("INSERT INTO leveret_outbox ({columns}) VALUES ({row})"), [])
+                .unwrap();
+            let (target, entry) = first(&connection);
+
+            match (entry.publish, says) {
+                (Err(reason), Err(says)) => assert!(reason.contains(says), "{row}: {reason}"),
+                (Ok(publish), Ok(payload)) => assert_eq!(publish.envelope.payload, payload),
+                (other, _) => panic!("{row}: {other:?}"),
+            }
+            assert_eq!(next_queue(&connection, Some(&target)).unwrap(), None, "{row}");
+            remove(&connection, entry.number).unwrap();
         }
         drop(connection);
         std::fs::remove_file(path).unwrap();

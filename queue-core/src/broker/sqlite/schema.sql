@@ -1,5 +1,6 @@
 -- Leveret's tables. Times are microseconds since 1970: datetime(due / 1e6, 'unixepoch').
--- Look at anything; insert into leveret_outbox; write nothing else while a program has the file open.
+-- Look at anything; insert into leveret_outbox, and put right what is `refused` there; write nothing else while a program
+-- has the file open.
 
 -- One row: what belongs to the file as a whole.
 CREATE TABLE leveret_meta (
@@ -144,5 +145,8 @@ CREATE TABLE leveret_outbox (
     content_type TEXT,
     priority     INTEGER,
     enqueued_at  INTEGER,
-    headers      TEXT
+    headers      TEXT,
+    refused      TEXT               -- why no broker can ever take it: put it right, and set this to NULL again
 );
+-- What waits for each queue, past all that waits for others.
+CREATE INDEX leveret_outbox_waiting ON leveret_outbox (queue) WHERE refused IS NULL;

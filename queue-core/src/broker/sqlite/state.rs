@@ -1,6 +1,6 @@
 //! What the writer knows and does within a transaction: the file's topology, cached; this client's consumers.
-//! `store` moves messages, `consumer` claims, `settle` settles, `time` does what happens by the clock, `lease` watches
-//! who is alive.
+//! `store` moves messages, `consumer` claims, `settle` settles, `time` does what happens by the clock, `intake` takes in
+//! what was inserted by SQL, `lease` watches who is alive.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, ffi, params};
 
 use super::command::{Answer, Command};
 use super::consumer::{Claim, Line, Subscription};
+use super::intake::Intake;
 use super::lease::Neighbours;
 use super::reply::ReplyConsumer;
 use super::time::Deadlines;
@@ -76,6 +77,7 @@ pub(super) struct State {
     pub(super) handed: Vec<Envelope>,
     /// Whether others may have inserted jobs by SQL.
     pub(super) has_inserted: bool,
+    pub(super) intake: Intake,
     /// Messages that died and have not been dead-lettered yet.
     pub(super) deaths: VecDeque<Death>,
     /// The time of this transaction.
@@ -178,6 +180,7 @@ impl State {
             replies: None,
             handed: Vec::new(),
             has_inserted: true,
+            intake: Intake::default(),
             deaths: VecDeque::new(),
             deadlines: Deadlines::default(),
             neighbours: Neighbours::default(),
@@ -210,6 +213,7 @@ impl State {
         self.refresh()?;
         self.live()?;
         self.catch_up()?;
+        self.take_in_outbox()?;
         let mut answers = Vec::with_capacity(commands.len());
         for command in commands {
             answers.push(self.execute(command)?);
@@ -386,6 +390,9 @@ impl State {
     /// Has others read exchanges, queues and bindings again.
     pub(super) fn topology_has_changed(&mut self) {
         self.has_new_topology = true;
+        // What waits in the outbox may have waited for it.
+        self.has_inserted = true;
+        self.go_on_soon();
     }
 
     /// A queue with fresh counts.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
+use super::outbox::{AGAIN, STEP};
 use super::*;
 use crate::broker::Delivery;
 use crate::clock::Clock;
@@ -220,4 +221,106 @@ async fn program_whose_clock_is_behind_that_of_the_last_one_goes_on() {
     assert_eq!(text(&next(&mut consumer).await), "from the future");
     assert_eq!(text(&next(&mut consumer).await), "from the present");
     after.close().await;
+}
+
+fn declare_now(state: &mut State, queue: QueueDecl) {
+    let (reply, _) = oneshot::channel();
+    state.transact(&[Command::Declare { topology: Topology::new().queue(queue), reply }]).unwrap();
+}
+
+/// Inserted by an application, in one transaction.
+fn insert(application: &Connection, queue: &str, count: usize) {
+    let insert = format!(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT {count}) \
+         INSERT INTO leveret_outbox (queue, id, payload) SELECT '{queue}', 'job ' || n, n FROM n"
+    );
+    application.execute(&insert, []).unwrap();
+}
+
+fn count(application: &Connection, from: &str) -> usize {
+    let sql = format!("SELECT count(*) FROM {from}");
+    let count: i64 = application.query_row(&sql, [], |row| row.get(0)).unwrap();
+    usize::try_from(count).unwrap()
+}
+
+#[test]
+fn transaction_takes_in_one_step_of_a_bulk_insert() {
+    let database = Database::new();
+    let mut state = database.state(&Clock::system());
+    declare_now(&mut state, QueueDecl::new("jobs"));
+    let application = Connection::open(&database.0).unwrap();
+    insert(&application, "jobs", 2 * STEP + 1);
+
+    let mut left = Vec::new();
+    while count(&application, "leveret_outbox") > 0 {
+        assert!(
+            state.has_work().unwrap() || state.deadlines.is_outbox_due(state.now),
+            "it stops at {left:?}"
+        );
+        state.transact(&[]).unwrap();
+        left.push(count(&application, "leveret_outbox"));
+    }
+
+    assert_eq!(left, [STEP + 1, 1, 0]);
+    let order: bool = application
+        .query_row(
+            "SELECT group_concat(payload) = group_concat(id) FROM (SELECT payload, substr(id, 5) AS id \
+                    FROM leveret_job ORDER BY job)",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert!(order && count(&application, "leveret_job") == 2 * STEP + 1);
+}
+
+#[test]
+fn jobs_for_an_undeclared_queue_cost_one_look_and_hold_up_nothing() {
+    let database = Database::new();
+    let mut state = database.state(&Clock::system());
+    declare_now(&mut state, QueueDecl::new("jobs"));
+    let application = Connection::open(&database.0).unwrap();
+    insert(&application, "absent", 3 * STEP);
+    insert(&application, "jobs", 1);
+
+    state.transact(&[]).unwrap();
+    state.transact(&[]).unwrap();
+    let taken_beside = count(&application, "leveret_job");
+    // Somebody commits something else.
+    application.execute_batch("CREATE TABLE account (name TEXT)").unwrap();
+    let has_work = state.has_work().unwrap();
+    let is_due = state.deadlines.next().is_some();
+    declare_now(&mut state, QueueDecl::new("absent"));
+    while state.deadlines.is_outbox_due(state.now) {
+        state.transact(&[]).unwrap();
+    }
+
+    assert_eq!(taken_beside, 1);
+    assert!(!has_work && !is_due, "rows that no queue can take are looked through again and again");
+    assert_eq!(count(&application, "leveret_job"), 3 * STEP + 1);
+}
+
+#[test]
+fn full_queue_is_tried_again_after_a_pause() {
+    let database = Database::new();
+    let clock = Clock::manual(UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    let mut state = database.state(&clock);
+    let mut queue = QueueDecl::new("jobs");
+    queue.arguments.insert("x-max-length", 1_i64);
+    queue.arguments.insert("x-overflow", "reject-publish");
+    declare_now(&mut state, queue);
+    let application = Connection::open(&database.0).unwrap();
+    insert(&application, "jobs", 3);
+    let (reply, _) = oneshot::channel();
+    let purge = Command::Purge { queue: "jobs".to_owned(), reply };
+
+    let mut left = Vec::new();
+    for commands in [&[][..], &[purge], &[]] {
+        state.transact(commands).unwrap();
+        left.push(count(&application, "leveret_outbox"));
+    }
+    clock.advance(AGAIN);
+    state.transact(&[]).unwrap();
+    left.push(count(&application, "leveret_outbox"));
+
+    assert_eq!(left, [2, 2, 2, 1]);
 }

@@ -50,6 +50,10 @@ impl Deadlines {
         self.outbox = again;
     }
 
+    pub(super) fn is_outbox_due(&self, now: SystemTime) -> bool {
+        Self::has_come(self.outbox, micros(now))
+    }
+
     /// The next one; `None` if nothing happens by itself.
     pub(super) fn next(&self) -> Option<SystemTime> {
         [self.due, self.expiry, self.unused, self.prune, self.outbox].into_iter().flatten().min().map(moment)
@@ -79,10 +83,6 @@ impl State {
         }
         if Deadlines::has_come(self.deadlines.prune, now) {
             self.prune(now)?;
-        }
-        if self.has_inserted || Deadlines::has_come(self.deadlines.outbox, now) {
-            self.has_inserted = false;
-            self.take_in_outbox()?;
         }
         self.bury()
     }

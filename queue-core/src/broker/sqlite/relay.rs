@@ -1,0 +1,416 @@
+//! Relays jobs that were inserted by SQL to another broker: the transactional outbox.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rusqlite::Connection;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::fault::{self, Trouble};
+use super::outbox::{self, AGAIN, Entry, STEP, Target};
+use super::schema;
+use super::url::Options;
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, PublishError, Result, chain};
+
+/// How often a relay looks for new rows.
+const POLL: Duration = Duration::from_millis(20);
+/// How many queues are sent to at once, so that their rows take a bounded amount of memory.
+const QUEUES: usize = 64;
+
+/// Relays jobs that were inserted by SQL into a database of yours to the broker that works them, such as RabbitMQ: the
+/// transactional outbox. Made from the database's URL; see [`SqlInsert`](super::SqlInsert) for how jobs get in.
+///
+/// In order for each queue, each confirmed by the broker before it is taken out: a crash in between sends it twice,
+/// under one job id, never not at all. One relay works at a time, however many run. A client must not have the same
+/// file open as its broker, which would take the jobs itself.
+#[derive(Debug)]
+pub struct Outbox {
+    path: PathBuf,
+}
+
+impl Outbox {
+    /// Opens the database that `url` names (`sqlite:app.db`), creating it if need be. What is not there yet is added as
+    /// a client adds it: all of Leveret's tables, of which the jobs stand in `leveret_outbox`, and the journal mode WAL,
+    /// which stays with the file. Waits for the disk, and up to 10 s for a program that writes.
+    ///
+    /// # Errors
+    /// As [`Client::connect`] to that URL.
+    pub fn open(url: &str) -> Result<Self> {
+        if !url.starts_with("sqlite:") {
+            return Err(Error::config(
+                "an outbox is a table of an SQLite database: open it by a URL such as `sqlite:app.db`",
+            ));
+        }
+        let Options { path, .. } = Options::parse(url)?;
+        schema::open(&path)?;
+        Ok(Self { path })
+    }
+
+    /// Relays to the broker of `client` until `stop` says so. Run it beside your worker, in any process.
+    ///
+    /// What the broker does not take (away, full, no such queue) stays, is tried again each second, and holds up
+    /// nothing but its own queue. What no broker can ever take (a name that is too long, a payload above the broker's
+    /// limit) is set aside: it stays in `leveret_outbox` with the reason in `refused`, which is logged as an error, and
+    /// holds up nothing. Put it right and set `refused` to NULL, or delete it. A file that another program has locked
+    /// for longer than the client's publish timeout is a warning, and tried again each second; so is a full disk.
+    ///
+    /// Cancel safety: dropped, it may have sent jobs that it has not taken out yet, which are then sent again.
+    ///
+    /// # Errors
+    /// If the database cannot be read or written any more, or the client is closed before `stop` says so.
+    pub async fn relay(&self, client: &Client, stop: CancellationToken) -> Result<()> {
+        let Some(_only) = self.become_the_only_one(&stop).await? else { return Ok(()) };
+        let database = Database::open(&self.path, client.publish_timeout()).await?;
+        let relay = Relay {
+            client: client.clone(),
+            stop,
+            database,
+            tasks: JoinSet::new(),
+            sending: HashSet::new(),
+            stuck: HashMap::new(),
+            at: None,
+            seen: None,
+            is_to_look: true,
+        };
+        relay.run().await
+    }
+
+    /// Waits until no other relay works on this database. `None` if it was stopped before.
+    async fn become_the_only_one(&self, stop: &CancellationToken) -> Result<Option<File>> {
+        let mut path = self.path.clone().into_os_string();
+        path.push("-relay");
+        let faulty = |error: std::io::Error| {
+            let words = format!("`{}` cannot be locked", path.display());
+            Error::new(ErrorKind::Connection, words).with_source(error)
+        };
+        let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(faulty)?;
+        while !stop.is_cancelled() {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Some(lock)),
+                Err(std::fs::TryLockError::WouldBlock) => wait(AGAIN, stop).await,
+                Err(std::fs::TryLockError::Error(error)) => return Err(faulty(error)),
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn wait(time: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        // Both only wait.
+        () = tokio::time::sleep(time) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// One relay at work.
+struct Relay {
+    client: Client,
+    stop: CancellationToken,
+    database: Database,
+    /// Each sends rows of one queue, so that none waits for another.
+    tasks: JoinSet<Sent>,
+    /// Queues that a task sends to, or whose rows it sent have not been taken out.
+    sending: HashSet<Target>,
+    /// When the queues are tried again that did not take their first row.
+    stuck: HashMap<Target, Instant>,
+    /// The queue behind which the next look begins, because the last one found more than `QUEUES`.
+    at: Option<Target>,
+    /// SQLite's number of the content that was looked through.
+    seen: Option<i64>,
+    /// Whether there may be more to send, whatever that number says.
+    is_to_look: bool,
+}
+
+impl Relay {
+    /// Ends when it is stopped, the client is closed, or the database fails.
+    async fn run(mut self) -> Result<()> {
+        let mut ended = Vec::new();
+        loop {
+            while let Some(sent) = self.tasks.try_join_next() {
+                ended.push(sent.map_err(cut_short)?);
+            }
+            let is_stopped = self.stop.is_cancelled();
+            if !ended.is_empty() && !self.take_out(&mut ended, is_stopped).await? {
+                // What was sent is taken out before anything else is sent, since it would be sent again.
+                wait(AGAIN, &self.stop).await;
+                continue;
+            }
+            if is_stopped && self.tasks.is_empty() {
+                return Ok(());
+            }
+            if !is_stopped && self.look().await? {
+                continue;
+            }
+            tokio::select! {
+                // A result that is taken is kept; the others only wait.
+                Some(sent) = self.tasks.join_next() => ended.push(sent.map_err(cut_short)?),
+                () = tokio::time::sleep(POLL), if !is_stopped => {}
+                () = self.stop.cancelled(), if !is_stopped => {}
+            }
+        }
+    }
+
+    /// Begins to send what may be sent now. Says whether to look again at once.
+    async fn look(&mut self) -> Result<bool> {
+        let now = Instant::now();
+        let room = QUEUES - self.tasks.len();
+        if room == 0 {
+            return Ok(false);
+        }
+        self.is_to_look |= self.stuck.values().any(|until| *until <= now);
+        if !self.is_to_look {
+            let version = self.database.run(|connection| schema::pragma(connection, "data_version")).await?;
+            if version.is_none() || version == self.seen {
+                return Ok(false);
+            }
+        }
+        let mut limits: HashMap<Target, usize> = HashMap::new();
+        for (target, until) in &self.stuck {
+            limits.insert(target.clone(), usize::from(*until <= now));
+        }
+        limits.extend(self.sending.iter().map(|target| (target.clone(), 0)));
+        let at = self.at.take();
+        let is_from_the_start = at.is_none();
+        let find = move |connection: &mut Connection| find(connection, at, room, &limits);
+        let Some(Found { version, batches, at }) = self.database.run(find).await? else {
+            self.is_to_look = true;
+            wait(AGAIN, &self.stop).await;
+            return Ok(false);
+        };
+        let is_to_the_end = at.is_none();
+        if is_from_the_start && is_to_the_end {
+            // Those whose rows have gone are no longer stuck.
+            let found: HashSet<&Target> = batches.iter().map(|(target, _)| target).collect();
+            self.stuck.retain(|target, until| *until > now || found.contains(target));
+        }
+        for (target, entries) in batches {
+            self.sending.insert(target.clone());
+            self.tasks.spawn(send(self.client.clone(), target, entries, self.stop.clone()));
+        }
+        self.at = at;
+        self.seen = Some(version);
+        self.is_to_look = !(is_from_the_start && is_to_the_end);
+        Ok(self.is_to_look)
+    }
+
+    /// Takes out what was sent, and sets aside what never can be. `false` if the file is locked; then it is to be
+    /// called again.
+    async fn take_out(&mut self, ended: &mut Vec<Sent>, is_last: bool) -> Result<bool> {
+        let done: Vec<Rows> = ended.iter().map(|sent| sent.rows.clone()).collect();
+        if self.database.run(move |connection| settle(connection, &done)).await?.is_none() {
+            if is_last {
+                let words = fault::words(&self.database.path, Trouble::Busy);
+                let words = format!("{words}; jobs that were relayed stay in it, and will be sent again");
+                return Err(Error::new(fault::kind(Trouble::Busy), words));
+            }
+            return Ok(false);
+        }
+        for Sent { target, rows, end } in ended.drain(..) {
+            for (entry, reason) in rows.refused {
+                outbox::tell(&target, entry, &reason);
+            }
+            self.sending.remove(&target);
+            self.is_to_look = true;
+            let Some(error) = end else {
+                self.stuck.remove(&target);
+                continue;
+            };
+            if matches!(error, PublishError::Closed) && !self.stop.is_cancelled() {
+                return Err(error.into());
+            }
+            let error = chain(&error);
+            if self.stuck.insert(target.clone(), Instant::now() + AGAIN).is_none() {
+                tracing::warn!(queue = %target, error, "jobs inserted by SQL wait: the broker did not take them");
+            } else {
+                tracing::debug!(queue = %target, error, "jobs inserted by SQL still wait");
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The runtime ends, or a task panicked, whose panic goes on here.
+fn cut_short(error: JoinError) -> Error {
+    match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => Error::new(ErrorKind::Connection, "the relay was cut short").with_source(error),
+    }
+}
+
+/// What became of some rows of a queue.
+#[derive(Debug)]
+struct Sent {
+    target: Target,
+    rows: Rows,
+    /// Why it ended before the last.
+    end: Option<PublishError>,
+}
+
+/// Rows that need not be sent any more.
+#[derive(Debug, Clone, Default)]
+struct Rows {
+    /// Confirmed by the broker.
+    sent: Vec<i64>,
+    /// What no broker can ever take, and why.
+    refused: Vec<(i64, String)>,
+}
+
+/// Sends rows of one queue, one after the other. Ends with the first that the broker does not take, or when it is
+/// stopped.
+async fn send(client: Client, target: Target, entries: Vec<Entry>, stop: CancellationToken) -> Sent {
+    let (mut rows, mut end) = (Rows::default(), None);
+    for Entry { number, publish } in entries {
+        if stop.is_cancelled() {
+            break;
+        }
+        let mut publish = match publish {
+            Ok(publish) => publish,
+            Err(reason) => {
+                rows.refused.push((number, reason));
+                continue;
+            }
+        };
+        publish.not_before = publish.not_before.filter(|due| *due > SystemTime::now());
+        match client.broker().publish(publish).await {
+            Ok(()) => rows.sent.push(number),
+            Err(error) if outbox::is_for_good(&error) => rows.refused.push((number, chain(&error))),
+            Err(error) => {
+                end = Some(error);
+                break;
+            }
+        }
+    }
+    Sent { target, rows, end }
+}
+
+/// What is to be sent.
+struct Found {
+    version: i64,
+    batches: Vec<(Target, Vec<Entry>)>,
+    /// The last queue looked at, if there may be more behind it.
+    at: Option<Target>,
+}
+
+/// Reads the first rows of each queue behind `at`, of at most `room` of them; `limits` says how many of queues that are
+/// not to get a whole step.
+fn find(
+    connection: &Connection,
+    mut at: Option<Target>,
+    room: usize,
+    limits: &HashMap<Target, usize>,
+) -> rusqlite::Result<Found> {
+    // First the number, then the content: what comes in between is looked at next time.
+    let version = schema::pragma(connection, "data_version")?;
+    let mut batches = Vec::new();
+    while batches.len() < room {
+        let Some(target) = outbox::next_queue(connection, at.as_ref())? else {
+            at = None;
+            break;
+        };
+        let limit = limits.get(&target).copied().unwrap_or(STEP);
+        if limit > 0 {
+            let (entries, _) = outbox::entries(connection, &target, limit)?;
+            batches.push((target.clone(), entries));
+        }
+        at = Some(target);
+    }
+    Ok(Found { version, batches, at })
+}
+
+/// Takes out the rows that were sent, and sets aside those that were refused.
+fn settle(connection: &mut Connection, done: &[Rows]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    for Rows { sent, refused } in done {
+        for entry in sent {
+            outbox::remove(&transaction, *entry)?;
+        }
+        for (entry, reason) in refused {
+            outbox::set_aside(&transaction, *entry, reason)?;
+        }
+    }
+    transaction.commit()
+}
+
+/// A connection that threads work with on which blocking is no harm.
+struct Database {
+    path: PathBuf,
+    /// In the hands of a thread when `None`; lost if the relay was dropped meanwhile.
+    connection: Option<Connection>,
+    /// Whether the last attempt found the file locked, or the disk full.
+    is_locked: bool,
+}
+
+impl Database {
+    /// `patience` is how long a call waits for another program that writes.
+    async fn open(path: &Path, patience: Duration) -> Result<Self> {
+        let path = path.to_owned();
+        let opening = move || {
+            let connection = schema::open(&path)?;
+            connection.busy_timeout(patience).map_err(|fault| fault::error(&path, fault))?;
+            Ok(Self { path, connection: Some(connection), is_locked: false })
+        };
+        tokio::task::spawn_blocking(opening).await.map_err(cut_short)?
+    }
+
+    /// Does something with the connection. `None` if the file is locked or the disk is full, which is told, and may be
+    /// over when it is tried again.
+    async fn run<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<Option<T>> {
+        let mut connection = self.connection.take().expect("each call puts it back, or ends the relay");
+        let working = move || {
+            let result = work(&mut connection);
+            (connection, result)
+        };
+        let (connection, result) = tokio::task::spawn_blocking(working).await.map_err(cut_short)?;
+        self.connection = Some(connection);
+        match result {
+            Ok(value) => {
+                self.is_locked = false;
+                Ok(Some(value))
+            }
+            Err(fault) => {
+                let trouble = fault::trouble(&fault);
+                if !matches!(trouble, Trouble::Busy | Trouble::Full) {
+                    return Err(fault::error(&self.path, fault));
+                }
+                if !std::mem::replace(&mut self.is_locked, true) {
+                    tracing::warn!("jobs inserted by SQL wait: {}", fault::words(&self.path, trouble));
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::TransactionBehavior;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn locked_file_is_tried_again() {
+        let path = std::env::temp_dir().join(format!("leveret-relay-{}.db", std::process::id()));
+        let mut database = Database::open(&path, Duration::ZERO).await.unwrap();
+        let mut application = Connection::open(&path).unwrap();
+        let remove =
+            |connection: &mut Connection| settle(connection, &[Rows { sent: vec![1], ..Rows::default() }]);
+
+        let transaction = application.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+        let locked = database.run(remove).await.unwrap();
+        transaction.commit().unwrap();
+        let free = database.run(remove).await.unwrap();
+
+        assert_eq!((locked, free), (None, Some(())));
+        drop((database, application));
+        std::fs::remove_file(path).unwrap();
+    }
+}
