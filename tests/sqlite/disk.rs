@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use leveret::{Client, ErrorKind, PublishError};
 use queue_core::broker::{ConsumeOptions, Health, Publish};
@@ -47,7 +48,8 @@ async fn work_all(client: &Client, kept: usize) {
 #[tokio::test]
 async fn full_disk_refuses_and_loses_nothing() {
     let Some(disk) = Disk::tmpfs("size=2m") else { return };
-    let client = Client::connect(&disk.url()).await.unwrap();
+    let client = Client::builder().publish_timeout(Duration::from_millis(100));
+    let client = client.connect(&disk.url()).await.unwrap();
 
     let (kept, refused) = publish_until_refused(&client).await;
 

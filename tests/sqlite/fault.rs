@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use leveret::Client;
+use leveret::{Client, PublishError};
 use queue_core::broker::{ConsumeOptions, Health, Publish};
 use queue_core::envelope::Envelope;
 use queue_core::settlement::Settlement;
@@ -83,9 +83,10 @@ async fn transaction_of_another_program_is_waited_for() {
 }
 
 #[tokio::test]
-async fn file_that_stays_locked_is_an_error_that_loses_nothing() {
+async fn file_that_stays_locked_is_an_error_after_the_publish_timeout_that_loses_nothing() {
     let database = Database::new();
-    let client = database.client("").await;
+    let timeout = Duration::from_millis(300);
+    let client = Client::builder().publish_timeout(timeout).connect(&database.url("")).await.unwrap();
     declare(&client).await;
     client.broker().publish(job("held")).await.unwrap();
     let mut consumer = client.broker().consume(ConsumeOptions::new("jobs")).await.unwrap();
@@ -96,8 +97,12 @@ async fn file_that_stays_locked_is_an_error_that_loses_nothing() {
     let (published, settled) =
         tokio::join!(client.broker().publish(job("refused")), held.settle(Settlement::Ack));
 
-    let words = leveret::error_chain(&published.unwrap_err());
+    let refused = published.unwrap_err();
+    let words = leveret::error_chain(&refused);
     assert!(words.contains("locked by another program: end what holds"), "{words}");
+    let PublishError::Unavailable { waited, .. } = refused else { panic!("{refused:?}") };
+    // Not SQLite's own ten seconds, nor those of others who waited before.
+    assert!(waited >= timeout && waited < timeout + Duration::from_secs(5), "{waited:?}");
     assert!(settled.is_err(), "acked, but not written");
     transaction.commit().unwrap();
     // What could not be settled comes again.

@@ -38,7 +38,7 @@ impl ClientBuilder {
     }
 
     /// How long an enqueue waits for a broker that is away, blocked or silent, and a declaration for one that is away.
-    /// Default 30 s.
+    /// An SQLite file that another program has locked is away, and one whose disk is full is blocked. Default 30 s.
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
         self.settings.publish_timeout = timeout;
         self

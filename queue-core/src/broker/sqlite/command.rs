@@ -1,6 +1,7 @@
 //! What tasks ask of the writer, and what it answers them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -12,7 +13,26 @@ use crate::error::{PublishError, Result, SettleError};
 use crate::settlement::Settlement;
 use crate::topology::{Route, Topology};
 
-pub(super) type Reply<T> = oneshot::Sender<T>;
+/// Where the answer to a command goes, and since when it is waited for.
+#[derive(Debug)]
+pub(super) struct Reply<T> {
+    since: Instant,
+    sender: oneshot::Sender<T>,
+}
+
+impl<T> Reply<T> {
+    /// For a command that is about to be sent.
+    pub(super) fn channel() -> (Self, oneshot::Receiver<T>) {
+        let (sender, answer) = oneshot::channel();
+        (Self { since: Instant::now(), sender }, answer)
+    }
+
+    /// That nobody waits any more is no matter.
+    fn send(self, answer: T) {
+        let _ = self.sender.send(answer);
+    }
+}
+
 pub(super) type Outcome = Result<(), PublishError>;
 
 /// One wish. It is carried out by reference, because a transaction that fails is tried again with fewer of them.
@@ -113,30 +133,32 @@ impl Command {
         }
     }
 
-    /// Tells who asked. That nobody waits any more is no matter.
+    /// Since when somebody waits for its answer; `None` if nobody does.
+    pub(super) fn since(&self) -> Option<Instant> {
+        match self {
+            Self::Declare { reply, .. } | Self::Delete { reply, .. } => Some(reply.since),
+            Self::Publish { reply, .. } => Some(reply.since),
+            Self::PublishAll { reply, .. } => Some(reply.since),
+            Self::Consume { reply, .. } => Some(reply.since),
+            Self::Settle { reply, .. } => Some(reply.since),
+            Self::Purge { reply, .. } => Some(reply.since),
+            Self::Close(reply) => Some(reply.since),
+            Self::Leave(_) | Self::GiveBack(_) => None,
+        }
+    }
+
+    /// Tells who asked.
     pub(super) fn answer(self, answer: Answer) {
         match (self, answer) {
             (Self::Declare { reply, .. } | Self::Delete { reply, .. }, Answer::Done(result)) => {
-                let _ = reply.send(result);
+                reply.send(result)
             }
-            (Self::Publish { reply, .. }, Answer::Published(result)) => {
-                let _ = reply.send(result);
-            }
-            (Self::PublishAll { reply, .. }, Answer::PublishedAll(results)) => {
-                let _ = reply.send(results);
-            }
-            (Self::Consume { reply, .. }, Answer::Consumer(result)) => {
-                let _ = reply.send(result);
-            }
-            (Self::Settle { reply, .. }, Answer::Settled(result)) => {
-                let _ = reply.send(result);
-            }
-            (Self::Purge { reply, .. }, Answer::Purged(result)) => {
-                let _ = reply.send(result);
-            }
-            (Self::Close(reply), Answer::Closed) => {
-                let _ = reply.send(());
-            }
+            (Self::Publish { reply, .. }, Answer::Published(result)) => reply.send(result),
+            (Self::PublishAll { reply, .. }, Answer::PublishedAll(results)) => reply.send(results),
+            (Self::Consume { reply, .. }, Answer::Consumer(result)) => reply.send(result),
+            (Self::Settle { reply, .. }, Answer::Settled(result)) => reply.send(result),
+            (Self::Purge { reply, .. }, Answer::Purged(result)) => reply.send(result),
+            (Self::Close(reply), Answer::Closed) => reply.send(()),
             // The others ask nothing. A reply that is dropped says that the broker is closed.
             _ => {}
         }

@@ -13,7 +13,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::amqp::Published;
@@ -115,6 +114,7 @@ impl SqliteBroker {
             name: settings.name.clone(),
             namespace: settings.namespace.clone(),
             clock: settings.clock.clone(),
+            publish_timeout: settings.publish_timeout,
             keep,
             lease,
         };
@@ -163,7 +163,7 @@ impl SqliteBroker {
 
     /// Asks the writer, and waits for its answer. `None` if the broker is closed.
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Reply::channel();
         self.commands.send(command(reply)).ok()?;
         answer.await.ok()
     }
@@ -215,7 +215,7 @@ impl Broker for SqliteBroker {
         let mut chunk = Vec::new();
         let mut send = |chunk: Vec<Published>| {
             let len = chunk.len();
-            let (reply, answer) = oneshot::channel();
+            let (reply, answer) = Reply::channel();
             let _ = self.commands.send(Command::PublishAll { publishes: chunk, reply });
             waiting.push((len, answer));
         };
@@ -294,7 +294,7 @@ impl Broker for SqliteBroker {
 impl Drop for SqliteBroker {
     fn drop(&mut self) {
         *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let (reply, _) = oneshot::channel();
+        let (reply, _) = Reply::channel();
         let _ = self.commands.send(Command::Close(reply));
         // A program that ends right after would end the writer in the middle of it.
         let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner);

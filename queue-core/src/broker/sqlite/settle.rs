@@ -5,9 +5,8 @@ use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use rusqlite::params;
-use tokio::sync::oneshot;
 
-use super::command::{Command, Settled, Ticket};
+use super::command::{Command, Reply, Settled, Ticket};
 use super::row::micros;
 use super::state::State;
 use crate::broker::Settler;
@@ -135,7 +134,7 @@ impl Settler for SqliteSettler {
         let mut tries = Tries::new();
         loop {
             let Some(ticket) = self.ticket.take() else { return Err(SettleError::Lost) };
-            let (reply, answer) = oneshot::channel();
+            let (reply, answer) = Reply::channel();
             let command = Command::Settle { ticket: ticket.clone(), settled: settled.clone(), reply };
             if !self.send(command) {
                 return Err(SettleError::Lost);

@@ -33,6 +33,8 @@ pub(super) struct Setup {
     pub(super) name: String,
     pub(super) namespace: Namespace,
     pub(super) clock: Clock,
+    /// How long a command waits for a file that another program has locked.
+    pub(super) publish_timeout: Duration,
     pub(super) keep: Duration,
     pub(super) lease: Duration,
 }

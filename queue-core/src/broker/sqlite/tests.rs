@@ -81,8 +81,9 @@ fn text(delivery: &Delivery) -> String {
 #[tokio::test]
 async fn quota_refuses_and_loses_nothing() {
     let database = Database::new();
-    let state = database.state(&Clock::system());
+    let mut state = database.state(&Clock::system());
     state.connection.execute_batch("PRAGMA max_page_count = 200").unwrap();
+    state.setup.publish_timeout = Duration::from_millis(50);
     let broker = SqliteBroker::start(state, || Ok(())).unwrap();
     declare(&broker).await;
 
@@ -97,7 +98,9 @@ async fn quota_refuses_and_loses_nothing() {
     };
 
     let words = refused.to_string();
-    assert!(matches!(refused, PublishError::Blocked { .. }) && words.contains("is full"), "{words}");
+    assert!(words.contains("is full"), "{words}");
+    let PublishError::Blocked { waited, .. } = refused else { panic!("{refused:?}") };
+    assert!(waited >= Duration::from_millis(50) && waited < PATIENCE, "{waited:?}");
     assert!(matches!(broker.info().health, Health::Blocked(_)));
     assert!(kept.len() > 10, "only {} were kept", kept.len());
     // What is there is worked, which makes room.
@@ -108,6 +111,30 @@ async fn quota_refuses_and_loses_nothing() {
         delivery.settle(Settlement::Ack).await.unwrap();
     }
     broker.publish(job("x".repeat(20_000))).await.unwrap();
+    assert_eq!(broker.info().health, Health::Up);
+    broker.close().await;
+}
+
+#[tokio::test]
+async fn enqueue_waits_for_room() {
+    let database = Database::new();
+    let state = database.state(&Clock::system());
+    state.connection.execute_batch("PRAGMA max_page_count = 200").unwrap();
+    let broker = SqliteBroker::start(state, || Ok(())).unwrap();
+    declare(&broker).await;
+
+    // Five times what there is room for, at once.
+    let publishes = (0..200).map(|_| broker.publish(job("x".repeat(20_000))));
+    let working = async {
+        let mut consumer = broker.consume(ConsumeOptions::new("jobs")).await.unwrap();
+        for _ in 0..200 {
+            next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+        }
+    };
+    let (published, ()) = tokio::join!(futures_util::future::join_all(publishes), working);
+
+    let refused: Vec<_> = published.into_iter().filter_map(Result::err).collect();
+    assert!(refused.is_empty(), "{refused:?}");
     assert_eq!(broker.info().health, Health::Up);
     broker.close().await;
 }
@@ -141,8 +168,8 @@ async fn nothing_is_confirmed_while_the_log_cannot_be_moved_into_the_database() 
         left -= 1;
         if left == 0 { Err(io::Error::other("the disk is gone")) } else { Ok(()) }
     };
-    let state = database.state(&Clock::system());
-    state.connection.busy_timeout(Duration::from_millis(50)).unwrap();
+    let mut state = database.state(&Clock::system());
+    state.setup.publish_timeout = Duration::from_millis(50);
     let broker = SqliteBroker::start(state, sync).unwrap();
     declare(&broker).await;
     // Somebody who reads an old state of the file, which cannot be overwritten meanwhile.
@@ -224,7 +251,7 @@ async fn program_whose_clock_is_behind_that_of_the_last_one_goes_on() {
 }
 
 fn declare_now(state: &mut State, queue: QueueDecl) {
-    let (reply, _) = oneshot::channel();
+    let (reply, _) = Reply::channel();
     state.transact(&[Command::Declare { topology: Topology::new().queue(queue), reply }]).unwrap();
 }
 
@@ -310,7 +337,7 @@ fn full_queue_is_tried_again_after_a_pause() {
     declare_now(&mut state, queue);
     let application = Connection::open(&database.0).unwrap();
     insert(&application, "jobs", 3);
-    let (reply, _) = oneshot::channel();
+    let (reply, _) = Reply::channel();
     let purge = Command::Purge { queue: "jobs".to_owned(), reply };
 
     let mut left = Vec::new();

@@ -26,6 +26,8 @@ const TIDYING: Duration = Duration::from_millis(100);
 const LOG_PAGES: usize = 1000;
 /// How many pages are no burden: they will be needed again.
 const SPARE_PAGES: i64 = 1024;
+/// The longest that SQLite is told to wait for others.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// How long it rests after a failure that nobody waits for.
 const REST: Duration = Duration::from_secs(1);
 
@@ -39,6 +41,8 @@ pub(super) struct Writer {
     pub(super) health: Arc<Mutex<Health>>,
     /// Deliveries whose settlement failed: they go back as soon as the file can be written.
     owed: Vec<Ticket>,
+    /// Publishes for which there was no room on the disk, while they have time.
+    blocked: Vec<Command>,
     /// SQLite's number of the content that we last looked through for work.
     peeked: Option<i64>,
     rest_until: Option<Instant>,
@@ -69,6 +73,7 @@ impl Writer {
             syncer,
             health,
             owed: Vec::new(),
+            blocked: Vec::new(),
             peeked: None,
             rest_until: None,
             tidied: Instant::now(),
@@ -124,10 +129,25 @@ impl Writer {
         commands
     }
 
+    /// Ends when all are carried out or refused: within the publish timeout, if another program has the file locked.
     fn carry_out(&mut self, mut commands: Vec<Command>) {
+        loop {
+            commands = self.try_out(commands);
+            if commands.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Gives back those that were neither carried out nor refused, because the file is locked and they have time.
+    fn try_out(&mut self, mut commands: Vec<Command>) -> Vec<Command> {
+        if let Err(error) = self.wait_for_others(&commands) {
+            tracing::debug!(%error, "how long others are waited for was not changed");
+        }
         if self.rest_until.is_none() {
             // First, so that `Close` stays the last.
-            commands.splice(0..0, std::mem::take(&mut self.owed).into_iter().map(Command::GiveBack));
+            let owed = std::mem::take(&mut self.owed).into_iter().map(Command::GiveBack);
+            commands.splice(0..0, owed.chain(std::mem::take(&mut self.blocked)));
         }
         if let Err(error) = self.resolve_doubt() {
             self.is_unwell(&error);
@@ -160,11 +180,42 @@ impl Writer {
                 if commands.is_empty() {
                     self.is_unwell(&error);
                 }
-                for command in commands {
+                let is_busy = fault::trouble(&error) == Trouble::Busy;
+                let (in_time, late): (Vec<_>, _) =
+                    commands.into_iter().partition(|command| is_busy && self.has_time(command));
+                let is_any_late = !late.is_empty();
+                for command in late {
                     self.refuse(command, &error);
                 }
+                if !in_time.is_empty() && !is_any_late {
+                    // SQLite does not wait for some locks.
+                    std::thread::sleep(POLL);
+                }
+                return in_time;
             }
         }
+        Vec::new()
+    }
+
+    /// Has SQLite wait for other programs that write until the time of the oldest command is up. What nobody asked for
+    /// waits a whole timeout: who asks meanwhile still has as much left.
+    fn wait_for_others(&self, commands: &[Command]) -> rusqlite::Result<()> {
+        let timeout = self.state.setup.publish_timeout;
+        let asked = commands.iter().filter(|command| command.since().is_some());
+        let left = asked.map(|command| self.time_left(command)).fold(timeout, Duration::min);
+        // Up to a whole millisecond, of which SQLite counts no part, and to what it can count.
+        let left = left.saturating_add(Duration::from_millis(1)).min(LONGEST);
+        self.state.connection.busy_timeout(left)
+    }
+
+    /// How long a command may still wait; one that nobody waits for does not.
+    fn time_left(&self, command: &Command) -> Duration {
+        let timeout = self.state.setup.publish_timeout;
+        command.since().map_or(Duration::ZERO, |since| timeout.saturating_sub(since.elapsed()))
+    }
+
+    fn has_time(&self, command: &Command) -> bool {
+        !self.time_left(command).is_zero()
     }
 
     /// After a sync that failed: moves the whole log into the database, and lets it begin anew, before anything more is
@@ -235,12 +286,18 @@ impl Writer {
         let _ = consumer.handle.offer(delivery);
     }
 
-    /// Answers a command whose transaction was rolled back.
+    /// Answers a command whose transaction was rolled back; but a publish waits for room on the disk while it has time.
     fn refuse(&mut self, command: Command, error: &rusqlite::Error) {
         self.is_unwell(error);
+        let is_publish = matches!(command, Command::Publish { .. } | Command::PublishAll { .. });
+        if is_publish && fault::trouble(error) == Trouble::Full && self.has_time(&command) {
+            self.blocked.push(command);
+            return;
+        }
         let path = &self.state.setup.path;
         let trouble = fault::trouble(error);
-        let publish = || fault::publish_error(path, trouble, Duration::ZERO, &error.to_string());
+        let waited = command.since().map_or(Duration::ZERO, |since| since.elapsed());
+        let publish = || fault::publish_error(path, trouble, waited, &error.to_string());
         let words = || Error::new(fault::kind(trouble), format!("{}: {error}", fault::words(path, trouble)));
         let answer = match &command {
             Command::Publish { .. } => Answer::Published(Err(publish())),
@@ -301,7 +358,8 @@ impl Writer {
     /// How long to wait for a command before looking what happens by itself.
     fn patience(&self) -> Duration {
         if let Some(until) = self.rest_until {
-            return until.saturating_duration_since(Instant::now());
+            let rest = until.saturating_duration_since(Instant::now());
+            return self.blocked.iter().map(|command| self.time_left(command)).fold(rest, Duration::min);
         }
         let mut patience = POLL.min(self.state.neighbours.patience(self.state.setup.lease));
         if let Some(next) = self.state.deadlines.next() {
@@ -315,7 +373,11 @@ impl Writer {
     fn look(&mut self) {
         let has_rested = self.rest_until.take().is_some();
         match self.has_work() {
-            Ok(has_work) if has_work || has_rested || self.syncer.is_in_doubt() => self.carry_out(Vec::new()),
+            Ok(has_work)
+                if has_work || has_rested || self.syncer.is_in_doubt() || !self.blocked.is_empty() =>
+            {
+                self.carry_out(Vec::new());
+            }
             Ok(_) if self.tidied.elapsed() >= TIDYING => {
                 self.tidied = Instant::now();
                 match self.state.shrink(SPARE_PAGES) {
