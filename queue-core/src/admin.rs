@@ -102,11 +102,12 @@ impl Admin {
     /// # Errors
     /// If the queue does not exist or may not be consumed.
     pub async fn dead_letters(&self, queue: &str, limit: u16) -> Result<Vec<DeadLetter>> {
-        let (held, _consumer) = self.hold(queue, limit).await?;
+        let (held, consumer) = self.hold(queue, limit).await?;
         let letters = held.iter().map(|delivery| DeadLetter::new(&delivery.envelope)).collect();
         for delivery in held {
             release(delivery).await;
         }
+        finish(consumer).await;
         Ok(letters)
     }
 
@@ -124,7 +125,7 @@ impl Admin {
         limit: u16,
         mut choose: impl FnMut(&DeadLetter) -> bool + Send,
     ) -> Result<usize> {
-        let (held, _consumer) = self.hold(queue, limit).await?;
+        let (held, consumer) = self.hold(queue, limit).await?;
         let mut replayed = 0;
         let mut failure = None;
         for delivery in held {
@@ -138,6 +139,7 @@ impl Admin {
                 Err(error) => failure = Some(error),
             }
         }
+        finish(consumer).await;
         failure.map_or(Ok(replayed), Err)
     }
 
@@ -187,6 +189,13 @@ impl Admin {
         }
         consumer.stop();
         Ok((held, consumer))
+    }
+}
+
+/// Waits until what was given back is in its queue again: who looks and then replays must find it there.
+async fn finish(consumer: Consumer) {
+    if tokio::time::timeout(PATIENCE, consumer.finish()).await.is_err() {
+        tracing::debug!("the broker does not say that it has the dead letters back");
     }
 }
 

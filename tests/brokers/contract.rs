@@ -69,6 +69,7 @@ macro_rules! contract {
                 dead_letter: [
                     dead_letter_arrives_with_its_reason,
                     settled_dead_letter_is_present,
+                    dead_letters_can_be_replayed_as_soon_as_they_were_looked_at,
                     dead_letter_without_an_exchange_is_not_lost,
                     dead_letter_that_nothing_takes_is_not_lost,
                     dead_letter_refused_by_a_full_queue_is_not_lost,

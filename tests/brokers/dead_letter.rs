@@ -59,6 +59,28 @@ pub(crate) async fn settled_dead_letter_is_present(t: &Fixture) {
     assert_eq!(crate::support::ready(&*t.broker, &queue.dead_queue().unwrap()).await, 1);
 }
 
+/// A look leaves them where they were, and not somewhere on their way back.
+pub(crate) async fn dead_letters_can_be_replayed_as_soon_as_they_were_looked_at(t: &Fixture) {
+    let queue = t.work_queue("jobs").await;
+    let dead = queue.dead_queue().unwrap();
+    let mut consumer = t.work(&queue, 1).await;
+    let admin = t.client.admin();
+    // 40 are more than a channel of RabbitMQ has on their way to a quorum queue at once.
+    let jobs: Vec<_> = (0..40).map(|n| n.to_string()).collect();
+    t.send(queue.name(), jobs.iter().map(String::as_str)).await;
+
+    for _ in 0..5 {
+        for _ in &jobs {
+            next(&mut consumer).await.settle(dead_letter("no")).await.unwrap();
+        }
+        for _ in 0..3 {
+            assert_eq!(admin.dead_letters(&dead, 100).await.unwrap().len(), jobs.len());
+        }
+        assert_eq!(admin.replay(&dead, 100, |_| true).await.unwrap(), jobs.len());
+        assert!(admin.dead_letters(&dead, 100).await.unwrap().is_empty());
+    }
+}
+
 pub(crate) async fn dead_letter_without_an_exchange_is_not_lost(t: &Fixture) {
     let queue = t.quorum_queue("jobs").await;
     let missing = t.name("missing-dlx");
