@@ -29,9 +29,13 @@ docs:
 deny:
     cargo deny check
 
-# `memory` or `rabbitmq`, side by side with a raw lapin loop
+# `memory`, `sqlite`, `patterns`, or `rabbitmq` side by side with a raw lapin loop
 bench which *args:
     cargo bench --bench {{which}} {{args}}
+
+# SQLite beside effectum and apalis-sqlite: `just bench-sqlite 5 5000` for rounds and jobs
+bench-sqlite *args:
+    ./scripts/bench-sqlite {{args}}
 
 hello:
     cargo run --example hello
