@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 /// The headers that Leveret writes. All others are the user's and pass through untouched.
@@ -63,14 +64,13 @@ pub mod header {
 
 /// Names one job, through all its attempts. New ones are UUIDv7, which sort by time of creation; a plain AMQP
 /// client may use any text of up to 255 bytes as `message_id`.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct JobId(String);
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(Arc<str>);
 
 impl JobId {
     /// A new id, whose first 48 bits are the present time in milliseconds.
     pub fn new() -> Self {
-        Self(Uuid::now_v7().hyphenated().to_string())
+        Uuid::now_v7().into()
     }
 
     /// The id as text.
@@ -88,19 +88,32 @@ impl Default for JobId {
 
 impl From<String> for JobId {
     fn from(id: String) -> Self {
-        Self(id)
+        Self(id.into())
     }
 }
 
 impl From<&str> for JobId {
     fn from(id: &str) -> Self {
-        Self(id.to_owned())
+        Self(id.into())
     }
 }
 
 impl From<Uuid> for JobId {
     fn from(id: Uuid) -> Self {
-        Self(id.hyphenated().to_string())
+        Self((&*id.hyphenated().encode_lower(&mut Uuid::encode_buffer())).into())
+    }
+}
+
+/// As its text.
+impl Serialize for JobId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for JobId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from)
     }
 }
 
@@ -344,6 +357,16 @@ mod tests {
         assert_eq!(truncate("añb", 2), "a");
         assert_eq!(truncate("añb", 3), "añ");
         assert_eq!(truncate("abc", 9), "abc");
+    }
+
+    #[test]
+    fn id_is_plain_text_in_json() {
+        let id = JobId::new();
+
+        let json = serde_json::to_string(&id).unwrap();
+
+        assert_eq!(json, format!("\"{id}\""));
+        assert_eq!(serde_json::from_str::<JobId>(&json).unwrap(), id);
     }
 
     #[test]
