@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::convert::{self, short};
 use super::fault::{self, code};
+use super::ledger::Ledger;
 use super::session::{Session, State};
-use super::settle::{Ledger, Receipt};
+use super::settle::Receipt;
 use super::{Core, NeedsRouter};
 use crate::broker::{ConsumeOptions, Consumer, ConsumerHandle, Delivery};
 use crate::error::{Error, ErrorKind, Result, chain};
@@ -226,17 +227,13 @@ impl Feed {
                 Default::default(),
             )
             .await?;
-        Ok((Arc::new(Ledger::new(channel, self.state.clone())), deliveries))
+        let ledger = Ledger::new(self.core.clone(), channel, self.state.clone(), &self.options);
+        Ok((ledger, deliveries))
     }
 
     fn deliver(&self, ledger: &Arc<Ledger>, message: lapin::message::Delivery) {
-        let receipt = Receipt::new(
-            self.core.clone(),
-            ledger.clone(),
-            message.delivery_tag,
-            self.options.queue.clone(),
-            self.options.dead_letter.clone(),
-        );
+        ledger.deliver(message.delivery_tag);
+        let receipt = Receipt::new(ledger.clone(), message.delivery_tag);
         let envelope = convert::envelope(message.properties, message.data);
         let mut delivery = Delivery::new(envelope, self.options.queue.clone(), Box::new(receipt));
         delivery.exchange = message.exchange.into();

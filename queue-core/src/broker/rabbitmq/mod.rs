@@ -43,6 +43,7 @@ mod due;
 mod exact;
 mod fault;
 mod flight;
+mod ledger;
 #[cfg(feature = "management")]
 mod management;
 mod outgoing;
@@ -51,6 +52,7 @@ mod replier;
 mod reply;
 mod session;
 mod settle;
+mod tags;
 mod url;
 mod wire;
 
@@ -344,6 +346,17 @@ impl Core {
     /// Runs a task on the broker's runtime that `close` waits for.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(&self.handle, task);
+    }
+
+    /// Runs something short on the broker's runtime that `close` waits for; if that has begun, here and now.
+    fn spawn_or_run(&self, run: impl FnOnce() + Send + 'static) {
+        match self.tasks.token() {
+            None => run(),
+            Some(running) => drop(self.handle.spawn(async move {
+                run();
+                drop(running);
+            })),
+        }
     }
 
     /// The connection for consuming, opened when it is first asked for.

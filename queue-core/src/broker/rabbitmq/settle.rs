@@ -5,109 +5,39 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
-use lapin::Channel;
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions};
-use tokio::sync::watch;
 
 use super::Core;
-use super::convert::short;
-use super::session::State;
+use super::ledger::Ledger;
 use crate::broker::amqp::check_publish;
 use crate::broker::tries::Tries;
 use crate::broker::{Publish, Settler};
 use crate::envelope::Envelope;
 use crate::error::{PublishError, SettleError};
 use crate::settlement::{self, Reason, Settlement};
-use crate::topology::{Name, Route};
+use crate::topology::Name;
 
 /// When a retry is due whose time is beyond all time.
 const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// One channel's deliveries. It dies with its session: a tag of an old channel is never sent on a new one, where it
-/// would ack another message.
-pub(super) struct Ledger {
-    channel: Channel,
-    /// Keeps the connection: a delivery outlives its consumer.
-    _connection: watch::Receiver<State>,
-}
-
-impl fmt::Debug for Ledger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ledger").field("channel", &self.channel.id()).finish()
-    }
-}
-
-impl Ledger {
-    pub(super) fn new(channel: Channel, connection: watch::Receiver<State>) -> Self {
-        Self { channel, _connection: connection }
-    }
-
-    pub(super) fn channel(&self) -> &Channel {
-        &self.channel
-    }
-
-    /// Returns when the server has every settlement: it handles a channel's frames in their order, so that its answer
-    /// to a question says that it has what came before.
-    ///
-    /// With a `queue`, returns when that has them as well. A channel has only so many settlements on their way to a
-    /// quorum queue, stashes the others until it hears that those have arrived, and forgets them when it closes. The
-    /// answer to a first `basic.get` comes after the arrival; that to a second one after the news of it; and the stash
-    /// is sent before the next question is handled. What the queue hands over goes back.
-    pub(super) async fn barrier(&self, queue: Option<&str>) -> lapin::Result<()> {
-        for queue in [queue, queue].into_iter().flatten() {
-            let got = self.channel.basic_get(short(queue), BasicGetOptions { no_ack: false }).await?;
-            if let Some(message) = got {
-                self.release(message.delivery.delivery_tag);
-            }
-        }
-        self.channel.basic_qos(1, BasicQosOptions { global: false }).await
-    }
-
-    /// Whether the deliveries are still ours.
-    fn is_open(&self) -> bool {
-        self.channel.status().connected()
-    }
-
-    /// Queues an ack; `false` if the channel is gone. The first poll queues the frame, and to wait for it to be
-    /// written would cost a wake each.
-    fn ack(&self, tag: u64) -> bool {
-        let sent = self.channel.basic_ack(tag, BasicAckOptions { multiple: false }).now_or_never();
-        !matches!(sent, Some(Err(_)))
-    }
-
-    /// Gives a delivery back. By nack: a quorum queue of RabbitMQ 4.3 does not count it as a failed delivery.
-    pub(super) fn release(&self, tag: u64) -> bool {
-        let options = BasicNackOptions { multiple: false, requeue: true };
-        !matches!(self.channel.basic_nack(tag, options).now_or_never(), Some(Err(_)))
-    }
-}
-
 /// What settles one delivery; gives it back if it is dropped unused.
 pub(super) struct Receipt {
-    core: Arc<Core>,
     ledger: Arc<Ledger>,
     tag: u64,
-    queue: Name,
-    dead_letter: Option<Route>,
     settled: bool,
 }
 
 impl fmt::Debug for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receipt").field("queue", &self.queue).field("tag", &self.tag).finish_non_exhaustive()
+        f.debug_struct("Receipt")
+            .field("queue", &self.ledger.queue)
+            .field("tag", &self.tag)
+            .finish_non_exhaustive()
     }
 }
 
 impl Receipt {
-    pub(super) fn new(
-        core: Arc<Core>,
-        ledger: Arc<Ledger>,
-        tag: u64,
-        queue: Name,
-        dead_letter: Option<Route>,
-    ) -> Self {
-        Self { core, ledger, tag, queue, dead_letter, settled: false }
+    pub(super) fn new(ledger: Arc<Ledger>, tag: u64) -> Self {
+        Self { ledger, tag, settled: false }
     }
 
     fn ack(&mut self) -> Result<(), SettleError> {
@@ -122,8 +52,8 @@ impl Receipt {
             return Err(SettleError::Lost);
         }
         let mut tries = Tries::new();
-        while let Err(error) = copy.publish(&self.core).await {
-            tracing::warn!(queue = %self.queue, %error, "the copy of a job was not confirmed");
+        while let Err(error) = copy.publish(&self.ledger.core).await {
+            tracing::warn!(queue = %self.ledger.queue, %error, "the copy of a job was not confirmed");
             // Dropping the receipt gives the original back.
             let pause = tries.pause_after(&error).ok_or(SettleError::Republish(error))?;
             tokio::time::sleep(pause).await;
@@ -159,7 +89,8 @@ impl Settler for Receipt {
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), SettleError> {
-        let now = self.core.shared.settings.clock.now();
+        let ledger = self.ledger.clone();
+        let now = || ledger.core.shared.settings.clock.now();
         match settlement {
             Settlement::Ack => self.ack(),
             Settlement::Release => {
@@ -167,18 +98,20 @@ impl Settler for Receipt {
                 if self.ledger.release(self.tag) { Ok(()) } else { Err(SettleError::Lost) }
             }
             Settlement::Retry { after, attempt, reason } => {
+                let now = now();
                 let copy = settlement::retry_copy(envelope, attempt, &reason, now);
-                let copy = Copy::Retry(copy, now.checked_add(after).unwrap_or(now + FAR), self.queue.clone());
+                let eta = now.checked_add(after).unwrap_or(now + FAR);
+                let copy = Copy::Retry(copy, eta, ledger.queue.clone());
                 self.on_runtime(copy).await
             }
-            Settlement::DeadLetter { reason } => match self.dead_letter.take() {
+            Settlement::DeadLetter { reason } => match ledger.dead_letter.clone() {
                 Some(route) => {
-                    let copy = settlement::dead_copy(envelope, &self.queue, &reason, now);
+                    let copy = settlement::dead_copy(envelope, &ledger.queue, &reason, now());
                     let publish = Publish { route, envelope: copy, mandatory: true, not_before: None };
                     self.on_runtime(Copy::Dead(publish)).await
                 }
                 None => {
-                    lost(&self.queue, &envelope, &reason);
+                    lost(&ledger.queue, &envelope, &reason);
                     self.ack()
                 }
             },
@@ -189,7 +122,7 @@ impl Settler for Receipt {
 impl Receipt {
     /// Replaces on the broker's runtime, so that a caller that is dropped half-way leaves no half settlement.
     async fn on_runtime(self: Box<Self>, copy: Copy) -> Result<(), SettleError> {
-        let handle = self.core.handle.clone();
+        let handle = self.ledger.core.handle.clone();
         match handle.spawn(self.replace(copy)).await {
             Ok(settled) => settled,
             Err(_) => Err(SettleError::Lost),

@@ -1,0 +1,134 @@
+//! One channel's deliveries, and what RabbitMQ is told of them. Between `consumer`, which hands them out, and
+//! `settle`.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt;
+use lapin::Channel;
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions};
+use tokio::sync::watch;
+
+use super::Core;
+use super::convert::short;
+use super::session::State;
+use super::tags::Tags;
+use crate::broker::ConsumeOptions;
+use crate::topology::{Name, Route};
+
+/// One channel's deliveries. It dies with its session: a tag of an old channel is never sent on a new one, where it
+/// would ack another message.
+///
+/// Frames are queued by the first poll of lapin's futures; to wait until they are written would cost a wake each.
+pub(super) struct Ledger {
+    pub(super) core: Arc<Core>,
+    channel: Channel,
+    pub(super) queue: Name,
+    /// Where its dead letters go; `None` drops them.
+    pub(super) dead_letter: Option<Route>,
+    acks: Mutex<Acks>,
+    /// Keeps the connection: a delivery outlives its consumer.
+    _connection: watch::Receiver<State>,
+}
+
+/// What is to be acked. Its lock is held while frames are queued: an ack of many must not overtake what was settled by
+/// itself.
+#[derive(Default)]
+struct Acks {
+    tags: Tags,
+    /// Whether a task is on its way that will send them.
+    is_due: bool,
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").field("channel", &self.channel.id()).finish()
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(
+        core: Arc<Core>,
+        channel: Channel,
+        connection: watch::Receiver<State>,
+        options: &ConsumeOptions,
+    ) -> Arc<Self> {
+        let (queue, dead_letter) = (options.queue.clone(), options.dead_letter.clone());
+        Arc::new(Self { core, channel, queue, dead_letter, acks: Mutex::default(), _connection: connection })
+    }
+
+    pub(super) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Returns when the server has every settlement: it handles a channel's frames in their order, so that its answer
+    /// to a question says that it has what came before.
+    ///
+    /// With a `queue`, returns when that has them as well. A channel has only so many settlements on their way to a
+    /// quorum queue, stashes the others until it hears that those have arrived, and forgets them when it closes. The
+    /// answer to a first `basic.get` comes after the arrival; that to a second one after the news of it; and the stash
+    /// is sent before the next question is handled. What the queue hands over goes back.
+    pub(super) async fn barrier(&self, queue: Option<&str>) -> lapin::Result<()> {
+        // Those that wait for a task to send them.
+        self.send(&mut self.acks());
+        for queue in [queue, queue].into_iter().flatten() {
+            let got = self.channel.basic_get(short(queue), BasicGetOptions { no_ack: false }).await?;
+            if let Some(message) = got {
+                self.release(message.delivery.delivery_tag);
+            }
+        }
+        self.channel.basic_qos(1, BasicQosOptions { global: false }).await
+    }
+
+    /// Whether the deliveries are still ours.
+    pub(super) fn is_open(&self) -> bool {
+        self.channel.status().connected()
+    }
+
+    /// A delivery has come.
+    pub(super) fn deliver(&self, tag: u64) {
+        self.acks().tags.deliver(tag);
+    }
+
+    /// Acks a delivery; `false` if the channel is gone.
+    ///
+    /// While others are out, acks are sent by a task, together with what is acked until it runs: a frame each would be
+    /// most of the work of a short job, here and in RabbitMQ. The last one out is acked at once.
+    pub(super) fn ack(self: &Arc<Self>, tag: u64) -> bool {
+        if !self.is_open() {
+            return false;
+        }
+        let mut acks = self.acks();
+        if acks.tags.done(tag) {
+            self.send(&mut acks);
+        } else if !acks.is_due {
+            acks.is_due = true;
+            drop(acks);
+            let ledger = self.clone();
+            self.core.spawn_or_run(move || ledger.send(&mut ledger.acks()));
+        }
+        true
+    }
+
+    /// Gives a delivery back; `false` if the channel is gone. By nack: a quorum queue of RabbitMQ 4.3 does not count it
+    /// as a failed delivery.
+    pub(super) fn release(&self, tag: u64) -> bool {
+        let options = BasicNackOptions { multiple: false, requeue: true };
+        let mut acks = self.acks();
+        let sent = self.channel.basic_nack(tag, options).now_or_never();
+        acks.tags.gone(tag);
+        !matches!(sent, Some(Err(_)))
+    }
+
+    fn send(&self, acks: &mut Acks) {
+        acks.is_due = false;
+        acks.tags.acks(|tag, multiple| {
+            // An error means that the channel is gone, and RabbitMQ delivers them again.
+            let _ = self.channel.basic_ack(tag, BasicAckOptions { multiple }).now_or_never();
+        });
+    }
+
+    fn acks(&self) -> MutexGuard<'_, Acks> {
+        self.acks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
