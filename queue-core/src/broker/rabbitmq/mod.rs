@@ -263,7 +263,8 @@ struct OwnRuntime(Option<Runtime>);
 impl OwnRuntime {
     fn new() -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            // Nothing here computes or blocks; with two, each would wake the other for half of what there is to do.
+            .worker_threads(1)
             .thread_name("leveret-rabbitmq")
             .enable_all()
             .build()
