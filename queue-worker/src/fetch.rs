@@ -1,9 +1,11 @@
 //! Takes deliveries from one queue's consumer and walks each through `execute` and `settle`, on a tokio task of its
-//! own. Called by `worker`, one per queue.
+//! own where several run at once. Called by `worker`, one per queue.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use queue_core::broker::{ConsumeOptions, Consumer, Delivery};
 use queue_core::envelope::{Headers, header};
 use queue_core::error::{Error, ErrorKind, Result, chain};
@@ -33,6 +35,8 @@ pub(crate) struct Lane {
     /// The tasks of this queue, for messages that name none or an unknown one.
     pub(crate) plan: Queue,
     concurrency: u16,
+    /// Whether jobs run one after another, and no more are fetched than run.
+    has_one_slot: bool,
     /// As many permits as jobs may still begin.
     slots: Semaphore,
 }
@@ -44,7 +48,8 @@ impl Lane {
     pub(crate) fn new(shared: Arc<Shared>, plan: Queue, concurrency: u16) -> Arc<Self> {
         let queue = plan.spec.name().clone();
         let slots = Semaphore::new(concurrency.into());
-        Arc::new(Self { shared, queue, plan, concurrency, slots })
+        let has_one_slot = concurrency == 1 && plan.spec.get_prefetch().is_none_or(|prefetch| prefetch <= 1);
+        Arc::new(Self { shared, queue, plan, concurrency, has_one_slot, slots })
     }
 
     /// Waits for a free slot. Cancel safe.
@@ -154,7 +159,24 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
         match delivery {
             Some(Ok(delivery)) => {
                 lane.shared.activity.began(&delivery.envelope);
-                lane.shared.jobs.spawn(async move { drop(process(slot, delivery).await) });
+                let job = async move { drop(process(slot, delivery).await) };
+                if !lane.has_one_slot {
+                    lane.shared.jobs.spawn(job);
+                    continue;
+                }
+                // There is nothing to do beside it, so it needs no task of its own. But a panic ends with it, as there.
+                let job = lane.shared.jobs.track_future(AssertUnwindSafe(job).catch_unwind());
+                tokio::pin!(job);
+                tokio::select! {
+                    biased;
+                    _ = &mut job => {}
+                    () = &mut stopping => {
+                        // Or its settlement would bring one more, only to be given back.
+                        consumer.stop();
+                        let _ = job.await;
+                        return Ended::Stopped;
+                    }
+                }
             }
             Some(Err(error)) => return Ended::GivenUp(error),
             None => return Ended::Closed,
