@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use queue_core::broker::rabbitmq;
+use queue_core::broker::{ConsumeOptions, rabbitmq};
 use queue_core::error::{Error, ErrorKind, chain};
 
 use crate::proxy::{Mode, Proxy};
-use crate::support::{Node, settings, soon};
+use crate::support::{Node, queue, settings, soon};
 
 on_each_node!(
     wrong_password_is_refused_at_once_and_names_the_user,
     missing_vhost_is_refused_at_once_and_named,
     question_that_nobody_waits_for_any_more_leaves_no_thread,
+    queue_for_which_no_channel_is_left_is_refused_with_the_remedy,
     next_host_takes_over_from_one_that_does_not_answer,
     pikas_options_are_understood,
 );
@@ -105,6 +106,26 @@ async fn server_that_accepts_and_never_speaks_is_given_up_and_leaves_no_thread()
     assert!(words.contains("did not answer within 200ms"), "{words}");
     // lapin's thread sees the end of its socket, and ends: soon, but not at once. Other tests' threads come and go.
     crate::support::until("lapin's threads to end", async || lapin_threads() < 10).await;
+}
+
+async fn queue_for_which_no_channel_is_left_is_refused_with_the_remedy(node: Node) {
+    let broker = crate::support::broker(&node.with(|url| url.query = "channel_max=3".to_owned())).await;
+    let queue = queue(&broker).await;
+
+    let mut consumers = Vec::new();
+    let error = loop {
+        assert!(consumers.len() < 3, "the server does not keep to `channel_max`");
+        match soon("an answer", broker.consume(ConsumeOptions::new(queue.clone()))).await {
+            Ok(consumer) => consumers.push(consumer),
+            Err(error) => break error,
+        }
+    };
+
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let words = error.to_string();
+    assert!(words.contains(&queue) && words.contains("channel_max"), "{words}");
+    broker.delete(&queue).await.unwrap();
+    broker.close().await;
 }
 
 /// Each question has a connection of its own, and a timeout around it drops that half-way.

@@ -64,6 +64,8 @@ enum End {
     Cancelled,
     /// The server closed the channel or refused to consume.
     Refused(lapin::Error),
+    /// It cannot be opened on a session that seems well: there are no channels left, for example.
+    Failed(lapin::Error),
 }
 
 /// What comes after an end.
@@ -245,10 +247,12 @@ impl Feed {
     fn failed(&self, session: &Session, error: lapin::Error) -> End {
         if fault::is_unparsable(&error) {
             End::Unparsable
-        } else if session.is_connected() && fault::protocol(&error).is_some() {
+        } else if !session.is_connected() {
+            End::Lost
+        } else if fault::protocol(&error).is_some() {
             End::Refused(error)
         } else {
-            End::Lost
+            End::Failed(error)
         }
     }
 
@@ -262,6 +266,17 @@ impl Feed {
             End::Cancelled => {
                 self.complain("RabbitMQ ended the consumer: its queue was deleted, or its leader is gone");
                 self.redeclare().await;
+                Next::AfterPause
+            }
+            End::Failed(error) => {
+                if fault::is_out_of_channels(&error) {
+                    let error = fault::out_of_channels(&queue);
+                    if let Some(ready) = self.ready.take() {
+                        let _ = ready.send(Err(error));
+                        return Next::End;
+                    }
+                    self.complain(&chain(&error));
+                }
                 Next::AfterPause
             }
             End::Refused(error) => {

@@ -53,6 +53,19 @@ pub(super) fn words(error: &lapin::Error) -> BoxError {
     }
 }
 
+/// Whether the connection has as many channels as it may have.
+pub(super) fn is_out_of_channels(error: &lapin::Error) -> bool {
+    matches!(error.kind(), Lapin::ChannelsLimitReached)
+}
+
+/// What that means for a queue, each of which is consumed on a channel of its own.
+pub(super) fn out_of_channels(queue: &str) -> Error {
+    Error::config(format!(
+        "queue `{queue}` cannot be consumed: the connection has no channel left, and each queue takes one; raise \
+         `channel_max` in the broker's URL and on the server, or consume fewer queues in one worker"
+    ))
+}
+
 /// Whether the message could not even be parsed; lapin gives the connection up then.
 pub(super) fn is_unparsable(error: &lapin::Error) -> bool {
     matches!(error.kind(), Lapin::ParsingError(_))

@@ -1,103 +1,54 @@
 //! Which of a channel's deliveries are settled, and which acks that makes. Pure; used by `ledger`.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 
-/// A channel's delivery tags, which begin at 1 and have no gaps.
+/// A channel's deliveries that RabbitMQ has not been told about.
 #[derive(Debug, Default)]
 pub(super) struct Tags {
-    /// All up to this one are settled, and RabbitMQ has been told.
-    settled: u64,
-    /// Those after it.
-    after: VecDeque<Tag>,
-    /// How many are out.
-    out: usize,
-    /// How many are to be acked.
-    done: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Tag {
-    /// In the worker's hands.
-    Out,
+    /// In the worker's hands: never more than the prefetch.
+    out: BTreeSet<u64>,
     /// To be acked.
-    Done,
-    /// RabbitMQ has been told.
-    Gone,
+    done: Vec<u64>,
 }
 
 impl Tags {
     /// One more is out.
     pub(super) fn deliver(&mut self, tag: u64) {
-        while self.end() < tag {
-            self.after.push_back(if self.end() + 1 == tag { Tag::Out } else { Tag::Gone });
-        }
-        self.out += 1;
+        self.out.insert(tag);
     }
 
     /// One is to be acked. Whether it was the last that was out: there is nothing to wait for to ack it with.
     pub(super) fn done(&mut self, tag: u64) -> bool {
-        if self.set(tag, Tag::Done) {
-            self.done += 1;
+        if self.out.remove(&tag) {
+            self.done.push(tag);
         }
-        self.out == 0
+        self.out.is_empty()
     }
 
     /// RabbitMQ has been told of one by itself.
     pub(super) fn gone(&mut self, tag: u64) {
-        self.set(tag, Tag::Gone);
+        self.out.remove(&tag);
     }
 
     /// Takes out the acks to send, each with whether it is for all before it as well. That must not include one that is
     /// out: it would be lost with its worker.
     pub(super) fn acks(&mut self, mut send: impl FnMut(u64, bool)) {
-        let (mut last, mut count) = (None, 0);
-        while let Some(Tag::Done | Tag::Gone) = self.after.front() {
-            self.settled += 1;
-            if self.after.pop_front() == Some(Tag::Done) {
-                last = Some(self.settled);
-                count += 1;
-            }
-        }
-        self.done -= count;
+        self.done.sort_unstable();
+        let first_out = self.out.first().copied().unwrap_or(u64::MAX);
+        let before = self.done.partition_point(|tag| *tag < first_out);
         // Up to one that is to be acked, not up to one that is gone: RabbitMQ closes the channel for acks of nothing.
-        if let Some(tag) = last {
-            send(tag, count > 1);
+        if let Some(last) = self.done[..before].last() {
+            send(*last, before > 1);
         }
-        if self.done == 0 {
-            return;
+        for tag in &self.done[before..] {
+            send(*tag, false);
         }
-        for (tag, state) in (self.settled + 1..).zip(&mut self.after) {
-            if *state == Tag::Done {
-                *state = Tag::Gone;
-                send(tag, false);
-            }
-        }
-        self.done = 0;
-    }
-
-    /// The highest that there has been.
-    fn end(&self) -> u64 {
-        self.settled + self.after.len() as u64
-    }
-
-    /// Whether it was out.
-    fn set(&mut self, tag: u64, state: Tag) -> bool {
-        let at = tag.checked_sub(self.settled + 1).and_then(|at| usize::try_from(at).ok());
-        match at.and_then(|at| self.after.get_mut(at)) {
-            Some(old @ Tag::Out) => {
-                *old = state;
-                self.out -= 1;
-                true
-            }
-            _ => false,
-        }
+        self.done.clear();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
