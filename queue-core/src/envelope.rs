@@ -287,8 +287,8 @@ impl<N: Into<String>, V: Into<HeaderValue>, const LEN: usize> From<[(N, V); LEN]
     }
 }
 
-/// A job as it crosses the wire.
-#[derive(Debug, Clone)]
+/// A job as it crosses the wire. Its `Debug` says how long the payload is, and not what is in it.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Envelope {
     /// AMQP `message_id`. A message that came without one is given one when it is delivered.
@@ -339,6 +339,35 @@ impl Envelope {
     }
 }
 
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, task, payload, content_type, attempt, priority, enqueued_at, .. } = self;
+        let Self { correlation_id, reply_to, expiration, headers, .. } = self;
+        f.debug_struct("Envelope")
+            .field("id", id)
+            .field("task", task)
+            .field("payload", &Hidden(payload))
+            .field("content_type", content_type)
+            .field("attempt", attempt)
+            .field("priority", priority)
+            .field("enqueued_at", enqueued_at)
+            .field("correlation_id", correlation_id)
+            .field("reply_to", reply_to)
+            .field("expiration", expiration)
+            .field("headers", headers)
+            .finish()
+    }
+}
+
+/// A payload in somebody's `Debug`, which ends up in logs, and payloads are often secret.
+pub(crate) struct Hidden<'a>(pub(crate) &'a Bytes);
+
+impl fmt::Debug for Hidden<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
 /// `text`, cut to at most `max` bytes at a character's boundary.
 pub(crate) fn truncate(text: &str, max: usize) -> &str {
     if text.len() <= max {
@@ -357,6 +386,13 @@ mod tests {
         assert_eq!(truncate("añb", 2), "a");
         assert_eq!(truncate("añb", 3), "añ");
         assert_eq!(truncate("abc", 9), "abc");
+    }
+
+    #[test]
+    fn debug_shows_how_long_the_payload_is_and_not_what_is_in_it() {
+        let words = format!("{:?}", Envelope::new("my secret"));
+
+        assert!(words.contains("payload: 9 bytes") && !words.contains("secret"), "{words}");
     }
 
     #[test]

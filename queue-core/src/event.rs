@@ -1,13 +1,13 @@
 //! What an event is: a message to an exchange, for whoever subscribed. `#[derive(Event)]` writes the impl.
 //! Published by [`Client::publish`](crate::client::Client::publish).
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::envelope::{Headers, JobId};
+use crate::envelope::{Headers, Hidden, JobId};
 use crate::error::PublishError;
 use crate::format::{DecodeError, Format, UnknownFormat};
 use crate::topology::{ExchangeKind, MAX_NAME, Name, Subscription};
@@ -53,7 +53,7 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
 ///     format!("{} {} bytes", message.routing_key, message.body.len())
 /// }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct RawMessage {
     /// The body.
@@ -74,6 +74,25 @@ pub struct RawMessage {
     pub reply_to: Option<String>,
     /// The headers, without Leveret's own.
     pub headers: Headers,
+}
+
+impl fmt::Debug for RawMessage {
+    /// Says how long the body is, and not what is in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { body, id, kind, content_type, exchange, routing_key, correlation_id, reply_to, headers } =
+            self;
+        f.debug_struct("RawMessage")
+            .field("body", &Hidden(body))
+            .field("id", id)
+            .field("kind", kind)
+            .field("content_type", content_type)
+            .field("exchange", exchange)
+            .field("routing_key", routing_key)
+            .field("correlation_id", correlation_id)
+            .field("reply_to", reply_to)
+            .field("headers", headers)
+            .finish()
+    }
 }
 
 impl RawMessage {

@@ -1,5 +1,7 @@
 //! A job as a row of `leveret_outbox`, which a program inserts in a transaction of its own.
 
+use std::fmt;
+
 use super::headers;
 use super::row::{micros, micros_after};
 use crate::broker::Publish;
@@ -29,11 +31,18 @@ use crate::envelope::JobId;
 /// ```
 ///
 /// With sqlx: `job.params().into_iter().fold(sqlx::query(job.sql()), |query, value| query.bind(value))`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use = "nothing is enqueued until it is inserted"]
 pub struct SqlInsert {
     id: JobId,
     params: [Option<String>; SqlInsert::PARAMS],
+}
+
+impl fmt::Debug for SqlInsert {
+    /// Without the parameters, the payload among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlInsert").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl SqlInsert {
