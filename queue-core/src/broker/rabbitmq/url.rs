@@ -86,6 +86,7 @@ impl Target {
                 )));
             }
         };
+        refuse_cut_login(rest)?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         // The last `@` ends the password: people forget to encode one inside it.
@@ -145,7 +146,10 @@ impl Target {
                 }
                 // The Erlang client's name for it, in milliseconds.
                 "connection_timeout" => {
-                    self.deadline = Duration::from_millis(number::<u32>(name, &value)?.into())
+                    self.deadline = Duration::from_millis(number::<u32>(name, &value)?.into());
+                    if self.deadline.is_zero() {
+                        return Err(bad_value(name, &value, "more than 0 milliseconds"));
+                    }
                 }
                 "channel_max" => self.channel_max = Some(number(name, &value)?),
                 "frame_max" => {
@@ -210,6 +214,21 @@ impl Target {
             Error::config(format!("the URL's `{option}` is about TLS: begin the URL with `amqps://`"))
         })
     }
+}
+
+/// Refuses a URL whose `@` stands behind what ends the login and the hosts: a `/` or `?` in the password has cut it in
+/// two, and what is left of it would be taken for a host and its port. A `#` alone ends nothing here, and may stay.
+fn refuse_cut_login(rest: &str) -> Result<()> {
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, behind) = rest.split_at(end);
+    if authority.contains('@') || !behind.contains('@') {
+        return Ok(());
+    }
+    // Without a word of the URL: any of them may be the password's.
+    Err(Error::config(
+        "the broker's URL has an `@` behind its first `/` or `?`, and none before: is the password percent-encoded? `@` \
+         is `%40`, `/` is `%2F`, `?` is `%3F`, `#` is `%23`, `%` is `%25`",
+    ))
 }
 
 fn parse_hosts(hosts: &str, default_port: u16) -> Result<Vec<Host>> {
@@ -377,10 +396,35 @@ mod tests {
     }
 
     #[test]
+    fn password_that_is_not_encoded_is_neither_told_nor_taken_for_a_host() {
+        for url in [
+            "amqp://guest:se/cret@rabbit:5672/",
+            "amqp://guest:12/cret@rabbit",
+            "amqp://guest:se?cret@rabbit:5672/",
+            "amqp://guest:12?cret=@rabbit",
+            "amqp://guest:se#c/ret@rabbit:5672/vhost",
+        ] {
+            let words = refusal(url);
+
+            assert!(words.contains("is the password percent-encoded?") && words.contains("`%2F`"), "{words}");
+            for secret in ["se", "12", "cret"] {
+                assert!(!words.contains(&format!("`{secret}")), "{words}");
+            }
+        }
+        assert_eq!(parse("amqp://guest:se%2Fcret@rabbit").password, "se/cret");
+        assert_eq!(parse("amqp://guest:se#cret@rabbit").password, "se#cret");
+        assert_eq!(parse("amqp://guest:guest@rabbit/a@b").vhost, "a@b");
+    }
+
+    #[test]
     fn mistakes_name_the_option_and_the_remedy_but_never_the_password() {
         assert!(refusal("amqp://h/?heartbeet=7").contains("`heartbeet` is unknown; known are heartbeat"));
         assert!(refusal("amqp://h/?heartbeat=soon").contains("`heartbeat=soon`"));
         assert!(refusal("amqp://h/?socket_timeout=-1").contains("seconds"));
+        assert!(
+            refusal("amqp://h/?connection_timeout=0")
+                .contains("`connection_timeout=0` cannot be used: give more than 0 milliseconds")
+        );
         assert!(refusal("amqps://h/?ssl_options={}").contains("cacertfile"));
         assert!(refusal("amqp://h/?cacertfile=/etc/ca.pem").contains("amqps://"));
         assert!(refusal("amqps://h/?verify=verify_none").contains("cacertfile"));
