@@ -207,6 +207,19 @@ pub(crate) async fn full_queue_is_named(t: &Fixture) {
     }
 }
 
+pub(crate) async fn longest_publish_timeout_is_taken(t: &Fixture) {
+    task!(Patient, |spec| spec);
+    delete_later::<Patient>(t);
+    let client = t.other_client_with(|builder| builder.publish_timeout(Duration::MAX)).await;
+
+    client.enqueue(Patient { n: 1 }).await.unwrap();
+    let batch = client.enqueue_all([Patient { n: 2 }]).await;
+    client.enqueue(Patient { n: 3 }).delay(Duration::from_millis(1)).await.unwrap();
+
+    assert!(matches!(batch[..], [Ok(_)]), "{batch:?}");
+    until_ready(&*t.broker, Patient::queue().name(), 3).await;
+}
+
 pub(crate) async fn two_enqueued_jobs_of_one_id_are_two_jobs(t: &Fixture) {
     task!(Twins, |spec| spec);
     delete_later::<Twins>(t);

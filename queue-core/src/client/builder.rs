@@ -11,6 +11,9 @@ use crate::declaring::Declaring;
 use crate::error::{Error, Result};
 use crate::topology::Namespace;
 
+/// The longest that a publish waits.
+const MAX_PUBLISH_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// Sets what [`Client::connect`] leaves at its default.
 #[derive(Debug, Clone)]
 #[must_use]
@@ -38,9 +41,11 @@ impl ClientBuilder {
     }
 
     /// How long an enqueue waits for a broker that is away, blocked or silent, and a declaration for one that is away.
-    /// An SQLite file that another program has locked is away, and one whose disk is full is blocked. Default 30 s.
+    /// An SQLite file that another program has locked is away, and one whose disk is full is blocked.
+    /// Default 30 s, at most 30 days: more is taken as that.
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.publish_timeout = timeout;
+        // A moment that far off can be computed on every platform, and `Duration::MAX` from now cannot.
+        self.settings.publish_timeout = timeout.min(MAX_PUBLISH_TIMEOUT);
         self
     }
 

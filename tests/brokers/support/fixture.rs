@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
-use leveret::Client;
+use leveret::{Client, ClientBuilder};
 use queue_core::broker::{Broker, ConsumeOptions, Consumer, Publish};
 use queue_core::envelope::Envelope;
 use queue_core::topology::{BindingDecl, ExchangeDecl, ExchangeKind, Name, QueueDecl, QueueSpec, Topology};
@@ -48,7 +48,7 @@ struct Trash {
 
 impl Fixture {
     pub(crate) async fn open(url: String, promise: &'static str) -> Self {
-        let client = connect(&url, promise).await;
+        let client = open(builder(&url, promise), &url).await;
         let trash = Trash { clients: vec![client.clone()], ..Trash::default() };
         Self { broker: client.broker().clone(), client, url, promise, trash: Mutex::new(trash) }
     }
@@ -60,7 +60,15 @@ impl Fixture {
 
     /// Another client on the same broker.
     pub(crate) async fn other_client(&self) -> Client {
-        let client = connect(&self.url, self.promise).await;
+        self.other_client_with(|builder| builder).await
+    }
+
+    /// Another client on the same broker, with settings of its own.
+    pub(crate) async fn other_client_with(
+        &self,
+        change: impl FnOnce(ClientBuilder) -> ClientBuilder,
+    ) -> Client {
+        let client = open(change(builder(&self.url, self.promise)), &self.url).await;
         self.trash(|trash| trash.clients.push(client.clone()));
         client
     }
@@ -191,7 +199,7 @@ pub(crate) fn message(queue: &Name, text: impl Into<String>) -> Publish {
     Publish::to_queue(queue.clone(), Envelope::new(text.into()))
 }
 
-async fn connect(url: &str, promise: &str) -> Client {
+fn builder(url: &str, promise: &str) -> ClientBuilder {
     let mut builder = Client::builder()
         .namespace(NAMESPACE.as_str())
         .expect("a possible namespace")
@@ -200,6 +208,10 @@ async fn connect(url: &str, promise: &str) -> Client {
     if let Some(management) = super::place::management(url) {
         builder = builder.management(management);
     }
+    builder
+}
+
+async fn open(builder: ClientBuilder, url: &str) -> Client {
     let client = builder.connect(url).await;
     client.unwrap_or_else(|error| panic!("connect: {}", queue_core::error::chain(&error)))
 }
