@@ -66,6 +66,12 @@ impl Error {
     pub(crate) fn config(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Config, message)
     }
+
+    /// The same error with words around its own: `reword(|words| format!("LEVERET_URL: {words}"))`.
+    pub(crate) fn reword(mut self, reword: impl FnOnce(String) -> String) -> Self {
+        self.message = reword(self.message);
+        self
+    }
 }
 
 impl fmt::Display for Error {

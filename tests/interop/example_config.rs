@@ -39,8 +39,8 @@ async fn bad_arguments_are_answered_by_the_usage_and_exit_code_2() {
 
 #[tokio::test]
 async fn bad_url_is_one_line_and_exit_code_1() {
-    let words = "the broker's URL begins with none of `memory:`, `sqlite:`, `amqp://`, `amqps://`: try `memory:` or \
-                 `amqp://guest:guest@localhost:5672/`";
+    let words = "LEVERET_URL: the broker's URL begins with none of `memory:`, `sqlite:`, `amqp://` and `amqps://`: write \
+                 `amqp://guest:guest@localhost:5672/`, `sqlite:jobs.db` or `memory:`";
 
     assert_says(&Program::run("hello", "localhost").await, 1, &format!("Error: {words}"));
     assert_says(&Program::run("work_queue publish 1", "localhost").await, 1, &format!("work_queue: {words}"));

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use queue_core::broker::{ConsumeOptions, rabbitmq};
+use queue_core::client::Client;
 use queue_core::error::{Error, ErrorKind, chain};
 
 use crate::proxy::{Mode, Proxy};
@@ -157,6 +158,25 @@ fn lapin_threads() -> usize {
         std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default()
     };
     tasks.map(name).filter(|name| name.starts_with("lapin")).count()
+}
+
+#[tokio::test]
+async fn broker_that_is_away_is_named_with_the_remedies() {
+    // Nobody listens there any more.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("amqp://guest:secret@127.0.0.1:{port}/?connection_attempts=1");
+
+    let error = soon("a refusal", Client::connect(&url)).await.unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "RabbitMQ at 127.0.0.1:{port} cannot be reached: start it, or check host and port in the URL; \
+             `Client::builder().wait_for_broker()` waits until it is there"
+        )
+    );
+    assert!(!chain(&error).contains("secret"), "{}", chain(&error));
 }
 
 #[tokio::test]

@@ -104,10 +104,18 @@ impl ClientBuilder {
         }
         for variable in ["LEVERET_URL", "RABBITMQ_URL"] {
             if let Some(url) = url_from_env(variable)? {
-                return self.connect(&url).await;
+                let client = self.connect(&url).await;
+                return client.map_err(|error| error.reword(|words| format!("{variable}: {words}")));
             }
         }
-        tracing::warn!("neither LEVERET_URL nor RABBITMQ_URL is set: using `memory:`, which keeps nothing");
+        const UNSET: &str =
+            "neither LEVERET_URL nor RABBITMQ_URL is set: using `memory:`, which keeps nothing";
+        if tracing::dispatcher::has_been_set() {
+            tracing::warn!("{UNSET}");
+        } else {
+            // A program that loses its jobs for want of a variable must not do so unseen.
+            eprintln!("leveret: {UNSET}");
+        }
         self.connect("memory:").await
     }
 
@@ -149,7 +157,14 @@ async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> {
         #[cfg(feature = "rabbitmq")]
         Some("amqp" | "amqps") => {
             refuse_manual_clock(settings)?;
-            crate::broker::rabbitmq::connect(url, settings).await
+            let broker = crate::broker::rabbitmq::connect(url, settings).await;
+            broker.map_err(|error| match error.kind() {
+                // Here and not where the words are made: who has been connected waits anyway.
+                crate::error::ErrorKind::Connection => error.reword(|words| {
+                    format!("{words}; `Client::builder().wait_for_broker()` waits until it is there")
+                }),
+                _ => error,
+            })
         }
         #[cfg(feature = "sqlite-system")]
         Some("sqlite") => {
@@ -163,11 +178,50 @@ async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> {
                 "this program was built without the `{known}:` broker: enable the feature `{feature}` of `leveret`"
             )))
         }
-        // The URL may hold a password, so it is not repeated.
-        _ => Err(Error::config(
-            "the broker's URL begins with none of `memory:`, `sqlite:`, `amqp://`, `amqps://`: \
-             try `memory:` or `amqp://guest:guest@localhost:5672/`",
-        )),
+        scheme => Err(unknown_scheme(url, scheme)),
+    }
+}
+
+/// A URL that names no broker. It may hold a password, so no more of it is repeated than what stands before the colon,
+/// and that only where it looks like a scheme.
+fn unknown_scheme(url: &str, scheme: Option<&str>) -> Error {
+    if url.starts_with(char::is_whitespace) {
+        return Error::config("the broker's URL begins with a blank: remove it");
+    }
+    let is_scheme = |text: &&str| text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let Some(scheme) = scheme.filter(is_scheme) else {
+        return Error::config(format!("the broker's URL begins with none of {FORMS}"));
+    };
+    let meant = SCHEMES.iter().find(|(_, known)| known.iter().any(|known| is_near(scheme, known)));
+    Error::config(match meant {
+        Some((meant, _)) => format!("the broker's URL begins with `{scheme}:`: did you mean `{meant}`?"),
+        None => format!("the broker's URL begins with `{scheme}:`, and with none of {FORMS}"),
+    })
+}
+
+/// How URLs begin, and an example of each.
+const FORMS: &str = "`memory:`, `sqlite:`, `amqp://` and `amqps://`: write `amqp://guest:guest@localhost:5672/`, \
+                     `sqlite:jobs.db` or `memory:`";
+
+/// How a URL begins, and what people write for it.
+const SCHEMES: [(&str, &[&str]); 4] = [
+    ("amqp://", &["amqp", "rabbit", "rabbitmq"]),
+    ("amqps://", &["amqps", "rabbitmqs"]),
+    ("sqlite:", &["sqlite", "sqlite3"]),
+    ("memory:", &["memory", "mem", "inmemory"]),
+];
+
+/// Whether one letter was added, dropped or replaced, or two neighbours swapped.
+fn is_near(word: &str, known: &str) -> bool {
+    let (word, known) = (word.as_bytes(), known.as_bytes());
+    let same = |pairs: &mut dyn Iterator<Item = (&u8, &u8)>| pairs.take_while(|(a, b)| a == b).count();
+    let shorter = word.len().min(known.len());
+    let head = same(&mut word.iter().zip(known));
+    let tail = same(&mut word.iter().rev().zip(known.iter().rev())).min(shorter - head);
+    match (&word[head..word.len() - tail], &known[head..known.len() - tail]) {
+        ([] | [_], [] | [_]) => true,
+        ([a, b], [c, d]) => (a, b) == (d, c),
+        _ => false,
     }
 }
 
@@ -177,4 +231,58 @@ fn refuse_manual_clock(settings: &Settings) -> Result<()> {
         return Err(Error::config("only `memory:` takes a clock that can be moved; leave `clock` out"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(url: &str) -> String {
+        let scheme = url.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+        unknown_scheme(url, scheme.as_deref()).to_string()
+    }
+
+    #[test]
+    fn near_scheme_is_suggested() {
+        for (url, meant) in [
+            ("ampq://guest:guest@h/", "`ampq:`: did you mean `amqp://`?"),
+            ("AMQ://h/", "`amq:`: did you mean `amqp://`?"),
+            ("ampqs://h/", "`ampqs:`: did you mean `amqps://`?"),
+            ("rabbitmq://h/", "`rabbitmq:`: did you mean `amqp://`?"),
+            ("sqlite3:jobs.db", "`sqlite3:`: did you mean `sqlite:`?"),
+            ("mem:", "`mem:`: did you mean `memory:`?"),
+        ] {
+            assert_eq!(refusal(url), format!("the broker's URL begins with {meant}"));
+        }
+    }
+
+    #[test]
+    fn far_scheme_is_told_what_there_is() {
+        let words = "none of `memory:`, `sqlite:`, `amqp://` and `amqps://`: write `amqp://guest:guest@localhost:5672/`, \
+                     `sqlite:jobs.db` or `memory:`";
+
+        assert_eq!(
+            refusal("localhost:5672"),
+            format!("the broker's URL begins with `localhost:`, and with {words}")
+        );
+        assert_eq!(refusal("jobs.db"), format!("the broker's URL begins with {words}"));
+        assert_eq!(refusal(" amqp://h/"), "the broker's URL begins with a blank: remove it");
+    }
+
+    #[test]
+    fn what_may_be_a_password_is_not_told() {
+        for url in ["se/cret@h:5672", "guest-se_cret@h:5672/", "\"amqp://guest:secret@h/\"", "secret"] {
+            assert!(!refusal(url).contains("cret"), "{}", refusal(url));
+        }
+    }
+
+    #[test]
+    fn one_slip_is_near_and_two_are_not() {
+        for near in ["amqp", "amq", "mqp", "amqqp", "ampq", "amqb", "maqp"] {
+            assert!(is_near(near, "amqp"), "{near}");
+        }
+        for far in ["am", "http", "pqma", "kafka", ""] {
+            assert!(!is_near(far, "amqp"), "{far}");
+        }
+    }
 }

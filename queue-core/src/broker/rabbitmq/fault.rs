@@ -132,8 +132,11 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
             .with_source(words(error)),
         ),
         _ => Fault::passing(
-            Error::new(ErrorKind::Connection, format!("RabbitMQ at {host} cannot be reached"))
-                .with_source(words(error)),
+            Error::new(
+                ErrorKind::Connection,
+                format!("RabbitMQ at {host} cannot be reached: start it, or check host and port in the URL"),
+            )
+            .with_source(words(error)),
         ),
     }
 }
