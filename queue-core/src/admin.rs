@@ -11,6 +11,7 @@ use crate::clock;
 use crate::envelope::{Envelope, HeaderValue, JobId, header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::settlement::{Settlement, strip_broker_traces};
+use crate::task::Task;
 
 /// How long a queue that counted messages may take to hand over the next one. Another consumer may have taken
 /// it, so running out of time is no error.
@@ -111,6 +112,17 @@ impl Admin {
         Ok(letters)
     }
 
+    /// The same of the dead-letter queue of a task's queue, which is declared where that has not been done. There are none
+    /// with `dlx = none`.
+    ///
+    /// # Errors
+    /// If the queue cannot be declared, or may not be consumed.
+    pub async fn dead_letters_of<T: Task>(&self, limit: u16) -> Result<Vec<DeadLetter>> {
+        let Some(queue) = T::queue().dead_queue() else { return Ok(Vec::new()) };
+        self.client.declare_queue(T::queue()).await?;
+        self.dead_letters(&queue, limit).await
+    }
+
     /// Puts those of the oldest `limit` dead letters that `choose` picks back into the queue they failed in, as
     /// new jobs on their first attempt, and says how many. The new job names the old one in `q-replay-of`.
     ///
@@ -134,7 +146,7 @@ impl Admin {
                 release(delivery).await;
                 continue;
             }
-            match self.replay_one(delivery, letter.queue).await {
+            match self.replay_one(queue, delivery, letter.queue).await {
                 Ok(()) => replayed += 1,
                 Err(error) => failure = Some(error),
             }
@@ -143,12 +155,14 @@ impl Admin {
         failure.map_or(Ok(replayed), Err)
     }
 
-    async fn replay_one(&self, delivery: Delivery, target: Option<String>) -> Result<()> {
+    async fn replay_one(&self, queue: &str, delivery: Delivery, target: Option<String>) -> Result<()> {
         let id = delivery.envelope.id.clone();
         let Some(target) = target else {
             release(delivery).await;
-            let words =
-                format!("dead letter `{id}` does not say which queue it failed in: enqueue it by hand");
+            let words = format!(
+                "job `{id}` in queue `{queue}` does not say which queue it failed in: is `{queue}` a dead-letter queue? If \
+                 it is, enqueue the job by hand"
+            );
             return Err(Error::new(ErrorKind::Topology, words));
         };
         let mut job = delivery.envelope.clone();

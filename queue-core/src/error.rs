@@ -108,8 +108,13 @@ pub enum PublishError {
         /// The routing key; on the default exchange the name of the missing queue.
         routing_key: String,
     },
-    /// A queue is at its limit (`overflow = "reject"`), or the broker nacked. Nothing was kept.
-    #[error("the broker refused the message for `{routing_key}`: its queue is full or cannot take it")]
+    /// A queue is at its limit (`overflow = "reject"`), or the broker nacked: try later, or raise `max_length`. That queue
+    /// kept nothing. Of a message to an exchange, RabbitMQ keeps what other queues took, and does not say whether any did;
+    /// `memory:` and `sqlite:` keep nothing.
+    #[error(
+        "the broker refused the message for `{routing_key}`: a queue that it goes to is full or cannot take it: try later, \
+         or raise its `max_length`"
+    )]
     QueueFull {
         /// The routing key; on the default exchange the name of the full queue.
         routing_key: String,
@@ -182,7 +187,7 @@ pub enum EnqueueError {
         source: Error,
     },
     /// The queue is at its limit. Nothing was kept; try later, or raise `max_length`.
-    #[error("queue `{queue}` is full: it has reached its `max_length`")]
+    #[error("queue `{queue}` is full: try later, or raise its `max_length`")]
     QueueFull {
         /// The queue's name.
         queue: String,

@@ -7,7 +7,7 @@ use leveret::{EnqueueError, ErrorKind, PublishError, Task};
 use queue_core::broker::{ConsumeOptions, Consumer};
 use queue_core::envelope::{HeaderValue, header};
 use queue_core::format::Format;
-use queue_core::settlement::Settlement;
+use queue_core::settlement::{Reason, ReasonKind, Settlement};
 use queue_core::task::TaskOptions;
 use queue_core::topology::{QueueDecl, QueueSpec, QueueType, Topology};
 use serde::{Deserialize, Serialize};
@@ -195,6 +195,7 @@ pub(crate) async fn full_queue_is_named(t: &Fixture) {
             matches!(&error, EnqueueError::QueueFull { queue } if queue == Full::queue().name()),
             "{error:?}"
         );
+        assert!(error.to_string().ends_with("is full: try later, or raise its `max_length`"), "{error}");
     }
 
     async fn loop_until_refused(t: &Fixture) -> Option<EnqueueError> {
@@ -205,6 +206,43 @@ pub(crate) async fn full_queue_is_named(t: &Fixture) {
         }
         panic!("200 jobs were taken at a limit of 2");
     }
+}
+
+pub(crate) async fn dead_letters_of_a_task_are_those_of_its_queue(t: &Fixture) {
+    task!(Doomed, |spec| spec);
+    task!(Dropped, |spec: QueueSpec| spec.no_dlx());
+    delete_later::<Doomed>(t);
+    let none_yet = t.client.admin().dead_letters_of::<Doomed>(10).await;
+    t.client.enqueue(Doomed { n: 7 }).await.unwrap();
+    let route = Doomed::queue().dead_letter_route(t.client.namespace());
+    let options = ConsumeOptions::new(Doomed::queue().name().clone()).dead_letter(route);
+    let reason = Reason::new(ReasonKind::Failed, "no luck");
+    let delivery = next(&mut t.consume_with(options).await).await;
+    delivery.settle(Settlement::DeadLetter { reason }).await.unwrap();
+
+    let letters = t.client.admin().dead_letters_of::<Doomed>(10).await.unwrap();
+
+    assert!(none_yet.is_ok_and(|letters| letters.is_empty()));
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].error.as_deref(), Some("no luck"));
+    assert!(t.client.admin().dead_letters_of::<Dropped>(10).await.unwrap().is_empty());
+}
+
+pub(crate) async fn replay_of_what_is_no_dead_letter_names_its_queue(t: &Fixture) {
+    task!(Live, |spec| spec);
+    delete_later::<Live>(t);
+    t.client.enqueue(Live { n: 1 }).await.unwrap();
+    let queue = Live::queue().name();
+
+    let refused = t.client.admin().replay(queue, 10, |_| true).await.unwrap_err();
+
+    assert!(refused.to_string().contains(&format!("is `{queue}` a dead-letter queue?")), "{refused}");
+    until_ready(&*t.broker, queue, 1).await;
+    let missing = t.client.admin().dead_letters("contract.absent", 10).await.unwrap_err();
+    assert!(
+        missing.to_string().contains("queue `contract.absent` does not exist: check the name"),
+        "{missing}"
+    );
 }
 
 pub(crate) async fn longest_publish_timeout_is_taken(t: &Fixture) {

@@ -173,6 +173,8 @@ macro_rules! contract {
                     full_queue_is_named,
                     two_enqueued_jobs_of_one_id_are_two_jobs,
                     depth_counts_the_jobs_of_a_task,
+                    dead_letters_of_a_task_are_those_of_its_queue,
+                    replay_of_what_is_no_dead_letter_names_its_queue,
                     longest_publish_timeout_is_taken,
                     twenty_megabytes_are_refused_before_they_are_sent,
                     names_that_amqp_cannot_carry_are_refused,

@@ -59,7 +59,10 @@ pub(crate) fn exchange_conflict(
 pub(crate) fn missing_queue(queue: &str) -> Error {
     Error::new(
         ErrorKind::Topology,
-        format!("queue `{queue}` does not exist: create it first, or let it be declared"),
+        format!(
+            "queue `{queue}` does not exist: check the name; its worker creates it, unless that declares it `passive`, and \
+             so does `client.declare_queue(..)`"
+        ),
     )
 }
 
