@@ -478,12 +478,18 @@ fn expect_end(input: ParseStream<'_>) -> Result<()> {
 
 fn unknown(kind: Kind, key: &Ident, name: &str) -> Error {
     let known = || OPTIONS.iter().filter(|(.., kinds)| kinds.contains(&kind)).map(|(name, ..)| *name);
-    let hint = match suggest::nearest(name, known()) {
-        Some(nearest) => format!("did you mean `{nearest}`?"),
-        None => format!(
-            "the options are {}",
-            known().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
-        ),
+    let synonym = suggest::synonym(name).filter(|ours| known().any(|known| known == *ours));
+    let hint = if let Some(meant) = synonym.or_else(|| suggest::nearest(name, known())) {
+        let example =
+            OPTIONS.iter().find(|(known, ..)| *known == meant).map_or("", |(_, example, _)| *example);
+        match synonym {
+            Some(_) => format!("did you mean `{meant}`, as in `{example}`?"),
+            None => format!("did you mean `{meant}`?"),
+        }
+    } else if let Some(why) = suggest::needless(name) {
+        why.to_owned()
+    } else {
+        format!("the options are {}", known().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
     };
     let kind = kind.as_str();
     Error::new_spanned(key, format!("unknown `{kind}` option `{name}`: {hint}"))
@@ -500,6 +506,17 @@ mod tests {
 
     /// What the editor shows at `#[task]`.
     const DOCS: &str = include_str!("task.md");
+
+    #[test]
+    fn words_of_others_lead_to_options() {
+        let hint = |word: &str| unknown(Kind::Task, &Ident::new(word, Span::call_site()), word).to_string();
+
+        assert!(hint("max_retries").ends_with("did you mean `retries`, as in `retries = 5`?"));
+        assert!(hint("dead_letter_exchange").contains("did you mean `dlx`"));
+        assert!(hint("durable").contains("durable and jobs persistent without it"));
+        // Not what it is a letter or two away from, `dead_letter_ttl`.
+        assert!(hint("dlq").contains("did you mean `dead_letter_queue`"));
+    }
 
     #[test]
     fn docs_of_task_list_every_option() {

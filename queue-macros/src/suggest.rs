@@ -11,6 +11,49 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
         .map(|(_, candidate)| candidate)
 }
 
+/// What other libraries call it, or what it is often taken for: the word of ours for an option's name.
+pub(crate) fn synonym(word: &str) -> Option<&'static str> {
+    SYNONYMS.iter().find(|(_, words)| words.contains(&word)).map(|(ours, _)| *ours)
+}
+
+const SYNONYMS: &[(&str, &[&str])] = &[
+    ("queue", &["queue_name", "routing_key", "topic", "channel"]),
+    ("name", &["task", "task_name", "type", "job"]),
+    ("payload", &["payload_name", "args", "message"]),
+    ("retries", &["retry", "max_retries", "max_retry", "retry_limit", "max_attempts", "attempts", "tries"]),
+    ("backoff", &["delay", "retry_delay", "retry_backoff", "retry_after", "retry_wait", "countdown"]),
+    ("timeout", &["time_limit", "max_duration", "deadline"]),
+    ("dlx", &["dead_letter_exchange", "dead_letter", "x_dead_letter_exchange", "dlq_exchange"]),
+    ("dead_letter_queue", &["dlq", "dead_queue", "failed_queue"]),
+    ("dead_letter_key", &["dead_letter_routing_key", "x_dead_letter_routing_key", "dlx_key"]),
+    ("ttl", &["message_ttl", "x_message_ttl", "expires", "expiration"]),
+    ("max_length", &["max_len", "x_max_length", "limit", "capacity"]),
+    ("max_priority", &["x_max_priority"]),
+    ("declare", &["passive"]),
+    ("concurrency", &["workers", "threads", "parallelism", "max_concurrency"]),
+    ("prefetch", &["prefetch_count", "qos"]),
+    ("format", &["content_type", "codec", "serializer"]),
+];
+
+/// Why there is no such option, where there is none to take its place.
+pub(crate) fn needless(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "durable" | "persistent" | "delivery_mode" => {
+            "queues are durable and jobs persistent without it: remove it"
+        }
+        "auto_delete" | "exclusive" => "a task's queue outlives its workers: remove it",
+        "auto_ack" | "no_ack" | "ack_late" | "acks_late" => {
+            "a job is acknowledged when it is done, never before: remove it"
+        }
+        "jitter" => "waits are longer by up to a quarter at random without it: remove it",
+        "rate_limit" | "rate" => "there is no limit by time; `concurrency = 1` runs one job at once",
+        "cron" | "schedule" | "every" => {
+            "a task has no timetable: enqueue it when it is time, with `.at(..)` or `.delay(..)`"
+        }
+        _ => return None,
+    })
+}
+
 /// How many letters must be added, dropped, replaced or swapped with their neighbour to get from `a` to `b`.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
@@ -46,5 +89,14 @@ mod tests {
         assert_eq!(nearest("max_len", known), Some("max_length"));
         assert_eq!(nearest("dxl", known), Some("dlx"));
         assert_eq!(nearest("colour", known), None);
+    }
+
+    #[test]
+    fn no_word_has_two_meanings() {
+        let words: Vec<_> = SYNONYMS.iter().flat_map(|(_, words)| *words).collect();
+
+        for (at, word) in words.iter().enumerate() {
+            assert!(!words[..at].contains(word) && needless(word).is_none(), "{word}");
+        }
     }
 }

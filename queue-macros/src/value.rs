@@ -237,6 +237,12 @@ pub(crate) fn time_to_live(value: &Expr) -> Result<u32> {
 /// The waits between attempts: `"1s"`, `exponential("1s", max = "1h")` or `fixed("30s")`.
 pub(crate) fn backoff(value: &Expr) -> Result<Backoff> {
     match value {
+        // `"exponential"` and the like: the name of one, where a duration or a call is meant.
+        Expr::Lit(_)
+            if string(value).is_ok_and(|text| text.value().starts_with(|c: char| c.is_alphabetic())) =>
+        {
+            Err(backoff_form(value))
+        }
         Expr::Lit(_) => Ok(Backoff::Exponential { base: base(value)?, max: None }),
         Expr::Call(call) => backoff_call(value, call),
         _ => Err(backoff_form(value)),
@@ -333,7 +339,11 @@ pub(crate) fn integer<T: TryFrom<u64> + PartialOrd + Display>(value: &Expr, min:
     number
         .and_then(|number| T::try_from(number).ok())
         .filter(|number| *number >= min && *number <= max)
-        .ok_or_else(|| Error::new_spanned(value, format!("expected a whole number from {min} to {max}")))
+        .ok_or_else(|| {
+            let quoted = string(value).is_ok_and(|text| text.value().trim().parse::<u64>().is_ok());
+            let quotes = if quoted { ", without quotes" } else { "" };
+            Error::new_spanned(value, format!("expected a whole number from {min} to {max}{quotes}"))
+        })
 }
 
 /// A duration in milliseconds.
