@@ -169,8 +169,8 @@ impl<T, E: Into<BoxError>> ResultExt<T> for Result<T, E> {
 /// work.
 #[diagnostic::on_unimplemented(
     message = "a task returns `()` or a `Result`, not `{Self}`",
-    label = "neither `()` nor `Result<T, E>` with a `T` that serde reads and writes and an `E: Into<BoxError>`",
-    note = "`T` is the reply of an RPC and needs `Serialize + DeserializeOwned`; use `Result<(), E>` where there is none"
+    label = "neither `()` nor `Result<T, E>`",
+    note = "return `TaskResult` where nobody waits for a reply, `Result<T, E>` where `T` is the reply of an RPC"
 )]
 pub trait IntoOutcome {
     /// The reply of an RPC.
@@ -203,8 +203,30 @@ impl IntoOutcome for () {
     }
 }
 
+/// What a task may reply. A bound of our own, so that the compiler says what is amiss in our words, and not in a list of
+/// what serde can read.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the reply of a task",
+    label = "not `Serialize + DeserializeOwned`",
+    note = "derive `Serialize` and `Deserialize` for it; use `Result<(), E>` where there is no reply"
+)]
+pub trait Reply: Serialize + DeserializeOwned {}
+
 #[diagnostic::do_not_recommend]
-impl<T: Serialize + DeserializeOwned, E: Into<BoxError>> IntoOutcome for Result<T, E> {
+impl<T: Serialize + DeserializeOwned> Reply for T {}
+
+/// The errors of a task.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no error that a task can return",
+    label = "not an `std::error::Error + Send + Sync`, nor text",
+    note = "implement `std::error::Error` for it, or return `TaskResult`, in which `?` takes every error"
+)]
+pub trait HandlerError: Into<BoxError> {}
+
+#[diagnostic::do_not_recommend]
+impl<E: Into<BoxError>> HandlerError for E {}
+
+impl<T: Reply, E: HandlerError> IntoOutcome for Result<T, E> {
     type Output = T;
 
     fn into_result(self) -> Result<T, Failure> {

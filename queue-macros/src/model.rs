@@ -2,8 +2,8 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote};
-use syn::ReturnType;
 use syn::ext::IdentExt as _;
+use syn::{ReturnType, Type};
 
 use crate::attr::{Attribute, Kind};
 use crate::errors::Errors;
@@ -58,7 +58,7 @@ impl Model {
             None => own_name(&function, errors),
         };
         let payload = payload_name(&attribute, &function, errors);
-        let output = output(&function, errors);
+        let output = output(&attribute, &function, errors);
         let krate = match &attribute.krate {
             Some(path) => path.value.to_token_stream(),
             None => quote!(::leveret),
@@ -165,18 +165,46 @@ fn camel_case(name: &str) -> String {
     name.split('_').map(capitalised).collect()
 }
 
-/// The return type. Whether it is one a task may have is decided by a trait, so that aliases work.
-fn output(function: &Function, errors: &mut Errors) -> TokenStream {
+/// The return type. Whether it is one a task may have is decided by a trait, so that aliases work. Only what is none by its
+/// very name is refused here: the compiler would report it once for each place that names it.
+fn output(attribute: &Attribute, function: &Function, errors: &mut Errors) -> TokenStream {
     match &function.signature.output {
         ReturnType::Default => quote!(()),
         ReturnType::Type(_, output) => {
             if let Some(token) = parameter::find_impl(&output.to_token_stream()) {
                 errors.on(token, "name the type: what a task returns is read back by whoever called it");
+            } else if is_plain_value(output) {
+                let kind = attribute.kind_of.as_str();
+                let found = parameter::spelled(&output.to_token_stream());
+                let remedy = match attribute.kind_of {
+                    Kind::Task => {
+                        format!("write `Result<{found}, E>` for the reply of an RPC, or `TaskResult`")
+                    }
+                    Kind::Subscriber => "write `TaskResult`, or nothing".to_owned(),
+                };
+                errors.on(output, format!("a {kind} returns `()` or a `Result`, not `{found}`: {remedy}"));
             }
             output.to_token_stream()
         }
     }
 }
+
+/// Whether a type is one that every program knows, and none of a task's.
+fn is_plain_value(ty: &Type) -> bool {
+    match ty {
+        Type::Tuple(tuple) => !tuple.elems.is_empty(),
+        Type::Array(_) | Type::Reference(_) => true,
+        Type::Path(path) if path.qself.is_none() && path.path.segments.len() == 1 => {
+            PLAIN_VALUES.contains(&&*path.path.segments[0].ident.to_string())
+        }
+        _ => false,
+    }
+}
+
+const PLAIN_VALUES: &[&str] = &[
+    "Option", "String", "Vec", "bool", "char", "f32", "f64", "i128", "i16", "i32", "i64", "i8", "isize",
+    "u128", "u16", "u32", "u64", "u8", "usize",
+];
 
 /// The types and traits that are in scope everywhere. A struct of such a name changes what the module around it
 /// means.

@@ -231,7 +231,7 @@ fn owned(ty: &Type) -> (TokenStream, TokenStream) {
 }
 
 /// Tokens as a person would write them.
-fn spelled(tokens: &TokenStream) -> String {
+pub(crate) fn spelled(tokens: &TokenStream) -> String {
     let text = tokens.to_string();
     ["& ", " :: ", " < ", " >", ":: ", "< ", " <"]
         .iter()
