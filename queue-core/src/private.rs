@@ -23,7 +23,26 @@ pub use crate::{__describe as describe, __shape_of as shape_of};
 #[cfg(feature = "schema")]
 pub use {inventory, schemars};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::outcome::{Failure, ReasonKind, Verdict};
+
+/// What a by-value parameter of a task must be. Checked before serde's derives, whose words would lead to deriving
+/// `Serialize` for a database pool.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a job's payload",
+    label = "not `Serialize + DeserializeOwned`",
+    note = "a parameter by value is the job's payload; the worker's state is lent: take `&T`",
+    note = "a type that is meant as payload derives `Clone`, `Debug`, `Serialize` and `Deserialize`"
+)]
+pub trait PayloadField {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned> PayloadField for T {}
+
+/// Compiles where `T` can be a field of a payload.
+pub const fn check_field<T: PayloadField>() {}
 
 /// What the function of task `T` returned. `is_permanent` is whether it is one of the errors that the task declares
 /// `permanent(..)`, which outweighs a mark that the error carries; `reply` what its caller reads, if it has one.

@@ -15,11 +15,34 @@ use crate::value::{Backoff, Declare, Dlx, OrNone, Overflow, QueueType};
 /// The function, its payload, and what makes it a task.
 pub(crate) fn expand(model: &Model) -> TokenStream {
     let function = model.function.emit();
+    let checks = checks(model);
     let payload = payload(model);
     let task = task(model);
     let handler = handler(model);
     let description = description(model);
-    quote!(#function #payload #task #handler #description)
+    quote!(#function #checks #payload #task #handler #description)
+}
+
+/// Whether each by-value parameter can be a field, in words of our own. Before the payload, since the compiler reports in
+/// the order of the code, and what serde's derives say of a worker's state leads away from `&T`.
+fn checks(model: &Model) -> TokenStream {
+    let Model { function, private, .. } = model;
+    let conditions = function.conditions();
+    let allowances = allowances(model);
+    let check = |field: &Field| {
+        let Field { ty, .. } = field;
+        let field_allowances = &field.allowances;
+        let check = quote_spanned!(ty.span()=> #private::check_field::<#ty>());
+        quote! {
+            #(#conditions)*
+            #allowances
+            #(#field_allowances)*
+            const _: () = #check;
+        }
+    };
+    // Where serde is told how to read a field (`with`, `skip`), the type itself may be none of serde's.
+    let plain = |field: &&Field| !field.attributes.iter().any(|attribute| attribute.path().is_ident("serde"));
+    fields(model).filter(plain).map(check).collect()
 }
 
 /// The struct that carries the by-value parameters.

@@ -35,3 +35,21 @@ fn beside(errors: Errors, mut code: TokenStream) -> TokenStream {
     code.extend(errors.into_compile_errors());
     code
 }
+
+#[cfg(test)]
+mod tests {
+    use quote::quote;
+
+    use super::*;
+
+    #[test]
+    fn field_is_checked_before_serde_derives_for_it_unless_serde_is_told_how() {
+        let expanded = |item: TokenStream| task(Kind::Task, quote!(queue = "q"), item).to_string();
+        let plain = expanded(quote! { async fn job(pool: Pool) {} });
+        let told = expanded(quote! { async fn job(#[serde(skip)] pool: Pool) {} });
+
+        let check = plain.find("check_field :: < Pool >").expect("a check");
+        assert!(check < plain.find("derive").unwrap(), "{plain}");
+        assert!(!told.contains("check_field"), "{told}");
+    }
+}
