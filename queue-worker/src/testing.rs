@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::panic::Location;
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,12 +21,15 @@ use queue_core::outcome::{Outcome, ReasonKind};
 use queue_core::settlement::Settlement;
 use queue_core::topology::Name;
 
+use self::unserved::Watched;
 use crate::context::Context;
 use crate::execute::{Executed, Unknown, execute, find};
 use crate::fetch::{Lane, process};
 use crate::handler::State;
 use crate::registry::{Queue, Runnable, Selection, Task, group};
 use crate::worker::Shared;
+
+mod unserved;
 
 /// More jobs than a test drains at once on purpose.
 const TOO_MANY: usize = 10_000;
@@ -38,6 +42,8 @@ const SHOWN: usize = 300;
 #[must_use]
 pub struct TestQueue {
     broker: Arc<MemoryBroker>,
+    /// The same broker as the client sees it.
+    watched: Arc<Watched>,
     client: Client,
     clock: Clock,
     selection: Selection,
@@ -53,10 +59,12 @@ impl TestQueue {
         let mut settings = Settings::default();
         settings.clock = clock.clone();
         let broker = MemoryBroker::new(&settings);
+        let watched = Arc::new(Watched::new(Arc::clone(&broker)));
         let client =
-            Client::builder().clock(clock.clone()).with_broker(Arc::clone(&broker) as Arc<dyn Broker>);
+            Client::builder().clock(clock.clone()).with_broker(Arc::clone(&watched) as Arc<dyn Broker>);
         Self {
             broker,
+            watched,
             client,
             clock,
             selection: Selection::default(),
@@ -84,10 +92,11 @@ impl TestQueue {
     }
 
     /// The client, for the code under test. The queues of subscribers are bound by now, so that they get what it
-    /// publishes.
+    /// publishes. What it calls is answered while the queue [`serve`](Self::serve)s or [`drain`](Self::drain)s.
     ///
     /// # Panics
-    /// If a subscriber's queue cannot be declared.
+    /// If a subscriber's queue cannot be declared. A call panics if for five seconds nobody runs jobs, since its reply
+    /// would never come.
     #[track_caller]
     pub fn client(&self) -> &Client {
         self.subscribed.call_once(|| {
@@ -96,7 +105,7 @@ impl TestQueue {
             for task in tasks.iter().filter(|task| task.registration.is_subscriber) {
                 let declared = self.client.declare_queue(task.queue()).now_or_never();
                 // A broker in memory answers at once.
-                declared.unwrap_or(Ok(())).unwrap_or_else(|error| fail(&error));
+                sound(declared.unwrap_or(Ok(())));
             }
         });
         &self.client
@@ -169,7 +178,7 @@ impl TestQueue {
             let name = T::NAME;
             panic!("the payload of task `{name}` could not be encoded: {error}")
         });
-        task.check_state(&self.state).unwrap_or_else(|error| fail(&error));
+        sound(task.check_state(&self.state));
 
         let mut envelope = Envelope::new(payload);
         envelope.task = Some(T::NAME.to_owned());
@@ -193,25 +202,31 @@ impl TestQueue {
     /// broker; retries and delayed jobs wait for [`advance`](Self::advance).
     ///
     /// # Panics
-    /// If a task wants state that is missing, if the tasks contradict each other, or if it does not end (10,000
-    /// jobs).
-    pub async fn drain(&self) -> Vec<Outcome> {
-        let mut outcomes = Vec::new();
-        loop {
-            let lanes = self.ready_lanes(1);
-            if lanes.is_empty() {
-                return outcomes;
-            }
-            for lane in lanes {
-                while let Some(delivery) = self.take(&lane) {
-                    let name = delivery.envelope.task.clone();
-                    let executed = process(lane.slot().await, delivery).await;
-                    outcomes.push(outcome(executed, name.as_deref()));
-                    let ran = outcomes.len();
-                    assert!(
-                        ran < TOO_MANY,
-                        "{ran} jobs ran and there are still more: does one enqueue itself?"
-                    );
+    /// If a task wants state that is missing, before anything is run as far as it is known by then; if the tasks
+    /// contradict each other; or if it does not end (10,000 jobs).
+    #[track_caller]
+    pub fn drain(&self) -> impl Future<Output = Vec<Outcome>> + Send {
+        let at = Location::caller();
+        self.check_ready();
+        async move {
+            let _running = self.watched.running();
+            let mut outcomes = Vec::new();
+            loop {
+                let lanes = self.ready_lanes(1);
+                if lanes.is_empty() {
+                    return outcomes;
+                }
+                for lane in lanes {
+                    while let Some(delivery) = self.take(&lane, at) {
+                        let name = delivery.envelope.task.clone();
+                        let executed = process(lane.slot().await, delivery).await;
+                        outcomes.push(outcome(executed, name.as_deref()));
+                        let ran = outcomes.len();
+                        assert!(
+                            ran < TOO_MANY,
+                            "{ran} jobs ran and there are still more: does one enqueue itself?"
+                        );
+                    }
                 }
             }
         }
@@ -225,13 +240,17 @@ impl TestQueue {
     ///
     /// # Panics
     /// If a task wants state that is missing, or if the tasks contradict each other.
-    pub async fn serve<F: IntoFuture>(&self, code: F) -> F::Output {
+    #[track_caller]
+    pub fn serve<F: IntoFuture>(&self, code: F) -> impl Future<Output = F::Output> {
+        let at = Location::caller();
+        self.check_ready();
         let code = code.into_future();
-        let serving = async {
+        let serving = async move {
+            let _running = self.watched.running();
             let mut running = FuturesUnordered::new();
             loop {
                 for lane in self.ready_lanes(u16::MAX) {
-                    while let Some(delivery) = self.take(&lane) {
+                    while let Some(delivery) = self.take(&lane, at) {
                         running.push(process(lane.slot().await, delivery));
                     }
                 }
@@ -241,25 +260,43 @@ impl TestQueue {
                 }
             }
         };
-        tokio::select! {
-            output = code => output,
-            never = serving => never,
+        async move {
+            tokio::select! {
+                output = code => output,
+                never = serving => never,
+            }
         }
     }
 
-    /// The next job of a queue.
-    fn take(&self, lane: &Lane) -> Option<Delivery> {
+    /// Panics if a job that is ready wants state that is missing.
+    #[track_caller]
+    fn check_ready(&self) {
+        let ready = self.broker.snapshot().into_iter().filter(|waiting| waiting.not_before.is_none());
+        let lanes = self.ready_lanes(1);
+        for Waiting { queue, envelope, .. } in ready {
+            let lane = lanes.iter().find(|lane| lane.plan.spec.name().as_ref() == queue);
+            if let Some(Ok(task)) = lane.map(|lane| find(lane, &envelope)) {
+                sound(task.check_state(&self.state));
+            }
+        }
+    }
+
+    /// The next job of a queue, for who runs jobs since `at`.
+    fn take(&self, lane: &Lane, at: &Location<'_>) -> Option<Delivery> {
         let spec = lane.plan.spec;
         let options = ConsumeOptions::new(spec.name().clone())
             .dead_letter(spec.dead_letter_route(self.client.namespace()));
-        let delivery = self.broker.take(&options, None).unwrap_or_else(|error| fail(&error))?;
-        if let Ok(task) = find(lane, &delivery.envelope) {
-            task.check_state(&self.state).unwrap_or_else(|error| fail(&error));
+        let delivery = sound(self.broker.take(&options, None))?;
+        if let Ok(task) = find(lane, &delivery.envelope)
+            && let Err(error) = task.check_state(&self.state)
+        {
+            panic!("{} (jobs are run at {at})", chain(&error));
         }
         Some(delivery)
     }
 
     /// The queues that have something ready for a task, each for so many jobs at once.
+    #[track_caller]
     fn ready_lanes(&self, concurrency: u16) -> Vec<Arc<Lane>> {
         let ready: BTreeSet<_> = self
             .broker
@@ -271,9 +308,9 @@ impl TestQueue {
         if ready.is_empty() {
             return Vec::new();
         }
-        let mut tasks = self.selection.all().unwrap_or_else(|error| fail(&error));
+        let mut tasks = sound(self.selection.all());
         tasks.retain(|task| ready.contains(task.queue().name().as_ref()));
-        let plan = group(&tasks).unwrap_or_else(|error| fail(&error));
+        let plan = sound(group(&tasks));
         let shared = Arc::new(Shared::for_test(&self.client, plan.tasks, &self.state));
         plan.queues.into_iter().map(|queue| Lane::new(Arc::clone(&shared), queue, concurrency)).collect()
     }
@@ -344,9 +381,14 @@ fn shown(envelope: &Envelope) -> String {
     }
 }
 
+/// What is there, or a panic in the error's words, at the line of the test.
 #[track_caller]
-fn fail(error: &Error) -> ! {
-    panic!("{}", chain(error))
+fn sound<T>(result: Result<T, Error>) -> T {
+    // No closure: it would be what the panic points at.
+    match result {
+        Ok(value) => value,
+        Err(error) => panic!("{}", chain(&error)),
+    }
 }
 
 fn outcome(executed: Executed, task: Option<&str>) -> Outcome {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use leveret::testing::TestQueue;
 use leveret::{CallError, Context, Outcome};
 use queue_core::settlement::ReasonKind;
@@ -150,6 +151,21 @@ async fn missing_state_is_said_at_once() {
 }
 
 #[tokio::test]
+async fn missing_state_is_said_before_any_job_has_run() {
+    let queue = TestQueue::new().task::<Chain>().task::<SendEmail>();
+    queue.client().enqueue(Chain { left: 0 }).await.unwrap();
+    queue.client().enqueue(email("ada@example.com")).await.unwrap();
+
+    // Neither is awaited: it is said at the call, and so at the line of the test.
+    let drained = words(|| drop(queue.drain()));
+    let served = words(|| drop(queue.serve(std::future::ready(()))));
+
+    assert!(drained.contains("task `send_email` takes `&worker::testing::Mailer`"), "{drained}");
+    assert_eq!(served, drained);
+    queue.assert_enqueued::<Chain>(|_| true);
+}
+
+#[tokio::test]
 async fn only_the_tasks_that_run_need_their_state() {
     let queue = TestQueue::new().task::<SendEmail>().task::<Chain>();
     queue.client().enqueue(Chain { left: 0 }).await.unwrap();
@@ -189,6 +205,32 @@ async fn code_may_do_other_things_before_it_calls_and_tasks_may_call_tasks() {
         .await;
 
     assert_eq!((results.0.unwrap(), results.1.unwrap()), (4, 8));
+}
+
+#[tokio::test]
+async fn call_that_was_made_before_is_answered_by_whoever_runs_jobs_then() {
+    let queue = TestQueue::new().task::<Double>();
+    let call = |n| queue.client().call(Double { n }).into_future();
+
+    let (joined, _) = tokio::join!(call(2), queue.drain());
+    let spawned = tokio::spawn(call(3));
+    let later = queue.serve(async { spawned.await.unwrap() }).await;
+
+    assert_eq!((joined.unwrap(), later.unwrap()), (4, 6));
+}
+
+#[tokio::test]
+async fn call_panics_where_nobody_runs_jobs() {
+    let queue = TestQueue::new().task::<Double>();
+
+    let call = AssertUnwindSafe(queue.client().call(Double { n: 2 }).into_future());
+    let panic = call.catch_unwind().await.expect_err("somebody ran it");
+
+    let words = panic.downcast::<String>().expect("a panic with words");
+    assert_eq!(
+        *words,
+        "task `double` was called, and nobody runs jobs: wrap the code that calls it in `queue.serve(..)`"
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,116 @@
+//! The memory broker of a test, as its client sees it: it notices a call that nobody will answer.
+//!
+//! A call times out by the clock of the test, which stands still: without anybody who runs jobs it would wait for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use queue_core::broker::memory::MemoryBroker;
+use queue_core::broker::{
+    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Publish, QueueStats,
+};
+use queue_core::envelope::JobId;
+use queue_core::error::{PublishError, Result};
+use queue_core::topology::Topology;
+use tokio::sync::watch;
+
+/// How long a call waits for somebody who runs jobs, by the real clock. Whoever spawns a call and then serves it, or
+/// joins both, is much sooner.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A memory broker whose requests panic when nobody runs jobs.
+#[derive(Debug)]
+pub(super) struct Watched {
+    broker: Arc<MemoryBroker>,
+    /// How many run jobs at the moment.
+    runners: watch::Sender<usize>,
+}
+
+/// Somebody runs jobs, until this is dropped.
+pub(super) struct Running<'queue>(&'queue watch::Sender<usize>);
+
+impl Watched {
+    pub(super) fn new(broker: Arc<MemoryBroker>) -> Self {
+        Self { broker, runners: watch::Sender::new(0) }
+    }
+
+    /// Notes that somebody runs jobs.
+    pub(super) fn running(&self) -> Running<'_> {
+        self.runners.send_modify(|runners| *runners += 1);
+        Running(&self.runners)
+    }
+
+    /// Waits until a request has been taken. Its call does not wait for this once the reply is there.
+    ///
+    /// # Panics
+    /// If nobody runs jobs.
+    async fn until_taken(&self, task: &str, request: &JobId) {
+        let mut runners = self.runners.subscribe();
+        loop {
+            // The sender is ours, so that neither wait can fail.
+            let _ = runners.wait_for(|runners| *runners == 0).await;
+            let somebody = runners.wait_for(|runners| *runners > 0);
+            if tokio::time::timeout(PATIENCE, somebody).await.is_ok() {
+                continue;
+            }
+            let is_waiting = self.broker.snapshot().iter().any(|waiting| waiting.envelope.id == *request);
+            assert!(
+                !is_waiting,
+                "task `{task}` was called, and nobody runs jobs: wrap the code that calls it in `queue.serve(..)`"
+            );
+            return;
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|runners| *runners -= 1);
+    }
+}
+
+#[async_trait]
+impl Broker for Watched {
+    fn info(&self) -> BrokerInfo {
+        self.broker.info()
+    }
+
+    async fn declare(&self, topology: &Topology) -> Result<()> {
+        self.broker.declare(topology).await
+    }
+
+    async fn publish(&self, publish: Publish) -> Result<(), PublishError> {
+        let request = (publish.envelope.reply_to.as_deref() == Some(DIRECT_REPLY_TO))
+            .then(|| (publish.envelope.task.clone().unwrap_or_default(), publish.envelope.id.clone()));
+        self.broker.publish(publish).await?;
+        if let Some((task, id)) = request {
+            self.until_taken(&task, &id).await;
+        }
+        Ok(())
+    }
+
+    async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>> {
+        self.broker.publish_all(publishes).await
+    }
+
+    async fn consume(&self, options: ConsumeOptions) -> Result<Consumer> {
+        self.broker.consume(options).await
+    }
+
+    async fn inspect(&self, queue: &str) -> Result<QueueStats> {
+        self.broker.inspect(queue).await
+    }
+
+    async fn purge(&self, queue: &str) -> Result<u64> {
+        self.broker.purge(queue).await
+    }
+
+    async fn delete(&self, queue: &str) -> Result<()> {
+        self.broker.delete(queue).await
+    }
+
+    async fn close(&self) {
+        self.broker.close().await;
+    }
+}
