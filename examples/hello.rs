@@ -3,9 +3,10 @@
 //! `cargo run --example hello` needs no server. With `LEVERET_URL=amqp://guest:guest@localhost/` the same program
 //! runs on RabbitMQ.
 
+use std::collections::HashMap;
 use std::fmt;
 
-use leveret::{Client, Context, JobEvent, Worker, task};
+use leveret::{Client, Context, JobEvent, JobId, Worker, task};
 
 /// Sends one email.
 #[task(
@@ -63,11 +64,15 @@ impl std::error::Error for MailError {}
 #[tokio::main]
 async fn main() -> leveret::Result<()> {
     let client = Client::from_env().await?;
+    let mut recipients = HashMap::new();
     for to in ["ada@example.com", "grace@example.com", "nobody@example.com"] {
         let job = SendEmail { to: to.to_owned(), subject: "hello".to_owned() };
         let id = client.enqueue(job).await?;
         println!("enqueued {id} for {to}");
+        recipients.insert(id, to);
     }
+    // A job that was in the queue before has its id only.
+    let name = |id: &JobId| recipients.get(id).map_or_else(|| id.to_string(), ToString::to_string);
 
     let worker = Worker::new(&client).state(Mailer);
     let mut events = worker.events();
@@ -76,11 +81,15 @@ async fn main() -> leveret::Result<()> {
 
     while let Some(event) = events.next().await {
         match event {
-            JobEvent::Succeeded { job, .. } => println!("{} succeeded at attempt {}", job.id, job.attempt),
-            JobEvent::Retried { job, after, reason, .. } => {
-                println!("{} runs again in {after:.0?}: {reason}", job.id)
+            JobEvent::Succeeded { job, .. } => {
+                println!("{} succeeded at attempt {}", name(&job.id), job.attempt)
             }
-            JobEvent::Dead { job, reason, .. } => println!("{} is a dead letter: {reason}", job.id),
+            JobEvent::Retried { job, after, reason, .. } => {
+                println!("{} runs again in {after:.0?}: {reason}", name(&job.id))
+            }
+            JobEvent::Dead { job, reason, .. } => {
+                println!("{} is a dead letter: {reason}; it is kept in `emails.dead`", name(&job.id))
+            }
             _ => {}
         }
     }

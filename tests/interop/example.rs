@@ -39,10 +39,12 @@ async fn hello_tells_what_became_of_each_job(t: &Setting) {
     let counts = [
         count("enqueued "),
         count(" reads: hello"),
-        count(" succeeded at attempt 1"),
+        count("ada@example.com succeeded at attempt 1"),
         count(": failed: the mail server is busy"),
-        count(" succeeded at attempt 3"),
-        count(" is a dead letter: permanent: there is no such mailbox"),
+        count("grace@example.com succeeded at attempt 3"),
+        count(
+            "nobody@example.com is a dead letter: permanent: there is no such mailbox; it is kept in `emails.dead`",
+        ),
     ];
     assert_eq!(counts, [3, 2, 1, 2, 1, 1], "{}", ended.stdout);
     assert_eq!(ended.stdout.lines().last(), Some("2 succeeded, 2 retried, 1 dead, 0 released"));
