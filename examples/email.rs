@@ -18,6 +18,8 @@ async fn send_email(mailer: &Mailer, to: String, subject: String) -> TaskResult 
 
 #[tokio::main]
 async fn main() -> leveret::Result<()> {
+    tracing_subscriber::fmt().compact().with_env_filter("info,lapin=off").init();
+
     let client = Client::connect("memory:").await?;
     client.enqueue(SendEmail { to: "ada@example.com".into(), subject: "hello".into() }).await?;
     Worker::new(&client).state(Mailer).run().await

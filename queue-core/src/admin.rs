@@ -18,6 +18,18 @@ use crate::task::Task;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Looks into queues and acts on what is there. Made by [`Client::admin`].
+///
+/// ```no_run
+/// # async fn f(client: queue_core::client::Client) -> queue_core::error::Result<()> {
+/// let admin = client.admin();
+/// for letter in admin.dead_letters("emails.dead", 100).await? {
+///     println!("{} after {} attempts: {}", letter.id, letter.attempts, letter.error.unwrap_or_default());
+/// }
+/// // The mail server is back: what it refused runs again, and what was wrong by itself stays.
+/// let replayed = admin.replay("emails.dead", 100, |letter| letter.kind.as_deref() == Some("failed")).await?;
+/// println!("{replayed} jobs run again");
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Admin {
     client: Client,

@@ -73,7 +73,8 @@ pub type TaskResult = Result<(), BoxError>;
 /// An error with a verdict: what it wants to happen to the job.
 ///
 /// ```
-/// use queue_core::outcome::{TaskError, TaskResult};
+/// # mod leveret { pub use queue_core::outcome::{TaskError, TaskResult}; }
+/// use leveret::{TaskError, TaskResult};
 ///
 /// fn charge(card: &str) -> TaskResult {
 ///     if card.is_empty() {
@@ -81,7 +82,7 @@ pub type TaskResult = Result<(), BoxError>;
 ///     }
 ///     Ok(())
 /// }
-/// # assert!(charge("").is_err());
+/// # fn main() { assert!(charge("").is_err()) }
 /// ```
 #[derive(Debug)]
 pub struct TaskError(Marked);

@@ -1,4 +1,4 @@
-//! What stands around the handler: any [`tower_layer::Layer`]. Called by `execute`; calls the handler.
+//! What stands around the handler: any `tower_layer::Layer`. Called by `execute`; calls the handler.
 //!
 //! It sees the [`Call`] and the [`Outcome`], never the delivery: what becomes of a job is settled outside of it.
 
@@ -15,8 +15,8 @@ use tower_service::Service;
 
 use crate::handler::{BoxFuture, Call};
 
-/// The handler, with the layers that are already around it: what a [`tower_layer::Layer`] is given as its inner
-/// service.
+/// The handler, with the layers that are already around it: what a tower
+/// [`Layer`](https://docs.rs/tower-layer/latest/tower_layer/trait.Layer.html) is given as its inner service.
 #[derive(Clone, Default)]
 pub struct HandlerService {
     /// `None` is the bare handler.

@@ -153,6 +153,31 @@ impl Worker {
     /// attempt, and is retried. It cannot settle a job. The task's timeout covers it.
     ///
     /// The layer's service is cloned for each job, so what jobs should share belongs behind an `Arc`.
+    ///
+    /// With `tower` (feature `util`):
+    ///
+    /// ```
+    /// # mod leveret { pub use queue_worker::{Call, HandlerService, Worker}; }
+    /// # use leveret::Worker;
+    /// # fn f(worker: Worker) -> Worker {
+    /// use leveret::{Call, HandlerService};
+    /// use tower::{Service as _, layer::layer_fn, service_fn};
+    ///
+    /// let timed = layer_fn(|handler: HandlerService| {
+    ///     service_fn(move |call: Call| {
+    ///         let mut handler = handler.clone();
+    ///         async move {
+    ///             let (task, since) = (call.context().task().to_owned(), std::time::Instant::now());
+    ///             let outcome = handler.call(call).await;
+    ///             println!("{task} took {:?}", since.elapsed());
+    ///             outcome
+    ///         }
+    ///     })
+    /// });
+    /// worker.layer(timed)
+    /// # }
+    /// # fn main() {}
+    /// ```
     pub fn layer<L>(mut self, layer: L) -> Self
     where
         L: Layer<HandlerService>,
@@ -199,7 +224,25 @@ impl Worker {
         self.events.subscribe()
     }
 
-    /// What stops this worker.
+    /// What stops this worker, from anywhere in the program. A worker beside a web server, say, which has signals of its
+    /// own:
+    ///
+    /// ```
+    /// # use queue_core::client::Client;
+    /// # use queue_worker::Worker;
+    /// # async fn serve_web() {}
+    /// # async fn f(client: Client) -> queue_core::error::Result<()> {
+    /// let worker = Worker::new(&client).signals(false);
+    /// let handle = worker.handle();
+    /// let working = tokio::spawn(worker.run());
+    ///
+    /// serve_web().await;
+    ///
+    /// handle.shutdown();
+    /// working.await.expect("the worker does not panic")?;
+    /// client.close().await;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn handle(&self) -> WorkerHandle {
         WorkerHandle::new(Arc::clone(&self.steps))
