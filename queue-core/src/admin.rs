@@ -1,6 +1,7 @@
 //! Looks into queues and acts on what is there: depth, dead letters, replay. For operators and their tools; a
 //! job's own way does not come through here.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use crate::broker::{ConsumeOptions, Consumer, Delivery, Publish, QueueStats};
 use crate::client::Client;
 use crate::clock;
-use crate::envelope::{Envelope, HeaderValue, JobId, header};
+use crate::envelope::{Envelope, HeaderValue, Hidden, JobId, header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::settlement::{Settlement, strip_broker_traces};
 use crate::task::Task;
@@ -35,11 +36,12 @@ pub struct Admin {
     client: Client,
 }
 
-/// A job that will not be tried again, as it lies in a dead-letter queue.
-#[derive(Debug, Clone)]
+/// A job that will not be tried again, as it lies in a dead-letter queue. Its `Debug` says how long the payload is, and
+/// not what is in it.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// The job's id.
+    /// The job's id. A message that came without one (AMQP `message_id`) is given another at each look.
     pub id: JobId,
     /// The task's name, if the message had one.
     pub task: Option<String>,
@@ -56,6 +58,22 @@ pub struct DeadLetter {
     pub failed_at: Option<SystemTime>,
     /// The payload as it crossed the wire.
     pub payload: Bytes,
+}
+
+impl fmt::Debug for DeadLetter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, task, queue, kind, error, attempts, failed_at, payload } = self;
+        f.debug_struct("DeadLetter")
+            .field("id", id)
+            .field("task", task)
+            .field("queue", queue)
+            .field("kind", kind)
+            .field("error", error)
+            .field("attempts", attempts)
+            .field("failed_at", failed_at)
+            .field("payload", &Hidden(payload))
+            .finish()
+    }
 }
 
 impl DeadLetter {

@@ -39,7 +39,7 @@ impl Subscription {
         self
     }
 
-    /// Takes out the queue's other bindings. RabbitMQ cannot, and refuses.
+    /// Takes out the queue's other bindings. RabbitMQ takes its management API for that, and refuses without.
     #[must_use]
     pub fn exact(mut self) -> Self {
         self.is_exact = true;
