@@ -31,7 +31,8 @@ pub struct JobInfo {
     pub attempt: u32,
 }
 
-/// What became of a job. All but [`Started`](Self::Started) are told after the broker has confirmed it.
+/// What became of a job. Retries and dead letters are told after the broker has confirmed the copy; successes and
+/// releases when the broker was told, since AMQP confirms no ack.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum JobEvent {
