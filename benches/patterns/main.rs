@@ -11,12 +11,14 @@
 
 #[path = "../measure/mod.rs"]
 mod measure;
+#[path = "../measure/node.rs"]
+mod node;
 mod routing;
 mod rpc;
 mod rpc_by_hand;
 mod topic;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 /// How much is measured.
 struct Plan {
@@ -73,31 +75,11 @@ fn main() -> ExitCode {
     let url = std::env::var("LEVERET_BENCH_URL");
     // Routing needs no node.
     if url.is_err() && Plan::from_args().only != "routing" {
-        return with_own_node();
+        return node::with_own_node();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async { tokio::spawn(bench(url.unwrap_or_default())).await.expect("no panic") });
     ExitCode::SUCCESS
-}
-
-/// Runs this program again, with a node that is there for it alone.
-fn with_own_node() -> ExitCode {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq");
-    let inner = "LEVERET_BENCH_URL=$LEVERET_URL exec \"$0\" \"$@\"";
-    let program = std::env::current_exe().expect("this program has a path");
-    let status = Command::new(script)
-        .args(["run", "3", "--", "sh", "-c", inner])
-        .arg(program)
-        .args(std::env::args_os().skip(1))
-        .status();
-    match status {
-        Ok(status) if status.success() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{script} could not be run: {error}; or name a node with LEVERET_BENCH_URL");
-            ExitCode::FAILURE
-        }
-    }
 }
 
 async fn bench(url: String) {

@@ -13,9 +13,11 @@ mod by_hand;
 mod job;
 #[path = "../measure/mod.rs"]
 mod measure;
+#[path = "../measure/node.rs"]
+mod node;
 mod ours;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use job::{ClassicJob, QuorumJob};
 use leveret::{Client, Runnable, Task};
@@ -73,27 +75,7 @@ fn main() -> ExitCode {
             runtime.block_on(bench(&url, &Plan::from_args()));
             ExitCode::SUCCESS
         }
-        Err(_) => with_own_node(),
-    }
-}
-
-/// Runs this program again, with a node that is there for it alone.
-fn with_own_node() -> ExitCode {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq");
-    let inner = "LEVERET_BENCH_URL=$LEVERET_URL exec \"$0\" \"$@\"";
-    let program = std::env::current_exe().expect("this program has a path");
-    let status = Command::new(script)
-        .args(["run", "3", "--", "sh", "-c", inner])
-        .arg(program)
-        .args(std::env::args_os().skip(1))
-        .status();
-    match status {
-        Ok(status) if status.success() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{script} could not be run: {error}; or name a node with LEVERET_BENCH_URL");
-            ExitCode::FAILURE
-        }
+        Err(_) => node::with_own_node(),
     }
 }
 
