@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions};
-use tokio::runtime::{Handle, Runtime};
-use tokio::sync::{mpsc, watch};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,7 @@ use self::convert::short;
 use self::exact::Exact;
 use self::fault::Fault;
 use self::replier::Replier;
+use self::runtime::{OwnRuntime, Tasks, on};
 use self::session::State;
 use self::url::Target;
 use super::amqp::{check_publish, check_queue, check_topology};
@@ -50,6 +51,7 @@ mod outgoing;
 mod publisher;
 mod replier;
 mod reply;
+mod runtime;
 mod session;
 mod settle;
 mod tags;
@@ -255,92 +257,6 @@ fn take_exclusive(topology: &mut Topology) -> Topology {
     exclusive.unbindings =
         topology.unbindings.extract_if(.., |binding| is_exclusive(&binding.queue)).collect();
     exclusive
-}
-
-/// The broker's own runtime. Dropped, it shuts down without waiting, so that it may be dropped anywhere.
-struct OwnRuntime(Option<Runtime>);
-
-impl OwnRuntime {
-    fn new() -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            // Nothing here computes or blocks; with two, each would wake the other for half of what there is to do.
-            .worker_threads(1)
-            .thread_name("leveret-rabbitmq")
-            .enable_all()
-            .build()
-            .map_err(|error| Error::new(ErrorKind::Connection, "cannot start threads").with_source(error))?;
-        Ok(Self(Some(runtime)))
-    }
-
-    fn handle(&self) -> &Handle {
-        self.0.as_ref().expect("taken only by drop").handle()
-    }
-
-    /// Runs a future here and waits for it; dropping the wait stops it.
-    async fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
-        on(self.handle(), future).await
-    }
-}
-
-impl Drop for OwnRuntime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-/// Runs a future on the broker's runtime, to which lapin binds itself.
-async fn on<T: Send + 'static>(handle: &Handle, future: impl Future<Output = T> + Send + 'static) -> T {
-    let mut task = AbortOnDrop(handle.spawn(future));
-    match (&mut task.0).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down under us: whoever waits is being dropped too.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
-
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// The tasks that close waits for.
-struct Tasks {
-    running: Mutex<Option<mpsc::Sender<()>>>,
-    ended: tokio::sync::Mutex<mpsc::Receiver<()>>,
-}
-
-impl Tasks {
-    fn new() -> Self {
-        let (running, ended) = mpsc::channel(1);
-        Self { running: Mutex::new(Some(running)), ended: tokio::sync::Mutex::new(ended) }
-    }
-
-    fn token(&self) -> Option<mpsc::Sender<()>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Runs a task that [`wait`](Self::wait) waits for; after that, none.
-    fn spawn(&self, handle: &Handle, task: impl Future<Output = ()> + Send + 'static) {
-        let Some(running) = self.token() else { return };
-        handle.spawn(async move {
-            task.await;
-            drop(running);
-        });
-    }
-
-    async fn wait(&self) {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Nothing is ever sent: it ends when the last task has dropped its sender.
-        while self.ended.lock().await.recv().await.is_some() {}
-    }
 }
 
 impl Core {

@@ -1,0 +1,98 @@
+//! The runtime that the broker runs on, and the tasks on it that closing waits for.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::mpsc;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The broker's own runtime. Dropped, it shuts down without waiting, so that it may be dropped anywhere.
+pub(super) struct OwnRuntime(Option<Runtime>);
+
+impl OwnRuntime {
+    pub(super) fn new() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            // Nothing here computes or blocks; with two, each would wake the other for half of what there is to do.
+            .worker_threads(1)
+            .thread_name("leveret-rabbitmq")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::new(ErrorKind::Connection, "cannot start threads").with_source(error))?;
+        Ok(Self(Some(runtime)))
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        self.0.as_ref().expect("taken only by drop").handle()
+    }
+
+    /// Runs a future here and waits for it; dropping the wait stops it.
+    pub(super) async fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        on(self.handle(), future).await
+    }
+}
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Runs a future on the broker's runtime, to which lapin binds itself.
+pub(super) async fn on<T: Send + 'static>(
+    handle: &Handle,
+    future: impl Future<Output = T> + Send + 'static,
+) -> T {
+    let mut task = AbortOnDrop(handle.spawn(future));
+    match (&mut task.0).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going down under us: whoever waits is being dropped too.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The tasks that close waits for.
+pub(super) struct Tasks {
+    running: Mutex<Option<mpsc::Sender<()>>>,
+    ended: tokio::sync::Mutex<mpsc::Receiver<()>>,
+}
+
+impl Tasks {
+    pub(super) fn new() -> Self {
+        let (running, ended) = mpsc::channel(1);
+        Self { running: Mutex::new(Some(running)), ended: tokio::sync::Mutex::new(ended) }
+    }
+
+    /// Kept by what [`wait`](Self::wait) waits for; none after that.
+    pub(super) fn token(&self) -> Option<mpsc::Sender<()>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs a task that [`wait`](Self::wait) waits for; after that, none.
+    pub(super) fn spawn(&self, handle: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+        let Some(running) = self.token() else { return };
+        handle.spawn(async move {
+            task.await;
+            drop(running);
+        });
+    }
+
+    pub(super) async fn wait(&self) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Nothing is ever sent: it ends when the last task has dropped its sender.
+        while self.ended.lock().await.recv().await.is_some() {}
+    }
+}
