@@ -6,9 +6,12 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::Stream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -247,7 +250,9 @@ impl ConsumeOptions {
 /// the process may end next.
 #[derive(Debug)]
 pub struct Consumer {
-    deliveries: mpsc::UnboundedReceiver<Result<Delivery>>,
+    fed: mpsc::UnboundedReceiver<Fed>,
+    /// Comes before what else is fed.
+    source: Option<Source>,
     stop: CancellationToken,
     /// All that will be settled is.
     settled: CancellationToken,
@@ -258,7 +263,7 @@ pub struct Consumer {
 /// The broker's end of a [`Consumer`].
 #[derive(Debug, Clone)]
 pub struct ConsumerHandle {
-    deliveries: mpsc::UnboundedSender<Result<Delivery>>,
+    fed: mpsc::UnboundedSender<Fed>,
     stop: CancellationToken,
     settled: CancellationToken,
     unflushed: mpsc::Sender<Infallible>,
@@ -272,26 +277,62 @@ pub struct Unflushed {
     _unflushed: mpsc::Sender<Infallible>,
 }
 
+/// What a consumer is given.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a box would be one allocation more for each delivery")]
+enum Fed {
+    Delivery(Result<Delivery>),
+    #[cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "other brokers hand over each delivery"))]
+    Source(Source),
+}
+
+/// Deliveries that the consumer's own task fetches.
+struct Source(Pin<Box<dyn Stream<Item = Delivery> + Send + Sync>>);
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source")
+    }
+}
+
 impl Consumer {
     /// A consumer and the end that feeds it. The channel is unbounded because prefetch bounds it.
     pub fn channel() -> (ConsumerHandle, Self) {
-        let (sender, deliveries) = mpsc::unbounded_channel();
+        let (sender, fed) = mpsc::unbounded_channel();
         let (unflushed, flushed) = mpsc::channel(1);
         let (stop, settled) = (CancellationToken::new(), CancellationToken::new());
-        let handle =
-            ConsumerHandle { deliveries: sender, stop: stop.clone(), settled: settled.clone(), unflushed };
-        (handle, Self { deliveries, stop, settled, flushed })
+        let handle = ConsumerHandle { fed: sender, stop: stop.clone(), settled: settled.clone(), unflushed };
+        (handle, Self { fed, source: None, stop, settled, flushed })
     }
 
     /// The next delivery. `None` when the consumer was stopped or the broker closed; an error is the last item
     /// and says why consuming cannot go on. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Delivery>> {
-        self.deliveries.recv().await
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// A delivery that is already here.
     pub fn try_next(&mut self) -> Option<Result<Delivery>> {
-        self.deliveries.try_recv().ok()
+        match self.poll_next(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(delivery) => delivery,
+            Poll::Pending => None,
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
+        loop {
+            if let Some(Source(source)) = &mut self.source {
+                match ready!(source.as_mut().poll_next(cx)) {
+                    Some(delivery) => return Poll::Ready(Some(Ok(delivery))),
+                    None => self.source = None,
+                }
+            }
+            match ready!(self.fed.poll_recv(cx)) {
+                Some(Fed::Delivery(delivery)) => return Poll::Ready(Some(delivery)),
+                Some(Fed::Source(source)) => self.source = Some(source),
+                None => return Poll::Ready(None),
+            }
+        }
     }
 
     /// Asks the broker to send nothing more. What is already here can still be taken by [`next`](Self::next),
@@ -325,7 +366,15 @@ impl Drop for Consumer {
 impl ConsumerHandle {
     /// Hands a delivery over. A delivery that nobody will take any more is dropped, and so released.
     pub fn send(&self, delivery: Result<Delivery>) {
-        let _ = self.deliveries.send(delivery);
+        let _ = self.fed.send(Fed::Delivery(delivery));
+    }
+
+    /// Has the consumer take its deliveries from `source` by itself, until that ends: a task in between would be
+    /// woken for each.
+    #[cfg(feature = "rabbitmq")]
+    pub(crate) fn attach(&self, source: impl Stream<Item = Delivery> + Send + Sync + 'static) {
+        // One that nobody will take any more is dropped, as above.
+        let _ = self.fed.send(Fed::Source(Source(Box::pin(source))));
     }
 
     /// As [`send`](Self::send), for a broker that must not release a delivery here and now because it holds a lock.
@@ -333,9 +382,10 @@ impl ConsumerHandle {
     /// # Errors
     /// Gives back a delivery that nobody will take any more.
     pub fn offer(&self, delivery: Delivery) -> Result<(), Box<Delivery>> {
-        self.deliveries
-            .send(Ok(delivery))
-            .map_err(|refused| Box::new(refused.0.expect("what comes back is what was sent: a delivery")))
+        self.fed.send(Fed::Delivery(Ok(delivery))).map_err(|refused| match refused.0 {
+            Fed::Delivery(Ok(delivery)) => Box::new(delivery),
+            _ => unreachable!("what comes back is what was sent: a delivery"),
+        })
     }
 
     /// Waits until the consumer is to be sent nothing more. Cancel safe.

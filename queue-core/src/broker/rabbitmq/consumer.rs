@@ -1,5 +1,5 @@
 //! Feeds one [`Consumer`](crate::broker::Consumer): a channel of its own per queue, opened anew with the same
-//! prefetch after whatever ended it. Deliveries go to the worker, which settles them by `settle`.
+//! prefetch after whatever ended it. The worker takes its deliveries by `tap`, and settles them by `settle`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::convert::{self, short};
+use super::convert::short;
 use super::fault::{self, code};
 use super::ledger::Ledger;
 use super::session::{Session, State};
-use super::settle::Receipt;
+use super::tap;
 use super::{Core, NeedsRouter};
-use crate::broker::{ConsumeOptions, Consumer, ConsumerHandle, Delivery};
+use crate::broker::{ConsumeOptions, Consumer, ConsumerHandle};
 use crate::error::{Error, ErrorKind, Result, chain};
 
 /// How long a reply to `basic.consume` and the like may take.
@@ -27,6 +27,8 @@ const SETTLED: Duration = Duration::from_secs(60);
 /// The pauses before consuming is tried again: 0.1 s, 0.2 s … 10 s.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How soon it is seen that a consumer has ended whose worker is busy.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// So many settlements a channel has on their way to a quorum queue at once (`quorum_commands_soft_limit`); see
 /// [`Ledger::barrier`]. With a lower prefetch there are never more.
@@ -166,7 +168,7 @@ impl Feed {
     /// Consumes on a channel of its own until it ends.
     async fn consume(&mut self, session: &Arc<Session>) -> End {
         let opened = tokio::time::timeout(ANSWER, self.open(session)).await;
-        let (ledger, mut deliveries) = match opened {
+        let (ledger, deliveries) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => return self.failed(session, error),
             Err(_) => {
@@ -178,29 +180,34 @@ impl Feed {
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(Ok(()));
         }
+        let tag = deliveries.tag();
+        let (watch, deliveries, mut ended) = tap::open(ledger.clone(), deliveries);
+        self.handle.attach(deliveries);
         let closed = self.core.shared.closed.clone();
+        let mut looks = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
-                delivery = deliveries.next() => match delivery {
-                    Some(Ok(delivery)) => self.deliver(&ledger, delivery),
-                    Some(Err(error)) => return self.failed(session, error),
-                    None if session.is_connected() => return End::Cancelled,
-                    None => return End::Lost,
+                ended = &mut ended => return match ended.ok().flatten() {
+                    Some(error) => self.failed(session, error),
+                    None if session.is_connected() => End::Cancelled,
+                    None => End::Lost,
                 },
+                _ = looks.tick() => watch.look(),
                 () = self.handle.stopped() => break,
                 () = closed.cancelled() => break,
             }
         }
-        // What still comes is given back by nack, which costs a quorum queue's delivery count less than a close.
-        let tag = deliveries.tag();
-        let cancel = ledger.channel().basic_cancel(tag, BasicCancelOptions::default());
-        let drain = async {
-            let _ = cancel.await;
-            while let Some(Ok(delivery)) = deliveries.next().await {
-                ledger.release(delivery.delivery_tag);
-            }
-        };
-        let _ = tokio::time::timeout(Duration::from_secs(2), drain).await;
+        if let Some(mut late) = watch.close() {
+            // Given back by nack, which costs a quorum queue's delivery count less than a close.
+            let cancel = ledger.channel().basic_cancel(tag, BasicCancelOptions::default());
+            let drain = async {
+                let _ = cancel.await;
+                while let Some(Ok(message)) = late.next().await {
+                    ledger.release(message.delivery_tag);
+                }
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(2), drain).await;
+        }
         End::Stopped(ledger)
     }
 
@@ -231,17 +238,6 @@ impl Feed {
             .await?;
         let ledger = Ledger::new(self.core.clone(), channel, self.state.clone(), &self.options);
         Ok((ledger, deliveries))
-    }
-
-    fn deliver(&self, ledger: &Arc<Ledger>, message: lapin::message::Delivery) {
-        ledger.deliver(message.delivery_tag);
-        let receipt = Receipt::new(ledger.clone(), message.delivery_tag);
-        let envelope = convert::envelope(message.properties, message.data);
-        let mut delivery = Delivery::new(envelope, self.options.queue.clone(), Box::new(receipt));
-        delivery.exchange = message.exchange.into();
-        delivery.routing_key = message.routing_key.into();
-        delivery.redelivered = message.redelivered;
-        self.handle.send(Ok(delivery));
     }
 
     fn failed(&self, session: &Session, error: lapin::Error) -> End {

@@ -55,6 +55,7 @@ mod runtime;
 mod session;
 mod settle;
 mod tags;
+mod tap;
 mod url;
 mod wire;
 

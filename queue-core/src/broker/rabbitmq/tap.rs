@@ -1,0 +1,152 @@
+//! One channel's deliveries on their way from lapin to the worker, whose own task takes them: a task in between would be
+//! woken for each. Opened by `consumer`, which looks after it.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use futures_util::{Stream, StreamExt};
+use tokio::sync::oneshot;
+
+use super::convert;
+use super::ledger::Ledger;
+use super::settle::Receipt;
+use crate::broker::Delivery;
+
+/// What both ends hold.
+struct Tap {
+    ledger: Arc<Ledger>,
+    flow: Mutex<Flow>,
+}
+
+struct Flow {
+    /// `None` when nothing more will come.
+    fresh: Option<lapin::Consumer>,
+    /// What came before that, found while the worker was busy.
+    kept: VecDeque<Delivery>,
+    /// Who waits for the next delivery.
+    waker: Option<Waker>,
+    /// Told once, with the error if there was one.
+    ended: Option<oneshot::Sender<Option<lapin::Error>>>,
+}
+
+/// The worker's end.
+pub(super) struct Deliveries(Arc<Tap>);
+
+/// The end of who looks after it. Dropped, it ends the deliveries.
+pub(super) struct Watch(Arc<Tap>);
+
+/// A tap, and how it will end by itself: without an error if the server cancelled the consumer.
+pub(super) fn open(
+    ledger: Arc<Ledger>,
+    fresh: lapin::Consumer,
+) -> (Watch, Deliveries, oneshot::Receiver<Option<lapin::Error>>) {
+    let (ended, hears) = oneshot::channel();
+    let flow = Flow { fresh: Some(fresh), kept: VecDeque::new(), waker: None, ended: Some(ended) };
+    let tap = Arc::new(Tap { ledger, flow: Mutex::new(flow) });
+    (Watch(tap.clone()), Deliveries(tap), hears)
+}
+
+impl Tap {
+    fn flow(&self) -> MutexGuard<'_, Flow> {
+        self.flow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next delivery that is not kept yet, or the end.
+    fn poll_fresh(&self, flow: &mut Flow, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        let Some(fresh) = &mut flow.fresh else { return Poll::Ready(None) };
+        let error = match ready!(fresh.poll_next_unpin(cx)) {
+            Some(Ok(message)) => return Poll::Ready(Some(self.deliver(message))),
+            Some(Err(error)) => Some(error),
+            None => None,
+        };
+        flow.fresh = None;
+        if let Some(ended) = flow.ended.take() {
+            // Nobody hears it who has ended it.
+            let _ = ended.send(error);
+        }
+        Poll::Ready(None)
+    }
+
+    fn deliver(&self, message: lapin::message::Delivery) -> Delivery {
+        self.ledger.deliver(message.delivery_tag);
+        let receipt = Receipt::new(self.ledger.clone(), message.delivery_tag);
+        let envelope = convert::envelope(message.properties, message.data);
+        let mut delivery = Delivery::new(envelope, self.ledger.queue.clone(), Box::new(receipt));
+        delivery.exchange = message.exchange.into();
+        delivery.routing_key = message.routing_key.into();
+        delivery.redelivered = message.redelivered;
+        delivery
+    }
+
+    /// Keeps what is here.
+    fn keep(&self, flow: &mut Flow) {
+        // lapin knows only the last waker that it was shown.
+        let waker = flow.waker.clone().unwrap_or_else(|| Waker::noop().clone());
+        let mut cx = Context::from_waker(&waker);
+        while let Poll::Ready(Some(delivery)) = self.poll_fresh(flow, &mut cx) {
+            flow.kept.push_back(delivery);
+        }
+    }
+
+    /// Takes out what still brings deliveries, after keeping those that are here.
+    fn close(&self) -> Option<lapin::Consumer> {
+        let mut flow = self.flow();
+        self.keep(&mut flow);
+        let (fresh, waker) = (flow.fresh.take(), flow.waker.take());
+        drop(flow);
+        waker.inspect(Waker::wake_by_ref);
+        fresh
+    }
+}
+
+impl Stream for Deliveries {
+    type Item = Delivery;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        let mut flow = self.0.flow();
+        if let Some(delivery) = flow.kept.pop_front() {
+            return Poll::Ready(Some(delivery));
+        }
+        let polled = self.0.poll_fresh(&mut flow, cx);
+        match &mut flow.waker {
+            Some(waker) if polled.is_pending() => waker.clone_from(cx.waker()),
+            waker if polled.is_pending() => *waker = Some(cx.waker().clone()),
+            _ => {}
+        }
+        polled
+    }
+}
+
+impl Drop for Deliveries {
+    fn drop(&mut self) {
+        // They go back, and not while their lock is held.
+        let kept = std::mem::take(&mut self.0.flow().kept);
+        drop(kept);
+    }
+}
+
+impl Watch {
+    /// Sees whether it has ended, which a busy worker hears of only with its next delivery.
+    pub(super) fn look(&self) {
+        let mut flow = self.0.flow();
+        self.0.keep(&mut flow);
+        // What was taken here, nobody else is told of.
+        let is_news = flow.fresh.is_none() || !flow.kept.is_empty();
+        let waker = if is_news { flow.waker.take() } else { None };
+        drop(flow);
+        waker.inspect(Waker::wake_by_ref);
+    }
+
+    /// Ends the deliveries; those that are here can still be taken. Returns what brings more until it is cancelled.
+    pub(super) fn close(self) -> Option<lapin::Consumer> {
+        self.0.close()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
