@@ -27,7 +27,7 @@ pub(crate) mod amqp;
 pub mod memory;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
-mod reply;
+pub(crate) mod reply;
 #[cfg(feature = "sqlite-system")]
 pub mod sqlite;
 #[cfg(any(feature = "memory", feature = "rabbitmq", feature = "sqlite-system"))]
@@ -319,7 +319,7 @@ impl Consumer {
         }
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
         loop {
             if let Some(Source(source)) = &mut self.source {
                 match ready!(source.as_mut().poll_next(cx)) {

@@ -1,9 +1,16 @@
 //! Brings each reply to the call that waits for it. One reply consumer a client, opened by its first call, and anew by
 //! the first call after it has ended.
+//!
+//! A task reads it. But a call that waits alone reads it itself, which saves waking that task for each call of a program
+//! that makes one after another. As soon as there are two the task takes over. Whoever polled the consumer last is woken
+//! by it, so each change of hands is a poll.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
+use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
@@ -36,8 +43,8 @@ impl Replies {
             return Ok(line);
         }
         let consumer = broker.consume(ConsumeOptions::new(DIRECT_REPLY_TO)).await?;
-        let line = Arc::<Line>::default();
-        self.readers.spawn(read(line.clone(), consumer));
+        let line = Arc::new(Line::new(consumer));
+        self.readers.spawn(EndOnDrop(line.clone()).read());
         *self.slot() = Some(line.clone());
         Ok(line)
     }
@@ -45,10 +52,12 @@ impl Replies {
     /// Opens another line for the next call, since this one leads nowhere.
     pub(crate) fn forget(&self, line: &Arc<Line>) {
         self.slot().take_if(|present| Arc::ptr_eq(present, line));
+        line.reader.wake();
     }
 
     /// Waits until nothing is read any more. Only after the broker was closed, which ends the consumer.
     pub(crate) async fn ended(&self) {
+        self.present().inspect(|line| line.reader.wake());
         self.readers.close();
         self.readers.wait().await;
     }
@@ -62,9 +71,22 @@ impl Replies {
     }
 }
 
+/// Nobody calls any more.
+impl Drop for Replies {
+    fn drop(&mut self) {
+        self.present().inspect(|line| line.end(closed()));
+    }
+}
+
 /// One reply consumer's life, and who waits for what comes by it.
-#[derive(Debug, Default)]
-pub(crate) struct Line(Mutex<LineState>);
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// Locked before the state.
+    consumer: Mutex<Consumer>,
+    state: Mutex<LineState>,
+    /// Wakes the task that reads.
+    reader: AtomicWaker,
+}
 
 #[derive(Debug, Default)]
 struct LineState {
@@ -75,16 +97,58 @@ struct LineState {
 }
 
 impl Line {
+    fn new(consumer: Consumer) -> Self {
+        Self { consumer: Mutex::new(consumer), state: Mutex::default(), reader: AtomicWaker::new() }
+    }
+
     /// Waits for the reply to the request of this correlation id. `None` if the line has ended.
     pub(crate) fn wait_for(self: &Arc<Self>, id: String) -> Option<Waiting> {
+        self.catch_up();
         let mut state = self.state();
         if state.ended.is_some() {
             return None;
         }
         let (sender, reply) = oneshot::channel();
         state.waiting.insert(id.clone(), sender);
+        // A poll that was made by the first one alone comes before the task's.
+        if state.waiting.len() == 2 {
+            self.reader.wake();
+        }
         drop(state);
         Some(Waiting { line: self.clone(), id, reply })
+    }
+
+    /// Reads what has come while nobody waited, and so perhaps nobody was woken: the end, above all.
+    fn catch_up(&self) {
+        if !self.state().waiting.is_empty() {
+            return;
+        }
+        let mut consumer = self.consumer();
+        // Asked again, since the task may have been the last to poll before the lock was ours, for several that wait.
+        if self.state().waiting.is_empty() {
+            let mut cx = Context::from_waker(Waker::noop());
+            while self.state().ended.is_none() && self.poll(&mut consumer, &mut cx).is_ready() {}
+        }
+    }
+
+    /// Reads for a call that waits alone, until it has its reply.
+    fn poll_alone(&self, id: &str, cx: &mut Context<'_>) {
+        let is_alone = || {
+            let state = self.state();
+            state.waiting.len() == 1 && state.waiting.contains_key(id)
+        };
+        let mut consumer = self.consumer();
+        while is_alone() && self.poll(&mut consumer, cx).is_ready() {}
+    }
+
+    /// Reads one reply, or the end.
+    fn poll(&self, consumer: &mut Consumer, cx: &mut Context<'_>) -> Poll<()> {
+        match ready!(consumer.poll_next(cx)) {
+            Some(Ok(delivery)) => self.answer(delivery.envelope),
+            Some(Err(error)) => self.end(error),
+            None => self.end(closed()),
+        }
+        Poll::Ready(())
     }
 
     /// Why it has ended.
@@ -114,10 +178,15 @@ impl Line {
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         drop(waiting);
+        self.reader.wake();
     }
 
     fn state(&self) -> MutexGuard<'_, LineState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn consumer(&self) -> MutexGuard<'_, Consumer> {
+        self.consumer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -132,13 +201,24 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// The reply; `None` if the line has ended. Cancel safe, but not to be asked again after an answer.
     pub(crate) async fn reply(&mut self) -> Option<Envelope> {
-        (&mut self.reply).await.ok()
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(reply) = Pin::new(&mut self.reply).poll(cx) {
+                return Poll::Ready(reply.ok());
+            }
+            self.line.poll_alone(&self.id, cx);
+            Pin::new(&mut self.reply).poll(cx).map(Result::ok)
+        })
+        .await
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.line.state().waiting.remove(&self.id);
+        let unanswered = self.line.state().waiting.remove(&self.id);
+        if unanswered.is_some() {
+            // It may have been the one that reads.
+            self.line.reader.wake();
+        }
     }
 }
 
@@ -151,12 +231,66 @@ impl Drop for EndOnDrop {
     }
 }
 
-async fn read(line: Arc<Line>, mut consumer: Consumer) {
-    let line = EndOnDrop(line);
-    while let Some(delivery) = consumer.next().await {
-        match delivery {
-            Ok(delivery) => line.0.answer(delivery.envelope),
-            Err(error) => line.0.end(error),
+impl EndOnDrop {
+    /// Reads until nothing more will come.
+    async fn read(self) {
+        let line = &self.0;
+        std::future::poll_fn(|cx| {
+            line.reader.register(cx.waker());
+            while line.state().ended.is_none() {
+                ready!(line.poll(&mut line.consumer(), cx));
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::broker::{ConsumerHandle, reply};
+
+    /// Answers each request.
+    async fn answer(replies: ConsumerHandle, mut requests: mpsc::UnboundedReceiver<String>) {
+        while let Some(id) = requests.recv().await {
+            let mut envelope = Envelope::new("1");
+            envelope.correlation_id = Some(id);
+            replies.send(Ok(reply::delivery(envelope)));
         }
+    }
+
+    async fn call_often(line: Arc<Line>, requests: mpsc::UnboundedSender<String>, name: usize) {
+        for number in 0..20_000 {
+            let id = format!("{name}-{number}");
+            let mut waiting = line.wait_for(id.clone()).expect("the line is open");
+            requests.send(id.clone()).expect("somebody answers");
+            let reply = tokio::time::timeout(Duration::from_secs(10), waiting.reply()).await;
+            let reply = reply.unwrap_or_else(|_| panic!("nobody read the reply to {id}"));
+            assert_eq!(reply.expect("the line is open").correlation_id, Some(id));
+        }
+    }
+
+    /// One reads for itself, more have the task read; and with three it changes all the time.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn every_reply_is_read_however_many_wait() {
+        let (replies, consumer) = Consumer::channel();
+        let line = Arc::new(Line::new(consumer));
+        let reading = tokio::spawn(EndOnDrop(line.clone()).read());
+        let (requests, asked) = mpsc::unbounded_channel();
+        tokio::spawn(answer(replies, asked));
+
+        let calls = (0..3).map(|name| tokio::spawn(call_often(line.clone(), requests.clone(), name)));
+        for call in calls.collect::<Vec<_>>() {
+            call.await.expect("every call has its reply");
+        }
+
+        drop(requests);
+        line.reader.wake();
+        reading.await.expect("it ends with the consumer");
     }
 }

@@ -9,13 +9,14 @@ use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::convert::short;
+use super::convert::{self, short};
 use super::fault::{self, code};
 use super::ledger::Ledger;
 use super::session::{Session, State};
+use super::settle::Receipt;
 use super::tap;
 use super::{Core, NeedsRouter};
-use crate::broker::{ConsumeOptions, Consumer, ConsumerHandle};
+use crate::broker::{ConsumeOptions, Consumer, ConsumerHandle, Delivery};
 use crate::error::{Error, ErrorKind, Result, chain};
 
 /// How long a reply to `basic.consume` and the like may take.
@@ -111,6 +112,18 @@ pub(super) async fn start(
     }
 }
 
+/// Takes a message into the ledger.
+fn delivery(ledger: &Arc<Ledger>, message: lapin::message::Delivery) -> Delivery {
+    ledger.deliver(message.delivery_tag);
+    let receipt = Receipt::new(ledger.clone(), message.delivery_tag);
+    let envelope = convert::envelope(message.properties, message.data);
+    let mut delivery = Delivery::new(envelope, ledger.queue.clone(), Box::new(receipt));
+    delivery.exchange = message.exchange.into();
+    delivery.routing_key = message.routing_key.into();
+    delivery.redelivered = message.redelivered;
+    delivery
+}
+
 impl Feed {
     async fn run(mut self) {
         let stop = self.handle.clone();
@@ -181,7 +194,8 @@ impl Feed {
             let _ = ready.send(Ok(()));
         }
         let tag = deliveries.tag();
-        let (watch, deliveries, mut ended) = tap::open(ledger.clone(), deliveries);
+        let taken = ledger.clone();
+        let (watch, deliveries, mut ended) = tap::open(deliveries, move |message| delivery(&taken, message));
         self.handle.attach(deliveries);
         let closed = self.core.shared.closed.clone();
         let mut looks = tokio::time::interval(LOOK);

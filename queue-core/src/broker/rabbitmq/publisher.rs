@@ -160,7 +160,7 @@ impl Publisher {
             self.expire();
         }
         if let Some(replies) = &mut self.replies {
-            replies.poll_stopped(cx);
+            replies.poll_stopped(self.wire.as_mut(), cx);
         }
         loop {
             let mut is_done = !self.poll_commands(cx);
@@ -230,13 +230,15 @@ impl Publisher {
         self.suspects = self.suspects.saturating_sub(released);
         let mut is_any = self.send_queued() || released > 0;
         while let Some(wire) = &mut self.wire
-            && let Poll::Ready(reply) = wire.poll_reply(cx)
+            && let Poll::Ready(reply) = wire.poll_replies(cx)
         {
             is_any = true;
-            match (reply, &self.replies) {
-                (Ok(reply), Some(replies)) => replies.deliver(reply),
-                (Ok(_), None) => {}
-                (Err(error), _) => self.channel_failed(&error),
+            match reply {
+                Ok(reply) => {
+                    let id = reply.properties.correlation_id();
+                    tracing::debug!(correlation_id = ?id, "a reply came that nobody reads any more");
+                }
+                Err(error) => self.channel_failed(&error),
             }
         }
         is_any
@@ -342,8 +344,10 @@ impl Publisher {
     }
 
     fn take_up(&mut self, wire: Wire) {
-        self.wire = Some(wire);
-        self.replies.as_mut().into_iter().for_each(Replies::opened);
+        let wire = self.wire.insert(wire);
+        if let Some(replies) = &mut self.replies {
+            replies.opened(wire);
+        }
     }
 
     fn not_opened(&mut self, error: &lapin::Error) {
@@ -360,7 +364,7 @@ impl Publisher {
 
     fn read_replies(&mut self, reader: ConsumerHandle, answer: oneshot::Sender<Result<()>>) {
         let Some(replies) = &mut self.replies else { return drop(answer.send(Err(closed()))) };
-        replies.read(reader, answer, self.wire.is_some());
+        replies.read(reader, answer, self.wire.as_mut());
         if self.wire.is_none() && self.opening.is_none() {
             self.follow_session();
         }

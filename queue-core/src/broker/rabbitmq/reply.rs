@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::convert;
+use super::wire::Wire;
 use crate::broker::{ConsumerHandle, reply};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -49,7 +49,7 @@ impl Replies {
         &mut self,
         reader: ConsumerHandle,
         answer: oneshot::Sender<Result<()>>,
-        is_open: bool,
+        wire: Option<&mut Wire>,
     ) {
         let is_awaited = self.waiting.as_ref().is_some_and(|waiting| !waiting.answer.is_closed());
         if self.are_read() || is_awaited {
@@ -58,16 +58,17 @@ impl Replies {
             return;
         }
         self.waiting = Some(Waiting { reader, since: Instant::now(), answer });
-        if is_open {
-            self.opened();
+        if let Some(wire) = wire {
+            self.opened(wire);
         }
     }
 
     /// There is a channel.
-    pub(super) fn opened(&mut self) {
+    pub(super) fn opened(&mut self, wire: &mut Wire) {
         if let Some(Waiting { reader, answer, .. }) = self.waiting.take()
             && answer.send(Ok(())).is_ok()
         {
+            wire.read_replies(&reader);
             let handle = reader.clone();
             let stopped = Box::pin(async move { handle.stopped().await });
             self.reader = Some(Reader { handle: reader, stopped });
@@ -88,19 +89,6 @@ impl Replies {
         }
     }
 
-    /// Hands a reply to its reader.
-    pub(super) fn deliver(&self, message: lapin::message::Delivery) {
-        let mut delivery = reply::delivery(convert::envelope(message.properties, message.data));
-        delivery.routing_key = message.routing_key.into();
-        match &self.reader {
-            Some(reader) => reader.handle.send(Ok(delivery)),
-            None => {
-                let id = delivery.envelope.correlation_id;
-                tracing::debug!(correlation_id = id, "a reply came that nobody reads any more");
-            }
-        }
-    }
-
     /// Lets go of everybody: a reader hears that nothing more will come.
     pub(super) fn let_go(&mut self) {
         self.reader = None;
@@ -109,9 +97,10 @@ impl Replies {
 
     /// Lets go of a reader that has stopped, which then hears that nothing more will come, and has `cx` woken when it
     /// stops.
-    pub(super) fn poll_stopped(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn poll_stopped(&mut self, wire: Option<&mut Wire>, cx: &mut Context<'_>) {
         if self.reader.as_mut().is_some_and(|reader| reader.stopped.as_mut().poll(cx).is_ready()) {
             self.reader = None;
+            wire.into_iter().for_each(Wire::leave_replies);
         }
     }
 

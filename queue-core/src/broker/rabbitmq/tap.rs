@@ -1,5 +1,6 @@
-//! One channel's deliveries on their way from lapin to the worker, whose own task takes them: a task in between would be
-//! woken for each. Opened by `consumer`, which looks after it.
+//! One channel's deliveries on their way from lapin to whoever reads a [`Consumer`](crate::broker::Consumer), whose own
+//! task takes them: a task in between would be woken for each. Opened by `consumer`, and for replies by `wire`, which
+//! look after it.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -9,21 +10,21 @@ use std::task::{Context, Poll, Waker, ready};
 use futures_util::{Stream, StreamExt};
 use tokio::sync::oneshot;
 
-use super::convert;
-use super::ledger::Ledger;
-use super::settle::Receipt;
 use crate::broker::Delivery;
 
 /// What both ends hold.
 struct Tap {
-    ledger: Arc<Ledger>,
+    read: Box<Read>,
     flow: Mutex<Flow>,
 }
+
+/// What makes a delivery of a message.
+type Read = dyn Fn(lapin::message::Delivery) -> Delivery + Send + Sync;
 
 struct Flow {
     /// `None` when nothing more will come.
     fresh: Option<lapin::Consumer>,
-    /// What came before that, found while the worker was busy.
+    /// What came before that, found while the reader was busy.
     kept: VecDeque<Delivery>,
     /// Who waits for the next delivery.
     waker: Option<Waker>,
@@ -31,20 +32,23 @@ struct Flow {
     ended: Option<oneshot::Sender<Option<lapin::Error>>>,
 }
 
-/// The worker's end.
+/// The reader's end.
 pub(super) struct Deliveries(Arc<Tap>);
 
 /// The end of who looks after it. Dropped, it ends the deliveries.
 pub(super) struct Watch(Arc<Tap>);
 
-/// A tap, and how it will end by itself: without an error if the server cancelled the consumer.
+/// Tells how a tap has ended by itself: without an error if the server cancelled the consumer.
+pub(super) type Ended = oneshot::Receiver<Option<lapin::Error>>;
+
+/// Both ends of a new tap.
 pub(super) fn open(
-    ledger: Arc<Ledger>,
     fresh: lapin::Consumer,
-) -> (Watch, Deliveries, oneshot::Receiver<Option<lapin::Error>>) {
+    read: impl Fn(lapin::message::Delivery) -> Delivery + Send + Sync + 'static,
+) -> (Watch, Deliveries, Ended) {
     let (ended, hears) = oneshot::channel();
     let flow = Flow { fresh: Some(fresh), kept: VecDeque::new(), waker: None, ended: Some(ended) };
-    let tap = Arc::new(Tap { ledger, flow: Mutex::new(flow) });
+    let tap = Arc::new(Tap { read: Box::new(read), flow: Mutex::new(flow) });
     (Watch(tap.clone()), Deliveries(tap), hears)
 }
 
@@ -57,7 +61,7 @@ impl Tap {
     fn poll_fresh(&self, flow: &mut Flow, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
         let Some(fresh) = &mut flow.fresh else { return Poll::Ready(None) };
         let error = match ready!(fresh.poll_next_unpin(cx)) {
-            Some(Ok(message)) => return Poll::Ready(Some(self.deliver(message))),
+            Some(Ok(message)) => return Poll::Ready(Some((self.read)(message))),
             Some(Err(error)) => Some(error),
             None => None,
         };
@@ -67,17 +71,6 @@ impl Tap {
             let _ = ended.send(error);
         }
         Poll::Ready(None)
-    }
-
-    fn deliver(&self, message: lapin::message::Delivery) -> Delivery {
-        self.ledger.deliver(message.delivery_tag);
-        let receipt = Receipt::new(self.ledger.clone(), message.delivery_tag);
-        let envelope = convert::envelope(message.properties, message.data);
-        let mut delivery = Delivery::new(envelope, self.ledger.queue.clone(), Box::new(receipt));
-        delivery.exchange = message.exchange.into();
-        delivery.routing_key = message.routing_key.into();
-        delivery.redelivered = message.redelivered;
-        delivery
     }
 
     /// Keeps what is here.
@@ -128,7 +121,7 @@ impl Drop for Deliveries {
 }
 
 impl Watch {
-    /// Sees whether it has ended, which a busy worker hears of only with its next delivery.
+    /// Sees whether it has ended, which a busy reader hears of only with its next delivery.
     pub(super) fn look(&self) {
         let mut flow = self.0.flow();
         self.0.keep(&mut flow);
@@ -140,7 +133,7 @@ impl Watch {
     }
 
     /// Ends the deliveries; those that are here can still be taken. Returns what brings more until it is cancelled.
-    pub(super) fn close(self) -> Option<lapin::Consumer> {
+    pub(super) fn close(&self) -> Option<lapin::Consumer> {
         self.0.close()
     }
 }

@@ -2,8 +2,9 @@
 //! becomes of it when the channel is gone.
 
 use std::collections::{HashSet, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -15,7 +16,8 @@ use super::convert::{self, short};
 use super::flight::Flight;
 use super::outgoing::Outgoing;
 use super::session::Session;
-use crate::broker::{DIRECT_REPLY_TO, reply};
+use super::tap::{self, Ended, Watch};
+use crate::broker::{ConsumerHandle, DIRECT_REPLY_TO, Delivery, reply};
 use crate::error::PublishError;
 
 /// How long opening the channel may take.
@@ -32,7 +34,14 @@ pub(super) struct Wire {
     /// Which publishes were returned, and so reached no queue.
     returned: HashSet<i64>,
     /// The replies to what is sent here, if those are requests.
-    replies: Option<Consumer>,
+    replies: Option<Replies>,
+}
+
+/// The replies that come on a channel.
+enum Replies {
+    /// Nobody reads them.
+    Unread(Consumer),
+    Read(Watch, Ended),
 }
 
 impl Wire {
@@ -41,7 +50,8 @@ impl Wire {
     pub(super) async fn open(session: Arc<Session>, are_requests: bool) -> lapin::Result<Self> {
         let channel = session.channel(OPEN).await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        let replies = if are_requests { Some(consume_replies(&channel).await?) } else { None };
+        let replies =
+            if are_requests { Some(Replies::Unread(consume_replies(&channel).await?)) } else { None };
         Ok(Self {
             channel: Arc::new(channel),
             session,
@@ -128,20 +138,56 @@ impl Wire {
         unanswered
     }
 
-    /// The next reply to a request.
-    ///
-    /// # Errors
-    /// If no more will come: the channel is of no more use.
-    pub(super) fn poll_reply(
+    /// Has the replies read by `reader`, from its own task, and no more by the one before.
+    pub(super) fn read_replies(&mut self, reader: &ConsumerHandle) {
+        self.leave_replies();
+        match self.replies.take() {
+            Some(Replies::Unread(replies)) => {
+                let (watch, deliveries, ended) = tap::open(replies, read_reply);
+                reader.attach(deliveries);
+                self.replies = Some(Replies::Read(watch, ended));
+            }
+            other => self.replies = other,
+        }
+    }
+
+    /// Nobody reads the replies any more.
+    pub(super) fn leave_replies(&mut self) {
+        match self.replies.take() {
+            // Without what brings more, it has ended, which `ended` tells.
+            Some(Replies::Read(watch, ended)) => {
+                self.replies = Some(match watch.close() {
+                    Some(replies) => Replies::Unread(replies),
+                    None => Replies::Read(watch, ended),
+                });
+            }
+            other => self.replies = other,
+        }
+    }
+
+    /// Waits until no more replies will come, which is an error: the channel is of no more use. `Ok` is a reply that
+    /// nobody reads.
+    pub(super) fn poll_replies(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<lapin::Result<lapin::message::Delivery>> {
-        let Some(replies) = &mut self.replies else { return Poll::Pending };
-        replies.poll_next_unpin(cx).map(|reply| {
-            // The server has cancelled the consumer.
-            reply.unwrap_or_else(|| Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()))
-        })
+        // The server has cancelled the consumer.
+        let cancelled = || lapin::Error::from(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
+        match &mut self.replies {
+            None => Poll::Pending,
+            Some(Replies::Unread(replies)) => {
+                replies.poll_next_unpin(cx).map(|reply| reply.unwrap_or_else(|| Err(cancelled())))
+            }
+            Some(Replies::Read(_, ended)) => ready!(Pin::new(ended).poll(cx))
+                .map_or(Poll::Pending, |error| Poll::Ready(Err(error.unwrap_or_else(cancelled)))),
+        }
     }
+}
+
+fn read_reply(message: lapin::message::Delivery) -> Delivery {
+    let mut delivery = reply::delivery(convert::envelope(message.properties, message.data));
+    delivery.routing_key = message.routing_key.into();
+    delivery
 }
 
 /// Notes a confirm, and the message that came back with it, which may be another's.
