@@ -159,11 +159,12 @@ impl Publisher {
             self.is_armed = false;
             self.expire();
         }
-        if let Some(replies) = &mut self.replies {
-            replies.poll_stopped(self.wire.as_mut(), cx);
-        }
         loop {
             let mut is_done = !self.poll_commands(cx);
+            // After the commands, one of which may have brought the reader.
+            if let Some(replies) = &mut self.replies {
+                replies.poll_stopped(self.wire.as_mut(), cx);
+            }
             is_done &= !self.poll_opening(cx);
             is_done &= !self.poll_wire(cx);
             if is_done {
