@@ -110,7 +110,7 @@ impl Line {
         }
         let (sender, reply) = oneshot::channel();
         state.waiting.insert(id.clone(), sender);
-        // A poll that was made by the first one alone comes before the task's.
+        // The task polls after this, and so after the last poll that the first one made alone.
         if state.waiting.len() == 2 {
             self.reader.wake();
         }
@@ -228,6 +228,8 @@ struct EndOnDrop(Arc<Line>);
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
         self.0.end(closed());
+        // Who waits keeps the line a little longer, and the next one wants to be the only reader.
+        self.0.consumer().stop();
     }
 }
 
@@ -292,5 +294,19 @@ mod tests {
         drop(requests);
         line.reader.wake();
         reading.await.expect("it ends with the consumer");
+    }
+
+    #[tokio::test]
+    async fn line_whose_reader_was_dropped_is_consumed_no_more_though_somebody_waits() {
+        let (replies, consumer) = Consumer::channel();
+        let line = Arc::new(Line::new(consumer));
+        let reader = EndOnDrop(line.clone());
+        let mut waiting = line.wait_for("a".to_owned()).expect("the line is open");
+
+        drop(reader);
+
+        assert!(replies.is_stopped());
+        assert!(waiting.reply().await.is_none());
+        assert!(line.wait_for("b".to_owned()).is_none());
     }
 }

@@ -394,3 +394,20 @@ fn client_outlives_the_runtime_that_its_timer_ran_on() {
 
     assert_eq!(id.as_str(), "a");
 }
+
+/// tokio tells a task that there is nothing when its turn has been long enough.
+#[tokio::test]
+async fn all_that_is_here_is_taken_in_one_turn() {
+    let broker = MemoryBroker::new(&Settings::default());
+    declare(&broker, QueueDecl::new("q")).await;
+    for number in 0..500 {
+        publish(&broker, "q", job(&number.to_string())).await;
+    }
+    let mut consumer = broker.consume(ConsumeOptions::new("q").prefetch(500)).await.unwrap();
+
+    tokio::task::yield_now().await;
+    // Kept, since a dropped one would come again.
+    let here: Vec<_> = std::iter::from_fn(|| consumer.try_next()).collect();
+
+    assert_eq!(here.len(), 500);
+}

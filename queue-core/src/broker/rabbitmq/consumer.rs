@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::convert::{self, short};
 use super::fault::{self, code};
@@ -195,10 +195,14 @@ impl Feed {
         }
         let tag = deliveries.tag();
         let taken = ledger.clone();
-        let (watch, deliveries, mut ended) = tap::open(deliveries, move |message| delivery(&taken, message));
+        // Where more are out than one, the ledger sends acks of many.
+        let takes_all = self.options.prefetch > 1;
+        let read = move |message| delivery(&taken, message);
+        let (keeper, deliveries, mut ended) = tap::open(deliveries, takes_all, read);
         self.handle.attach(deliveries);
         let closed = self.core.shared.closed.clone();
         let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 ended = &mut ended => return match ended.ok().flatten() {
@@ -206,12 +210,15 @@ impl Feed {
                     None if session.is_connected() => End::Cancelled,
                     None => End::Lost,
                 },
-                _ = looks.tick() => watch.look(),
+                _ = looks.tick() => keeper.look(),
                 () = self.handle.stopped() => break,
                 () = closed.cancelled() => break,
             }
         }
-        if let Some(mut late) = watch.close() {
+        let late = keeper.close();
+        // With it goes what was here, if nobody will take it any more.
+        drop(keeper);
+        if let Some(mut late) = late {
             // Given back by nack, which costs a quorum queue's delivery count less than a close.
             let cancel = ledger.channel().basic_cancel(tag, BasicCancelOptions::default());
             let drain = async {

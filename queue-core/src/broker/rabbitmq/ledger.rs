@@ -1,4 +1,4 @@
-//! One channel's deliveries, and what RabbitMQ is told of them. Between `consumer`, which hands them out, and
+//! One channel's deliveries, and what RabbitMQ is told of them. Between `consumer`, which takes them from lapin, and
 //! `settle`.
 
 use std::fmt;
@@ -85,7 +85,7 @@ impl Ledger {
         self.channel.status().connected()
     }
 
-    /// A delivery has come.
+    /// A delivery is out: taken from lapin, and not settled.
     pub(super) fn deliver(&self, tag: u64) {
         self.acks().tags.deliver(tag);
     }

@@ -229,9 +229,10 @@ impl Publisher {
             }
         };
         self.suspects = self.suspects.saturating_sub(released);
-        let mut is_any = self.send_queued() || released > 0;
+        let mut is_any = released > 0;
+        // Before more is sent: what was not sent on a channel that is gone can be asked again.
         while let Some(wire) = &mut self.wire
-            && let Poll::Ready(reply) = wire.poll_replies(cx)
+            && let Poll::Ready(reply) = wire.poll_stray_reply(cx)
         {
             is_any = true;
             match reply {
@@ -242,6 +243,7 @@ impl Publisher {
                 Err(error) => self.channel_failed(&error),
             }
         }
+        is_any |= self.send_queued();
         is_any
     }
 
@@ -300,7 +302,9 @@ impl Publisher {
             && self.replies.as_ref().is_none_or(Replies::are_read)
             && self.state.borrow().blocked.is_none();
         match (&mut self.wire, command) {
-            (Some(wire), Command::One(publish, reply)) if is_free && !address::is_nonsense(&publish) => {
+            (Some(wire), Command::One(publish, reply))
+                if is_free && wire.is_open() && !address::is_nonsense(&publish) =>
+            {
                 let id = self.next_id;
                 self.next_id = id.wrapping_add(1);
                 wire.send(Outgoing::one(publish, reply, id));

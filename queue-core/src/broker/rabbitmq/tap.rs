@@ -15,6 +15,8 @@ use crate::broker::Delivery;
 /// What both ends hold.
 struct Tap {
     read: Box<Read>,
+    /// Whether all that is here is taken at once, for those whose `read` keeps count of what is out.
+    takes_all: bool,
     flow: Mutex<Flow>,
 }
 
@@ -22,9 +24,9 @@ struct Tap {
 type Read = dyn Fn(lapin::message::Delivery) -> Delivery + Send + Sync;
 
 struct Flow {
-    /// `None` when nothing more will come.
+    /// lapin's end of it; `None` when nothing more will come.
     fresh: Option<lapin::Consumer>,
-    /// What came before that, found while the reader was busy.
+    /// What has been taken from there, and not by the reader yet.
     kept: VecDeque<Delivery>,
     /// Who waits for the next delivery.
     waker: Option<Waker>,
@@ -36,7 +38,7 @@ struct Flow {
 pub(super) struct Deliveries(Arc<Tap>);
 
 /// The end of who looks after it. Dropped, it ends the deliveries.
-pub(super) struct Watch(Arc<Tap>);
+pub(super) struct Keeper(Arc<Tap>);
 
 /// Tells how a tap has ended by itself: without an error if the server cancelled the consumer.
 pub(super) type Ended = oneshot::Receiver<Option<lapin::Error>>;
@@ -44,12 +46,13 @@ pub(super) type Ended = oneshot::Receiver<Option<lapin::Error>>;
 /// Both ends of a new tap.
 pub(super) fn open(
     fresh: lapin::Consumer,
+    takes_all: bool,
     read: impl Fn(lapin::message::Delivery) -> Delivery + Send + Sync + 'static,
-) -> (Watch, Deliveries, Ended) {
+) -> (Keeper, Deliveries, Ended) {
     let (ended, hears) = oneshot::channel();
     let flow = Flow { fresh: Some(fresh), kept: VecDeque::new(), waker: None, ended: Some(ended) };
-    let tap = Arc::new(Tap { read: Box::new(read), flow: Mutex::new(flow) });
-    (Watch(tap.clone()), Deliveries(tap), hears)
+    let tap = Arc::new(Tap { read: Box::new(read), takes_all, flow: Mutex::new(flow) });
+    (Keeper(tap.clone()), Deliveries(tap), hears)
 }
 
 impl Tap {
@@ -67,7 +70,7 @@ impl Tap {
         };
         flow.fresh = None;
         if let Some(ended) = flow.ended.take() {
-            // Nobody hears it who has ended it.
+            // Who looks after it has gone if it was ended from there.
             let _ = ended.send(error);
         }
         Poll::Ready(None)
@@ -103,6 +106,9 @@ impl Stream for Deliveries {
             return Poll::Ready(Some(delivery));
         }
         let polled = self.0.poll_fresh(&mut flow, cx);
+        if self.0.takes_all && polled.is_ready() {
+            self.0.keep(&mut flow);
+        }
         match &mut flow.waker {
             Some(waker) if polled.is_pending() => waker.clone_from(cx.waker()),
             waker if polled.is_pending() => *waker = Some(cx.waker().clone()),
@@ -120,7 +126,7 @@ impl Drop for Deliveries {
     }
 }
 
-impl Watch {
+impl Keeper {
     /// Sees whether it has ended, which a busy reader hears of only with its next delivery.
     pub(super) fn look(&self) {
         let mut flow = self.0.flow();
@@ -138,7 +144,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for Keeper {
     fn drop(&mut self) {
         self.0.close();
     }

@@ -16,7 +16,7 @@ use super::convert::{self, short};
 use super::flight::Flight;
 use super::outgoing::Outgoing;
 use super::session::Session;
-use super::tap::{self, Ended, Watch};
+use super::tap::{self, Ended, Keeper};
 use crate::broker::{ConsumerHandle, DIRECT_REPLY_TO, Delivery, reply};
 use crate::error::PublishError;
 
@@ -34,14 +34,14 @@ pub(super) struct Wire {
     /// Which publishes were returned, and so reached no queue.
     returned: HashSet<i64>,
     /// The replies to what is sent here, if those are requests.
-    replies: Option<Replies>,
+    replies: Option<ReplyTap>,
 }
 
 /// The replies that come on a channel.
-enum Replies {
+enum ReplyTap {
     /// Nobody reads them.
     Unread(Consumer),
-    Read(Watch, Ended),
+    Read(Keeper, Ended),
 }
 
 impl Wire {
@@ -51,7 +51,7 @@ impl Wire {
         let channel = session.channel(OPEN).await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let replies =
-            if are_requests { Some(Replies::Unread(consume_replies(&channel).await?)) } else { None };
+            if are_requests { Some(ReplyTap::Unread(consume_replies(&channel).await?)) } else { None };
         Ok(Self {
             channel: Arc::new(channel),
             session,
@@ -142,10 +142,10 @@ impl Wire {
     pub(super) fn read_replies(&mut self, reader: &ConsumerHandle) {
         self.leave_replies();
         match self.replies.take() {
-            Some(Replies::Unread(replies)) => {
-                let (watch, deliveries, ended) = tap::open(replies, read_reply);
+            Some(ReplyTap::Unread(replies)) => {
+                let (keeper, deliveries, ended) = tap::open(replies, false, read_reply);
                 reader.attach(deliveries);
-                self.replies = Some(Replies::Read(watch, ended));
+                self.replies = Some(ReplyTap::Read(keeper, ended));
             }
             other => self.replies = other,
         }
@@ -155,19 +155,21 @@ impl Wire {
     pub(super) fn leave_replies(&mut self) {
         match self.replies.take() {
             // Without what brings more, it has ended, which `ended` tells.
-            Some(Replies::Read(watch, ended)) => {
-                self.replies = Some(match watch.close() {
-                    Some(replies) => Replies::Unread(replies),
-                    None => Replies::Read(watch, ended),
+            Some(ReplyTap::Read(keeper, ended)) => {
+                self.replies = Some(match keeper.close() {
+                    Some(replies) => ReplyTap::Unread(replies),
+                    None => ReplyTap::Read(keeper, ended),
                 });
             }
             other => self.replies = other,
         }
     }
 
-    /// Waits until no more replies will come, which is an error: the channel is of no more use. `Ok` is a reply that
-    /// nobody reads.
-    pub(super) fn poll_replies(
+    /// A reply that nobody reads.
+    ///
+    /// # Errors
+    /// When no more replies will come, whoever reads them: the channel is of no more use.
+    pub(super) fn poll_stray_reply(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<lapin::Result<lapin::message::Delivery>> {
@@ -175,12 +177,23 @@ impl Wire {
         let cancelled = || lapin::Error::from(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
         match &mut self.replies {
             None => Poll::Pending,
-            Some(Replies::Unread(replies)) => {
+            Some(ReplyTap::Unread(replies)) => {
                 replies.poll_next_unpin(cx).map(|reply| reply.unwrap_or_else(|| Err(cancelled())))
             }
-            Some(Replies::Read(_, ended)) => ready!(Pin::new(ended).poll(cx))
-                .map_or(Poll::Pending, |error| Poll::Ready(Err(error.unwrap_or_else(cancelled)))),
+            Some(ReplyTap::Read(keeper, ended)) => {
+                // Between two calls nobody reads, and so nobody would hear of it.
+                if !self.channel.status().connected() {
+                    keeper.look();
+                }
+                ready!(Pin::new(ended).poll(cx))
+                    .map_or(Poll::Pending, |error| Poll::Ready(Err(error.unwrap_or_else(cancelled))))
+            }
         }
+    }
+
+    /// Whether it can be sent on, as far as lapin knows.
+    pub(super) fn is_open(&self) -> bool {
+        self.channel.status().connected()
     }
 }
 
