@@ -313,19 +313,11 @@ impl Consumer {
 
     /// A delivery that is already here.
     pub fn try_next(&mut self) -> Option<Result<Delivery>> {
-        loop {
-            if let Some(Source(source)) = &mut self.source {
-                match source.as_mut().poll_next(&mut Context::from_waker(Waker::noop())) {
-                    Poll::Ready(Some(delivery)) => return Some(Ok(delivery)),
-                    Poll::Ready(None) => self.source = None,
-                    Poll::Pending => return None,
-                }
-            }
-            // Not by `poll_recv`, which has nothing for a task whose turn has been long.
-            match self.fed.try_recv().ok()? {
-                Fed::Delivery(delivery) => return Some(delivery),
-                Fed::Source(source) => self.source = Some(source),
-            }
+        // Or tokio would say that nothing is here to a task whose turn has been long.
+        let next = std::pin::pin!(tokio::task::unconstrained(self.next()));
+        match next.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(delivery) => delivery,
+            Poll::Pending => None,
         }
     }
 

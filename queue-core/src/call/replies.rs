@@ -124,7 +124,8 @@ impl Line {
             return;
         }
         let mut consumer = self.consumer();
-        // Asked again, since the task may have been the last to poll before the lock was ours, for several that wait.
+        // Asked again under the lock: who has come since, or the task for them, may have polled, and to poll now would
+        // take their wake-up. Who comes later polls later.
         if self.state().waiting.is_empty() {
             let mut cx = Context::from_waker(Waker::noop());
             while self.state().ended.is_none() && self.poll(&mut consumer, &mut cx).is_ready() {}
