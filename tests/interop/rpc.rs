@@ -66,14 +66,14 @@ async fn ask(channel: &Channel, reply_to: &str, id: &str, body: &Value) {
         .unwrap();
 }
 
-/// The reply's body, its correlation id, and its headers without that of the publish.
+/// The reply's body, its correlation id, and the names of its headers.
 async fn reply(replies: &mut Consumer) -> (Value, String, Vec<String>) {
     let reply = replies.next().await.expect("the consumer goes on").unwrap();
     let properties = &reply.properties;
     assert_eq!(properties.content_type().as_ref().map(ShortString::as_str), Some("application/json"));
     let id = properties.correlation_id().as_ref().expect("a correlation id").to_string();
     let headers = properties.headers().iter().flat_map(|headers| headers.inner().keys());
-    let headers = headers.map(ToString::to_string).filter(|name| name != "q-publish").collect();
+    let headers = headers.map(ToString::to_string).collect();
     (serde_json::from_slice(&reply.data).expect("plain JSON"), id, headers)
 }
 

@@ -12,6 +12,7 @@ use crate::support::{Node, consume, job, next, queue, queue_with, soon, unique};
 on_each_node!(
     published_job_is_delivered_as_it_was,
     returns_are_attributed_to_the_right_publish_under_pipelining,
+    returns_are_attributed_to_the_right_publish_among_those_of_one_id,
     returns_are_attributed_to_the_right_publish_among_many_publishers,
     full_queue_refuses_and_the_publisher_goes_on,
     missing_exchange_fails_only_its_own_publishes,
@@ -64,6 +65,33 @@ async fn returns_are_attributed_to_the_right_publish_under_pipelining(node: Node
             }
             Err(error) => panic!("publish {i}: {error}"),
         }
+    }
+    assert_eq!(broker.inspect(&queue).await.unwrap().ready, 1500);
+    broker.close().await;
+}
+
+/// As replays of one dead letter are, or messages whose ids their sender chose. One of them claims to be the publish of
+/// another, as RabbitMQ shows it to us.
+async fn returns_are_attributed_to_the_right_publish_among_those_of_one_id(node: Node) {
+    let broker = node.broker().await;
+    let queue = queue(&broker).await;
+    let missing = unique("missing");
+
+    let publishes: Vec<_> = (0..2000_i64)
+        .map(|i| {
+            let mut envelope = job(&i.to_string());
+            envelope.id = format!("id {}", i % 5).into();
+            if i % 7 == 0 {
+                envelope.headers.insert(header::PUBLISH, i);
+            }
+            Publish::to_queue(if i % 4 == 0 { missing.clone() } else { queue.clone() }, envelope)
+        })
+        .collect();
+    let outcomes = soon("the confirms", broker.publish_all(publishes)).await;
+
+    for (i, outcome) in outcomes.iter().enumerate() {
+        let is_unroutable = matches!(outcome, Err(PublishError::Unroutable { .. }));
+        assert_eq!(is_unroutable, i % 4 == 0, "publish {i}: {outcome:?}");
     }
     assert_eq!(broker.inspect(&queue).await.unwrap().ready, 1500);
     broker.close().await;

@@ -62,10 +62,8 @@ async fn our_headers_reach_them(t: &Python) {
         .header("table", HeaderValue::Table(Headers::from([("inner", "value")])));
 
     t.client.publish_raw("", "interop.headers", "{}", properties).must_route().await.unwrap();
-    let mut headers = t.consume_one("interop.headers").await["headers"].take();
+    let headers = t.consume_one("interop.headers").await["headers"].take();
 
-    // Ours is one number that disturbs nobody.
-    assert!(headers.as_object_mut().unwrap().remove("q-publish").is_some_and(|id| id.is_i64()));
     // pika reads any float as an integer; ours is one on the wire.
     let float = if t.library == "pika" { json!(0) } else { json!(0.1) };
     let expected = json!({

@@ -20,20 +20,11 @@ pub(super) fn short(text: &str) -> ShortString {
     ShortString::try_new(crate::envelope::truncate(text, MAX_NAME)).unwrap_or_default()
 }
 
-/// The properties of an envelope. `publish_id` is unique to this publish; a returned message is known by it.
-pub(super) fn properties(envelope: &Envelope, publish_id: i64) -> BasicProperties {
-    with_headers(envelope, Some((short(header::PUBLISH), AMQPValue::LongLongInt(publish_id))))
-}
-
-/// The properties of a direct reply, which is not returned, and is kept nowhere.
-pub(super) fn reply_properties(envelope: &Envelope) -> BasicProperties {
-    with_headers(envelope, None).with_delivery_mode(TRANSIENT)
-}
-
-fn with_headers(envelope: &Envelope, more: Option<(ShortString, AMQPValue)>) -> BasicProperties {
+/// The properties of an envelope. `mark` is unique to this publish; a returned message is [known by it](super::returns).
+pub(super) fn properties(envelope: &Envelope, mark: Option<i64>) -> BasicProperties {
     let mut headers = table(&envelope.headers);
-    if let Some((name, value)) = more {
-        headers.insert(name, value);
+    if let Some(mark) = mark {
+        headers.insert(short(header::PUBLISH), AMQPValue::LongLongInt(mark));
     }
     // Absent means 1, so that a first attempt looks like any AMQP client's message.
     if envelope.attempt > 1 {
@@ -70,6 +61,11 @@ fn with_headers(envelope: &Envelope, more: Option<(ShortString, AMQPValue)>) -> 
     properties
 }
 
+/// The properties of a direct reply, which is not returned, and is kept nowhere.
+pub(super) fn reply_properties(envelope: &Envelope) -> BasicProperties {
+    properties(envelope, None).with_delivery_mode(TRANSIENT)
+}
+
 /// The envelope of a delivered message. A message without an id is given one.
 pub(super) fn envelope(properties: BasicProperties, body: Vec<u8>) -> Envelope {
     let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().to_owned());
@@ -104,8 +100,8 @@ pub(super) fn envelope(properties: BasicProperties, body: Vec<u8>) -> Envelope {
     }
 }
 
-/// The `q-publish` of a returned message.
-pub(super) fn publish_id(properties: &BasicProperties) -> Option<i64> {
+/// The mark of a returned message, if it carries one.
+pub(super) fn mark(properties: &BasicProperties) -> Option<i64> {
     match properties.headers().as_ref()?.inner().get(header::PUBLISH)? {
         AMQPValue::LongLongInt(id) => Some(*id),
         _ => None,
@@ -200,10 +196,12 @@ mod tests {
             ("list", HeaderValue::List(vec![1_i64.into(), HeaderValue::Table(Headers::from([("a", "b")]))])),
         ]);
 
-        let back = envelope(properties(&sent, 42), sent.payload.to_vec());
-
-        assert_eq!(format!("{back:?}"), format!("{sent:?}"));
-        assert_eq!(publish_id(&properties(&sent, 42)), Some(42));
+        for mark in [None, Some(42)] {
+            let properties = properties(&sent, mark);
+            assert_eq!(super::mark(&properties), mark);
+            let back = envelope(properties, sent.payload.to_vec());
+            assert_eq!(format!("{back:?}"), format!("{sent:?}"));
+        }
     }
 
     #[test]

@@ -51,6 +51,7 @@ mod outgoing;
 mod publisher;
 mod replier;
 mod reply;
+mod returns;
 mod runtime;
 mod session;
 mod settle;

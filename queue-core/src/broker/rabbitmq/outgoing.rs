@@ -13,7 +13,7 @@ pub(super) type Outcome = Result<(), PublishError>;
 /// A message on its way.
 pub(super) struct Outgoing {
     source: Source,
-    /// `q-publish`: a returned message is known by it.
+    /// Unique to each publish, so that one is known when it [comes back](super::returns).
     pub(super) id: i64,
     pub(super) since: Instant,
     /// Whether it has been sent in an earlier session, or in this one: it may exist.

@@ -60,7 +60,7 @@ pub(super) struct Publisher {
 
 /// A message that its caller looks after.
 pub(super) struct Sent {
-    /// Its `q-publish`.
+    /// Its [`Outgoing::id`].
     pub(super) id: i64,
     /// Whether the task wakes by itself when time is up.
     pub(super) is_timed: bool,

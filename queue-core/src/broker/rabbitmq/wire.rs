@@ -1,7 +1,7 @@
 //! A channel in confirm mode, and what has been sent on it. Owned by `publisher`, which decides what is sent, and what
 //! becomes of it when the channel is gone.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -15,6 +15,7 @@ use tokio_util::sync::ReusableBoxFuture;
 use super::convert::{self, short};
 use super::flight::Flight;
 use super::outgoing::Outgoing;
+use super::returns::Returns;
 use super::session::Session;
 use super::tap::{self, Ended, Keeper};
 use crate::broker::{ConsumerHandle, DIRECT_REPLY_TO, Delivery, reply};
@@ -31,8 +32,7 @@ pub(super) struct Wire {
     channel: Arc<Channel>,
     pub(super) session: Arc<Session>,
     pub(super) flight: Flight<Outgoing, Writing, PublisherConfirm, lapin::Error>,
-    /// Which publishes were returned, and so reached no queue.
-    returned: HashSet<i64>,
+    returns: Returns,
     /// The replies to what is sent here, if those are requests.
     replies: Option<ReplyTap>,
 }
@@ -56,7 +56,7 @@ impl Wire {
             channel: Arc::new(channel),
             session,
             flight: Flight::new(),
-            returned: HashSet::new(),
+            returns: Returns::default(),
             replies,
         })
     }
@@ -65,8 +65,9 @@ impl Wire {
     pub(super) fn send(&mut self, mut outgoing: Outgoing) {
         outgoing.sent = true;
         let channel = self.channel.clone();
+        let mark = self.returns.expect(&outgoing);
         let publish = outgoing.publish();
-        let properties = convert::properties(&publish.envelope, outgoing.id);
+        let properties = convert::properties(&publish.envelope, mark);
         let body = publish.envelope.payload.clone();
         let exchange = short(&publish.route.exchange);
         let routing_key = short(&publish.route.routing_key);
@@ -89,16 +90,16 @@ impl Wire {
     /// # Errors
     /// If the channel is of no more use.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> lapin::Result<usize> {
-        let returned = &mut self.returned;
-        self.flight.poll(cx, |outgoing, confirmation| note(outgoing, confirmation, returned))?;
+        let returns = &mut self.returns;
+        self.flight.poll(cx, |outgoing, confirmation| note(outgoing, confirmation, returns))?;
         Ok(self.release())
     }
 
     /// As [`poll`](Self::poll), where only one message is on its way, and by the task that waits for it. An error is
     /// left to `poll`.
     pub(super) fn poll_only(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let returned = &mut self.returned;
-        self.flight.poll_only(cx, |outgoing, confirmation| note(outgoing, confirmation, returned)).map(|()| {
+        let returns = &mut self.returns;
+        self.flight.poll_only(cx, |outgoing, confirmation| note(outgoing, confirmation, returns)).map(|()| {
             self.release();
         })
     }
@@ -107,7 +108,7 @@ impl Wire {
     fn release(&mut self) -> usize {
         let mut released = 0;
         while let Some(mut outgoing) = self.flight.release() {
-            if self.returned.remove(&outgoing.id) {
+            if self.returns.take(&outgoing) {
                 outgoing.tell_unroutable();
             } else {
                 outgoing.tell_confirmed(outgoing.acked == Some(true));
@@ -123,7 +124,7 @@ impl Wire {
         for mut outgoing in std::mem::replace(&mut self.flight, Flight::new()).into_items() {
             let acked = outgoing.acked.take();
             // An ack is not certain: the message may have come back, and be handed out with an earlier one's confirm.
-            if self.returned.remove(&outgoing.id) {
+            if self.returns.take(&outgoing) {
                 outgoing.tell_unroutable();
             } else if acked == Some(false) {
                 outgoing.tell_confirmed(false);
@@ -204,12 +205,10 @@ fn read_reply(message: lapin::message::Delivery) -> Delivery {
 }
 
 /// Notes a confirm, and the message that came back with it, which may be another's.
-fn note(outgoing: &mut Outgoing, confirmation: Confirmation, returned: &mut HashSet<i64>) {
+fn note(outgoing: &mut Outgoing, confirmation: Confirmation, returns: &mut Returns) {
     outgoing.acked = Some(!confirmation.is_nack());
-    if let Some(message) = confirmation.take_message()
-        && let Some(id) = convert::publish_id(&message.properties)
-    {
-        returned.insert(id);
+    if let Some(message) = confirmation.take_message() {
+        returns.note(&message.properties);
     }
 }
 
