@@ -307,7 +307,7 @@ impl Publisher {
             {
                 let id = self.next_id;
                 self.next_id = id.wrapping_add(1);
-                wire.send(Outgoing::one(publish, reply, id));
+                wire.send_only(Outgoing::one(publish, reply, id));
                 self.lone = Some(id);
                 Ok(Sent { id, is_timed: self.is_armed })
             }

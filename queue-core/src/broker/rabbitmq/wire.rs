@@ -33,6 +33,8 @@ pub(super) struct Wire {
     pub(super) session: Arc<Session>,
     pub(super) flight: Flight<Outgoing, Writing, PublisherConfirm, lapin::Error>,
     returns: Returns,
+    /// Ready when the message of [`send_only`](Self::send_only) is confirmed, or will not be.
+    confirmed: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// The replies to what is sent here, if those are requests.
     replies: Option<ReplyTap>,
 }
@@ -57,11 +59,12 @@ impl Wire {
             session,
             flight: Flight::new(),
             returns: Returns::default(),
+            confirmed: None,
             replies,
         })
     }
 
-    /// Sends a message. [`poll`](Self::poll) or [`poll_only`](Self::poll_only) must follow.
+    /// Sends a message. [`poll`](Self::poll) must follow.
     pub(super) fn send(&mut self, mut outgoing: Outgoing) {
         outgoing.sent = true;
         let channel = self.channel.clone();
@@ -85,6 +88,15 @@ impl Wire {
         self.flight.send(outgoing, writing);
     }
 
+    /// Sends a message while no other is on its way. [`poll_only`](Self::poll_only) must follow, or `poll`.
+    pub(super) fn send_only(&mut self, outgoing: Outgoing) {
+        self.send(outgoing);
+        let channel = self.channel.clone();
+        // Waits for the last one sent. It is there from the first, whereas its confirm's own future is there when the
+        // message is written, and who waits for that is woken twice. What it gives is in the confirm as well.
+        self.confirmed = Some(Box::pin(async move { drop(channel.wait_for_confirms().await) }));
+    }
+
     /// Tells callers what has become certain, has `cx` woken when more has, and says how much it was.
     ///
     /// # Errors
@@ -98,6 +110,10 @@ impl Wire {
     /// As [`poll`](Self::poll), where only one message is on its way, and by the task that waits for it. An error is
     /// left to `poll`.
     pub(super) fn poll_only(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(confirmed) = &mut self.confirmed {
+            ready!(confirmed.as_mut().poll(cx));
+            self.confirmed = None;
+        }
         let returns = &mut self.returns;
         self.flight.poll_only(cx, |outgoing, confirmation| note(outgoing, confirmation, returns)).map(|()| {
             self.release();
