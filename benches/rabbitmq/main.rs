@@ -174,7 +174,7 @@ async fn queue<T: Task + Runnable>(
 async fn row(plan: &Plan, name: &str, contenders: &[By], measure: impl AsyncFn(By) -> Sample) {
     let mut contenders: Vec<_> = contenders.to_vec();
     contenders.retain(|by| plan.by.is_none_or(|only| *by == only));
-    if !name.contains(&plan.only) || contenders.is_empty() {
+    if !format!("{name} ").contains(&plan.only) || contenders.is_empty() {
         return;
     }
     // In the order of the rounds.
