@@ -52,6 +52,8 @@ enum Stage<W, C> {
     /// Rings when it is answered.
     Waiting(C, Arc<Bell>),
     Answered,
+    /// It was not sent, or will not be answered. Must not be polled again.
+    Failed,
 }
 
 impl<T, W, C, A, E> Flight<T, W, C, E>
@@ -110,7 +112,7 @@ where
             Poll::Ready(Err(error)) => {
                 self.failed.get_or_insert(error);
                 self.door.owner.wake();
-                Stage::Writing(writing)
+                Stage::Failed
             }
         };
         self.slots.push_back(Slot { item, stage });
@@ -149,6 +151,29 @@ where
         }
     }
 
+    /// Asks all once more, after an error. Nobody is woken any more.
+    pub(super) fn ask_all(&mut self, mut on_answer: impl FnMut(&mut T, A)) {
+        let mut cx = Context::from_waker(Waker::noop());
+        for Slot { item, stage } in &mut self.slots {
+            if let Stage::Writing(writing) = stage
+                && let Poll::Ready(written) = Pin::new(writing).poll(&mut cx)
+            {
+                *stage = written.map_or(Stage::Failed, Stage::Written);
+            }
+            if let Stage::Written(answer) | Stage::Waiting(answer, _) = stage
+                && let Poll::Ready(answer) = Pin::new(answer).poll(&mut cx)
+            {
+                *stage = match answer {
+                    Ok(answer) => {
+                        on_answer(item, answer);
+                        Stage::Answered
+                    }
+                    Err(_) => Stage::Failed,
+                };
+            }
+        }
+    }
+
     /// As [`poll`](Self::poll), where there is only one, and for as long as there is: without a bell. An error is left
     /// for `poll` to tell, and whoever called that last is woken.
     pub(super) fn poll_only(&mut self, cx: &mut Context<'_>, on_answer: impl FnOnce(&mut T, A)) -> Poll<()> {
@@ -173,16 +198,17 @@ where
             return Poll::Pending;
         };
         if let Stage::Writing(writing) = stage {
-            let answer = std::task::ready!(Pin::new(writing).poll(cx))?;
-            self.spares.extend(stage.written(answer));
+            let written = std::task::ready!(Pin::new(writing).poll(cx));
+            self.spares.extend(stage.written(written)?);
         }
         let answer = match stage {
             Stage::Written(answer) | Stage::Waiting(answer, _) => {
-                std::task::ready!(Pin::new(answer).poll(cx))?
+                std::task::ready!(Pin::new(answer).poll(cx))
             }
-            Stage::Writing(_) | Stage::Answered => return Poll::Pending,
+            Stage::Writing(_) | Stage::Answered | Stage::Failed => return Poll::Pending,
         };
-        on_answer(item, answer);
+        *stage = Stage::Failed;
+        on_answer(item, answer?);
         *stage = Stage::Answered;
         Poll::Ready(Ok(()))
     }
@@ -212,7 +238,7 @@ where
             let waker = if self.unwritten == front || !has_room { &*door } else { Waker::noop() };
             match Pin::new(writing).poll(&mut Context::from_waker(waker)) {
                 Poll::Pending => return Ok(false),
-                Poll::Ready(answer) => self.spares.extend(slot.stage.written(answer?)),
+                Poll::Ready(written) => self.spares.extend(slot.stage.written(written)?),
             }
         }
         self.unwritten += 1;
@@ -222,7 +248,7 @@ where
     /// Asks a written one for its answer, and hangs up a bell if there is none yet. Whether it was answered.
     fn ask(&mut self, number: u64, on_answer: &mut impl FnMut(&mut T, A)) -> Result<bool, E> {
         let Some(slot) = slot(&mut self.slots, self.first, number) else { return Ok(false) };
-        let (mut answer, bell) = match std::mem::replace(&mut slot.stage, Stage::Answered) {
+        let (mut answer, bell) = match std::mem::replace(&mut slot.stage, Stage::Failed) {
             Stage::Waiting(answer, bell) => (answer, bell),
             Stage::Written(answer) => (answer, Bell::hang(self.bells.pop(), &self.door, number)),
             other => {
@@ -237,6 +263,7 @@ where
             }
             Poll::Ready(answer) => {
                 on_answer(&mut slot.item, answer?);
+                slot.stage = Stage::Answered;
                 self.bells.push(bell);
                 Ok(true)
             }
@@ -245,11 +272,17 @@ where
 }
 
 impl<W, C> Stage<W, C> {
-    /// It has been written; what waited for that has done its duty.
-    fn written(&mut self, answer: C) -> Option<W> {
-        match std::mem::replace(self, Self::Written(answer)) {
-            Self::Writing(writing) => Some(writing),
-            _ => None,
+    /// It has been written, or will not be. Gives what waited for that, which has done its duty.
+    fn written<E>(&mut self, written: Result<C, E>) -> Result<Option<W>, E> {
+        match std::mem::replace(self, Self::Failed) {
+            Self::Writing(writing) => {
+                *self = Self::Written(written?);
+                Ok(Some(writing))
+            }
+            other => {
+                *self = other;
+                Ok(None)
+            }
         }
     }
 }

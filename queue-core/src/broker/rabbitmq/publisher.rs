@@ -397,9 +397,10 @@ impl Publisher {
 
     /// The channel or the whole connection is gone. What the server refused by name fails; the rest is sent again.
     fn channel_failed(&mut self, error: &lapin::Error) {
-        let Some(wire) = &self.wire else { return };
+        let Some(wire) = &mut self.wire else { return };
         let session = wire.session.clone();
-        let alone = wire.flight.len() == 1;
+        wire.hear_out();
+        let alone = wire.suspects() == 1;
         let back = self.take_back();
         // With one in flight it is clear whose fault a channel's error is, and the connection's end is nobody's.
         if let Some((code, text)) = fault::protocol(error).filter(|_| session.is_connected()) {

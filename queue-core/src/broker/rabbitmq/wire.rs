@@ -134,21 +134,38 @@ impl Wire {
         released
     }
 
+    /// Hears all that was answered before the channel was gone.
+    pub(super) fn hear_out(&mut self) {
+        let returns = &mut self.returns;
+        self.flight.ask_all(|outgoing, confirmation| note(outgoing, confirmation, returns));
+        // What came back for these may have been handed out with others, which were asked before that. Confirms that
+        // have come since want a third look, so they do not count.
+        self.flight.ask_all(|_, confirmation| note_return(confirmation, returns));
+    }
+
+    /// How many may have ended the channel, after [`hear_out`](Self::hear_out).
+    pub(super) fn suspects(&self) -> usize {
+        self.flight.iter().filter(|outgoing| outgoing.acked.is_none()).count()
+    }
+
     /// Tells what is certain although the channel is gone, and gives back all whose callers still wait, in their order.
     pub(super) fn into_unanswered(mut self) -> VecDeque<Outgoing> {
+        self.hear_out();
         let mut unanswered = VecDeque::new();
+        // Behind one that is not answered an ack is not certain: see `flight`.
+        let mut is_certain = true;
         for mut outgoing in std::mem::replace(&mut self.flight, Flight::new()).into_items() {
-            let acked = outgoing.acked.take();
-            // An ack is not certain: the message may have come back, and be handed out with an earlier one's confirm.
+            is_certain &= outgoing.acked.is_some();
             if self.returns.take(&outgoing) {
                 outgoing.tell_unroutable();
-            } else if acked == Some(false) {
-                outgoing.tell_confirmed(false);
+            } else if let Some(acked) = outgoing.acked.take_if(|acked| is_certain || !*acked) {
+                outgoing.tell_confirmed(acked);
             } else if reply::is_address(&outgoing.publish().route.routing_key) {
                 // Perhaps it was what ended the connection, and would end the next one (see `address`).
                 let waited = outgoing.since.elapsed();
                 outgoing.tell(Err(PublishError::Unconfirmed { waited }));
             } else if !outgoing.is_told {
+                outgoing.acked = None;
                 unanswered.push_back(outgoing);
             }
         }
@@ -223,6 +240,10 @@ fn read_reply(message: lapin::message::Delivery) -> Delivery {
 /// Notes a confirm, and the message that came back with it, which may be another's.
 fn note(outgoing: &mut Outgoing, confirmation: Confirmation, returns: &mut Returns) {
     outgoing.acked = Some(!confirmation.is_nack());
+    note_return(confirmation, returns);
+}
+
+fn note_return(confirmation: Confirmation, returns: &mut Returns) {
     if let Some(message) = confirmation.take_message() {
         returns.note(&message.properties);
     }

@@ -245,3 +245,28 @@ fn error_is_told_to_the_owner_also_when_somebody_else_saw_it() {
     assert!(t.poll().is_err());
     assert_eq!(t.flight.into_items().collect::<Vec<_>>(), ["a"]);
 }
+
+#[test]
+fn what_was_answered_before_an_error_is_heard_nevertheless() {
+    let mut t = Fixture::new();
+    let (mut a, mut b, mut c) = (t.send("a"), t.send("b"), t.send("c"));
+    let d = t.send("d");
+    a.write();
+    b.write();
+    t.poll().unwrap();
+    b.answer(2);
+    c.write();
+    c.answer(3);
+    drop((a, d));
+    assert!(t.poll().is_err());
+
+    // Also once more, when what has failed must not be polled.
+    for _ in 0..2 {
+        let heard = &mut t.heard;
+        t.flight.ask_all(|item, answer| heard.push((item, answer)));
+    }
+
+    t.heard.sort_unstable();
+    assert_eq!(t.heard, [("b", 2), ("c", 3)]);
+    assert_eq!(t.flight.into_items().count(), 4);
+}
