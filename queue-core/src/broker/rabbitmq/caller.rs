@@ -3,6 +3,9 @@
 //! Whoever publishes while nothing else is on its way sends the message itself, and lapin's thread wakes it when the
 //! confirm is there: to go by the publisher's task would be a thread woken, twice, for each enqueue of a program that
 //! awaits one after another. As soon as there are two the task takes over.
+//!
+//! A request is sent by its caller however many there are, and the task looks at the confirms from time to time: its
+//! caller waits for the reply, and hears by the confirm only that there will be none.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -28,35 +31,43 @@ pub(super) enum Command {
 pub(super) struct PublisherHandle {
     commands: mpsc::UnboundedSender<Command>,
     publisher: SharedPublisher,
+    are_requests: bool,
 }
 
 impl PublisherHandle {
-    pub(super) fn new(commands: mpsc::UnboundedSender<Command>, publisher: SharedPublisher) -> Self {
-        Self { commands, publisher }
+    pub(super) fn new(
+        commands: mpsc::UnboundedSender<Command>,
+        publisher: SharedPublisher,
+        are_requests: bool,
+    ) -> Self {
+        Self { commands, publisher, are_requests }
     }
 
     /// Publishes one message and waits for its outcome. The message has been [checked](crate::broker::amqp::check_publish).
     pub(super) async fn publish(&self, publish: Publish) -> Outcome {
         let (reply, outcome) = oneshot::channel();
         let command = Command::One(Box::new(publish), reply);
-        // A lock that is taken means that others publish.
-        let sent = match self.publisher.try_lock() {
-            Some(mut publisher) => publisher.send_lone(command),
-            None => Err(command),
+        let sent = if self.are_requests {
+            self.publisher.lock().send_now(command)
+        } else {
+            // A lock that is taken means that others publish.
+            match self.publisher.try_lock() {
+                Some(mut publisher) => publisher.send_now(command),
+                None => Err(command),
+            }
         };
         match sent {
-            Ok(Sent { id, is_timed }) => {
-                let lone = Lone { handle: self, id, outcome, is_told: false };
+            Ok(Sent { lone, is_timed }) => {
                 if !is_timed {
                     self.look();
                 }
-                lone.await
+                if let Some(id) = lone {
+                    return Lone { handle: self, id, outcome, is_told: false }.await;
+                }
             }
-            Err(command) => {
-                self.commands.send(command).map_err(|_| PublishError::Closed)?;
-                outcome.await.unwrap_or(Err(PublishError::Closed))
-            }
+            Err(command) => self.commands.send(command).map_err(|_| PublishError::Closed)?,
         }
+        outcome.await.unwrap_or(Err(PublishError::Closed))
     }
 
     /// Publishes many; the outcomes stand in the order of the messages.

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -30,6 +30,10 @@ type Opening = Pin<Box<dyn Future<Output = lapin::Result<Wire>> + Send>>;
 /// two million a second.
 const WINDOW: usize = 2048;
 
+/// How often the confirms of requests are looked at. Nearly always the reply is here by then, and nobody waits for the
+/// confirm any more; to be woken for each would be most of what a request costs.
+const TICK: Duration = Duration::from_millis(20);
+
 /// A publisher that its task and its callers share.
 #[derive(Clone)]
 pub(super) struct SharedPublisher(Arc<Mutex<Publisher>>);
@@ -49,19 +53,20 @@ pub(super) struct Publisher {
     next_id: i64,
     /// The message whose caller looks after it, which is the only one on its way.
     lone: Option<i64>,
-    /// Armed for the earliest deadline at the time; deadlines only grow, so it never fires late.
+    /// Fires at the earliest deadline at the time, or earlier.
     timer: Option<Pin<Box<Sleep>>>,
-    is_armed: bool,
+    /// When it fires, if it does.
+    armed: Option<Instant>,
     /// No more is accepted, and the task ends when nothing is left.
     is_stopping: bool,
     /// Who reads the replies, where the messages are requests; `None` for all other messages.
     replies: Option<Replies>,
 }
 
-/// A message that its caller looks after.
+/// A message that its caller has sent.
 pub(super) struct Sent {
-    /// Its [`Outgoing::id`].
-    pub(super) id: i64,
+    /// Its [`Outgoing::id`], if its caller also looks after it.
+    pub(super) lone: Option<i64>,
     /// Whether the task wakes by itself when time is up.
     pub(super) is_timed: bool,
 }
@@ -88,6 +93,7 @@ fn build(
     replies: Option<Replies>,
 ) -> (PublisherHandle, SharedPublisher) {
     let (sender, commands) = mpsc::unbounded_channel();
+    let are_requests = replies.is_some();
     let publisher = Publisher {
         commands,
         state,
@@ -100,12 +106,12 @@ fn build(
         next_id: fastrand::i64(0..i64::MAX / 2),
         lone: None,
         timer: None,
-        is_armed: false,
+        armed: None,
         is_stopping: false,
         replies,
     };
     let shared = SharedPublisher(Arc::new(Mutex::new(publisher)));
-    (PublisherHandle::new(sender, shared.clone()), shared)
+    (PublisherHandle::new(sender, shared.clone(), are_requests), shared)
 }
 
 impl SharedPublisher {
@@ -155,8 +161,8 @@ impl Publisher {
         // From now on this task looks after it.
         self.lone = None;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(Duration::ZERO)));
-        if self.is_armed && timer.as_mut().poll(cx).is_ready() {
-            self.is_armed = false;
+        if self.armed.is_some() && timer.as_mut().poll(cx).is_ready() {
+            self.armed = None;
             self.expire();
         }
         loop {
@@ -174,17 +180,22 @@ impl Publisher {
         if self.is_stopping && self.queue.is_empty() && self.in_flight() == 0 {
             return Poll::Ready(());
         }
-        while !self.is_armed
-            && let Some(deadline) = self.earliest_deadline()
+        while let Some(deadline) = self.earliest_deadline()
+            && self.armed.is_none_or(|at| at > deadline)
             && let Some(timer) = &mut self.timer
         {
             timer.as_mut().reset(deadline);
-            self.is_armed = timer.as_mut().poll(cx).is_pending();
-            if !self.is_armed {
+            self.armed = timer.as_mut().poll(cx).is_pending().then_some(deadline);
+            if self.armed.is_none() {
                 self.expire();
             }
         }
         Poll::Pending
+    }
+
+    /// Whether confirms are looked at from time to time only: those of requests, which are answered otherwise.
+    fn is_patient(&self) -> bool {
+        self.replies.is_some() && self.queue.is_empty() && !self.is_stopping
     }
 
     fn in_flight(&self) -> usize {
@@ -220,8 +231,11 @@ impl Publisher {
 
     /// Hears what has come and sends what may be sent. Whether there was anything, and so may be more.
     fn poll_wire(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_patient = self.is_patient();
         let Some(wire) = &mut self.wire else { return false };
-        let released = match wire.poll(cx) {
+        let polled =
+            if is_patient { wire.poll(&mut Context::from_waker(Waker::noop())) } else { wire.poll(cx) };
+        let released = match polled {
             Ok(released) => released,
             Err(error) => {
                 self.channel_failed(&error);
@@ -289,27 +303,40 @@ impl Publisher {
         }
     }
 
-    /// Sends a message of a caller that then looks after it by [`poll_lone`](Self::poll_lone), if nothing else is on
-    /// its way or waits.
+    /// Sends a caller's message at once: a request if there is room for it, another message if nothing else is on its
+    /// way, and then its caller looks after it by [`poll_lone`](Self::poll_lone).
     ///
     /// # Errors
     /// Gives the message back that must go by the task.
-    pub(super) fn send_lone(&mut self, command: Command) -> Result<Sent, Command> {
+    pub(super) fn send_now(&mut self, command: Command) -> Result<Sent, Command> {
         let is_free = self.queue.is_empty()
-            && self.in_flight() == 0
             && self.commands.is_empty()
             && !self.is_stopping
-            && self.replies.as_ref().is_none_or(Replies::are_read)
+            && self.suspects == 0
             && self.state.borrow().blocked.is_none();
         match (&mut self.wire, command) {
             (Some(wire), Command::One(publish, reply))
                 if is_free && wire.is_open() && !address::is_nonsense(&publish) =>
             {
+                let is_ready = match &self.replies {
+                    Some(replies) => replies.are_read() && has_room(wire, WINDOW),
+                    None => wire.flight.len() == 0,
+                };
+                if !is_ready {
+                    return Err(Command::One(publish, reply));
+                }
                 let id = self.next_id;
                 self.next_id = id.wrapping_add(1);
-                wire.send_only(Outgoing::one(publish, reply, id));
-                self.lone = Some(id);
-                Ok(Sent { id, is_timed: self.is_armed })
+                let outgoing = Outgoing::one(publish, reply, id);
+                if self.replies.is_some() {
+                    wire.send(outgoing);
+                    let by = Instant::now() + TICK;
+                    Ok(Sent { lone: None, is_timed: self.armed.is_some_and(|at| at <= by) })
+                } else {
+                    wire.send_only(outgoing);
+                    self.lone = Some(id);
+                    Ok(Sent { lone: Some(id), is_timed: self.armed.is_some() })
+                }
             }
             (_, command) => Err(command),
         }
@@ -383,8 +410,7 @@ impl Publisher {
         }
         let window = if self.suspects > 0 { 1 } else { WINDOW };
         let mut is_any = false;
-        while wire.flight.len() < window
-            && wire.flight.has_room()
+        while has_room(wire, window)
             && let Some(outgoing) = self.queue.pop_front()
         {
             if outgoing.sent || !outgoing.is_unheard() {
@@ -466,7 +492,8 @@ impl Publisher {
         let mut waiting = in_flight.chain(&self.queue).filter(|outgoing| !outgoing.is_told);
         let outgoing = waiting.next().map(|outgoing| outgoing.since + self.timeout);
         let reader = self.replies.as_ref().and_then(|replies| replies.deadline(self.timeout));
-        outgoing.into_iter().chain(reader).min()
+        let tick = (self.is_patient() && self.in_flight() > 0).then(|| Instant::now() + TICK);
+        outgoing.into_iter().chain(reader).chain(tick).min()
     }
 
     /// Answers those whose time is up.
@@ -523,6 +550,10 @@ impl Publisher {
             }));
         }
     }
+}
+
+fn has_room(wire: &Wire, window: usize) -> bool {
+    wire.flight.len() < window && wire.flight.has_room()
 }
 
 /// Whether the server's text names this exchange as missing or forbidden. It quotes the name as it is, quotes and all,
