@@ -17,6 +17,7 @@ on_each_node!(
     dead_letter_that_nobody_takes_goes_back_to_its_queue,
     delayed_job_whose_queue_has_gone_is_kept,
     released_and_dropped_deliveries_come_again,
+    acks_are_sent_though_a_job_blocks_its_runtime,
 );
 
 fn failed() -> Reason {
@@ -173,5 +174,31 @@ async fn released_and_dropped_deliveries_come_again(node: Node) {
         stats.ready == 0 && stats.consumers == 0
     })
     .await;
+    broker.close().await;
+}
+
+/// Acks wait for what else is ready on the runtime that they were made on, to be sent together. Not for ever.
+async fn acks_are_sent_though_a_job_blocks_its_runtime(node: Node) {
+    let broker = node.broker().await;
+    let queue = queue(&broker).await;
+    for _ in 0..4 {
+        broker.publish(Publish::to_queue(queue.clone(), job("x"))).await.unwrap();
+    }
+    let mut consumer = consume(&broker, &queue, 2).await;
+    let (first, _second) = (next(&mut consumer).await, next(&mut consumer).await);
+    assert_eq!(broker.inspect(&queue).await.unwrap().ready, 2);
+
+    let (unblock, blocked) = std::sync::mpsc::channel::<()>();
+    let blocking = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            first.settle(Settlement::Ack).await.unwrap();
+            let _ = blocked.recv();
+        });
+    });
+
+    until("the next one is delivered", async || broker.inspect(&queue).await.unwrap().ready == 1).await;
+    drop(unblock);
+    blocking.join().unwrap();
     broker.close().await;
 }

@@ -28,7 +28,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 /// The pauses before consuming is tried again: 0.1 s, 0.2 s … 10 s.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How soon it is seen that a consumer has ended whose worker is busy.
+/// How soon it is seen that a consumer has ended whose worker is busy; and how soon acks are sent, if its runtime is.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// So many settlements a channel has on their way to a quorum queue at once (`quorum_commands_soft_limit`); see
@@ -210,7 +210,10 @@ impl Feed {
                     None if session.is_connected() => End::Cancelled,
                     None => End::Lost,
                 },
-                _ = looks.tick() => keeper.look(),
+                _ = looks.tick() => {
+                    keeper.look();
+                    ledger.send_due();
+                }
                 () = self.handle.stopped() => break,
                 () = closed.cancelled() => break,
             }

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions};
-use tokio::sync::watch;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
 
 use super::Core;
 use super::convert::short;
@@ -36,8 +37,21 @@ pub(super) struct Ledger {
 #[derive(Default)]
 struct Acks {
     tags: Tags,
-    /// Whether a task is on its way that will send them.
+    /// Whether a task will send them, unless somebody does before.
     is_due: bool,
+}
+
+/// Sends what is due when it is dropped, be it by a runtime that goes down.
+struct Due {
+    ledger: Arc<Ledger>,
+    /// `close` waits for it.
+    running: Option<mpsc::Sender<()>>,
+}
+
+impl Drop for Due {
+    fn drop(&mut self) {
+        self.ledger.send_due();
+    }
 }
 
 impl fmt::Debug for Ledger {
@@ -69,8 +83,7 @@ impl Ledger {
     /// answer to a first `basic.get` comes after the arrival; that to a second one after the news of it; and the stash
     /// is sent before the next question is handled. What the queue hands over goes back.
     pub(super) async fn barrier(&self, queue: Option<&str>) -> lapin::Result<()> {
-        // Those that wait for a task to send them.
-        self.send(&mut self.acks());
+        self.send_due();
         for queue in [queue, queue].into_iter().flatten() {
             let got = self.channel.basic_get(short(queue), BasicGetOptions { no_ack: false }).await?;
             if let Some(message) = got {
@@ -92,8 +105,9 @@ impl Ledger {
 
     /// Acks a delivery; `false` if the channel is gone.
     ///
-    /// While others are out, acks are sent by a task, together with what is acked until it runs: a frame each would be
-    /// most of the work of a short job, here and in RabbitMQ. The last one out is acked at once.
+    /// While others are out, acks are sent when the caller's runtime has run what else is ready, together with what is
+    /// acked until then: a frame each would be most of the work of a short job, here and in RabbitMQ. The last one out
+    /// is acked at once.
     pub(super) fn ack(self: &Arc<Self>, tag: u64) -> bool {
         if !self.is_open() {
             return false;
@@ -104,10 +118,32 @@ impl Ledger {
         } else if !acks.is_due {
             acks.is_due = true;
             drop(acks);
-            let ledger = self.clone();
-            self.core.spawn_or_run(move || ledger.send(&mut ledger.acks()));
+            self.send_soon();
         }
         true
+    }
+
+    /// Has a task send what is to be acked. On the caller's runtime, since to wake a thread of ours would cost more than
+    /// the frame; a runtime that a job blocks is no harm for longer than [`send_due`](Self::send_due) is away.
+    fn send_soon(self: &Arc<Self>) {
+        let due = Due { ledger: self.clone(), running: self.core.tasks.token() };
+        if due.running.is_none() {
+            // The broker is being closed, and waits for no more tasks.
+            return;
+        }
+        let present = Handle::try_current();
+        present.as_ref().unwrap_or(&self.core.handle).spawn(async move {
+            tokio::task::yield_now().await;
+            drop(due);
+        });
+    }
+
+    /// Sends what is to be acked and waits for a task.
+    pub(super) fn send_due(&self) {
+        let mut acks = self.acks();
+        if acks.is_due {
+            self.send(&mut acks);
+        }
     }
 
     /// Gives a delivery back; `false` if the channel is gone. By nack: a quorum queue of RabbitMQ 4.3 does not count it

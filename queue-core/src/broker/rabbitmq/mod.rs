@@ -267,17 +267,6 @@ impl Core {
         self.tasks.spawn(&self.handle, task);
     }
 
-    /// Runs something short on the broker's runtime that `close` waits for; if that has begun, here and now.
-    fn spawn_or_run(&self, run: impl FnOnce() + Send + 'static) {
-        match self.tasks.token() {
-            None => run(),
-            Some(running) => drop(self.handle.spawn(async move {
-                run();
-                drop(running);
-            })),
-        }
-    }
-
     /// The connection for consuming, opened when it is first asked for.
     fn consuming(&self) -> watch::Receiver<State> {
         self.consuming.get_or_init(|| self.new_consuming()).clone()
