@@ -7,12 +7,13 @@ use queue_core::client::Client;
 use queue_core::error::{Error, ErrorKind, chain};
 
 use crate::proxy::{Mode, Proxy};
-use crate::support::{Node, queue, settings, soon};
+use crate::support::{self, Node, queue, settings, soon, until};
 
 on_each_node!(
     wrong_password_is_refused_at_once_and_names_the_user,
     missing_vhost_is_refused_at_once_and_named,
     question_that_nobody_waits_for_any_more_leaves_no_thread,
+    questions_share_a_connection_that_is_kept_for_a_while,
     queue_for_which_no_channel_is_left_is_refused_with_the_remedy,
     next_host_takes_over_from_one_that_does_not_answer,
     pikas_options_are_understood,
@@ -193,4 +194,27 @@ async fn unusable_url_is_refused_with_the_part_that_is_wrong() {
         assert_eq!(error.kind(), ErrorKind::Config, "{url}: {error}");
         assert!(error.to_string().contains(part), "{url}: {error}");
     }
+}
+
+/// Who watches queues asks often, and each new connection is a login, and two lines in the node's log.
+async fn questions_share_a_connection_that_is_kept_for_a_while(node: Node) {
+    let proxy = Proxy::start(&node.host()).await;
+    let broker = support::broker(&node.with(|url| url.host = proxy.address.to_string())).await;
+    let queue = queue(&broker).await;
+    until("the declaring connection is closed", async || proxy.open() == 1).await;
+
+    for _ in 0..20 {
+        assert_eq!(broker.inspect(&queue).await.unwrap().ready, 0);
+        // A refusal costs its channel and no more.
+        assert_eq!(broker.inspect("no such queue").await.unwrap_err().kind(), ErrorKind::Topology);
+        assert_eq!(proxy.open(), 2);
+    }
+    proxy.cut();
+    soon("an answer on a new connection", async { while broker.inspect(&queue).await.is_err() {} }).await;
+    until("no more than before", async || proxy.open() == 2).await;
+    until("the idle connection is closed", async || proxy.open() == 1).await;
+
+    assert_eq!(broker.purge(&queue).await.unwrap(), 0);
+    broker.close().await;
+    until("all are closed", async || proxy.open() == 0).await;
 }

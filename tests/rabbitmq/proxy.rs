@@ -51,6 +51,13 @@ impl Proxy {
         self.mode.send_replace(mode);
     }
 
+    /// How many connections are open.
+    pub(crate) fn open(&self) -> usize {
+        let mut connections = self.connections.lock().unwrap();
+        while connections.try_join_next().is_some() {}
+        connections.len()
+    }
+
     /// Ends all connections.
     pub(crate) fn cut(&self) {
         self.connections.lock().unwrap().abort_all();

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::aside::Aside;
 use self::caller::PublisherHandle;
 use self::convert::short;
 use self::exact::Exact;
@@ -35,6 +36,7 @@ use crate::error::{Error, ErrorKind, PublishError, Result, chain};
 use crate::topology::{Name, Topology, delay_ladder};
 
 mod address;
+mod aside;
 mod caller;
 mod connect;
 mod consumer;
@@ -104,6 +106,7 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
             publisher,
             requester: OnceLock::new(),
             replier: Replier::default(),
+            aside: Aside::default(),
             publishing,
             consuming: OnceLock::new(),
             unparsable: Mutex::default(),
@@ -155,6 +158,8 @@ struct Core {
     requester: OnceLock<PublisherHandle>,
     /// Sends direct replies.
     replier: Replier,
+    /// Where queues are asked about.
+    aside: Aside,
     publishing: watch::Receiver<State>,
     /// Opened by the first consumer.
     consuming: OnceLock<watch::Receiver<State>>,
@@ -215,21 +220,13 @@ impl Shared {
         }
     }
 
-    /// Runs `work` on a channel of a connection of its own, which is closed afterwards.
-    async fn aside<T>(&self, work: impl AsyncFnOnce(&lapin::Channel) -> Result<T>) -> Result<T> {
+    /// Declares on a connection of its own, which is closed afterwards: after a failure it leads to where the others go.
+    async fn declare(&self, topology: &Topology) -> Result<()> {
         let link = session::open_any(self, "declare").await.map_err(|fault| fault.error)?;
-        let working = async {
-            let channel = link.connection.create_channel().await.map_err(|error| fault::lost(&error))?;
-            work(&channel).await
-        };
-        let result = tokio::time::timeout(self.target.deadline, working).await.unwrap_or_else(|_| {
-            Err(Error::new(
-                ErrorKind::Connection,
-                format!("RabbitMQ at {} did not answer within {:?}", link.host, self.target.deadline),
-            ))
-        });
+        let declare = async |channel: &lapin::Channel| declare::declare(channel, topology).await;
+        let declared = aside::on_channel(&link, self.target.deadline, declare).await;
         link.close(Duration::from_secs(1)).await;
-        result
+        declared
     }
 
     /// Declares everything once more. Only a lost connection is an error: a conflict must not keep the other
@@ -239,7 +236,7 @@ impl Shared {
         if topology == Topology::default() {
             return Ok(());
         }
-        match self.aside(async |channel| declare::declare(channel, &topology).await).await {
+        match self.declare(&topology).await {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == ErrorKind::Connection => Err(Fault { permanent: false, error }),
             Err(error) => {
@@ -316,8 +313,11 @@ impl Core {
         let mut state = self.publishing.clone();
         let mut pause = Duration::from_millis(100);
         loop {
-            let declare = async |channel: &lapin::Channel| declare::declare(channel, topology).await;
-            let declared = self.on_queue(is_exclusive, declare).await;
+            let declared = if is_exclusive {
+                self.on_consuming(async |channel| declare::declare(channel, topology).await).await
+            } else {
+                self.shared.declare(topology).await
+            };
             if !matches!(&declared, Err(error) if error.kind() == ErrorKind::Connection) {
                 return declared;
             }
@@ -353,11 +353,11 @@ impl Core {
 
     /// Runs `work` on a queue, on the connection that may touch it.
     async fn on_queue<T>(
-        &self,
+        self: &Arc<Self>,
         is_exclusive: bool,
         work: impl AsyncFnOnce(&lapin::Channel) -> Result<T>,
     ) -> Result<T> {
-        if is_exclusive { self.on_consuming(work).await } else { self.shared.aside(work).await }
+        if is_exclusive { self.on_consuming(work).await } else { self.aside(work).await }
     }
 
     /// Declares the delay ladder, once.
