@@ -16,7 +16,8 @@ use uuid::Uuid;
 /// The headers that Leveret writes. All others are the user's and pass through untouched.
 pub mod header {
     /// Unique to each publish, so that RabbitMQ's return of a message is attributed to the publish it belongs to. Only on
-    /// messages that share their id with another one which is on its way from the same client at the same time.
+    /// messages that share their id with another one which is on its way from the same client at the same time, and in
+    /// place of a header of this name.
     pub const PUBLISH: &str = "q-publish";
     /// Which attempt the next run is, from 1. Absent means 1.
     pub const ATTEMPT: &str = "q-attempt";

@@ -70,8 +70,8 @@ async fn returns_are_attributed_to_the_right_publish_under_pipelining(node: Node
     broker.close().await;
 }
 
-/// As replays of one dead letter are, or messages whose ids their sender chose. One of them claims to be the publish of
-/// another, as RabbitMQ shows it to us.
+/// As replays of one dead letter are, or messages whose ids their sender chose. Some carry a header of the name by which
+/// they are told apart, as a message that came from another Leveret may.
 async fn returns_are_attributed_to_the_right_publish_among_those_of_one_id(node: Node) {
     let broker = node.broker().await;
     let queue = queue(&broker).await;

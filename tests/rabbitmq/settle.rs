@@ -1,13 +1,14 @@
 //! Settlements, the delay ladder and dead letters.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use queue_core::broker::{ConsumeOptions, Publish};
+use queue_core::broker::{ConsumeOptions, Delivery, Publish};
 use queue_core::envelope::{HeaderValue, header};
 use queue_core::error::SettleError;
 use queue_core::settlement::{Reason, ReasonKind, Settlement};
 use queue_core::topology::{Namespace, QueueSpec, Route};
 
+use crate::proxy::{Mode, Proxy};
 use crate::support::{self, Node, consume, job, next, queue, soon, unique, until};
 
 on_each_node!(
@@ -18,6 +19,7 @@ on_each_node!(
     delayed_job_whose_queue_has_gone_is_kept,
     released_and_dropped_deliveries_come_again,
     acks_are_sent_though_a_job_blocks_its_runtime,
+    acks_are_sent_though_a_job_blocks_its_runtime_and_nothing_more_is_fetched,
 );
 
 fn failed() -> Reason {
@@ -177,6 +179,19 @@ async fn released_and_dropped_deliveries_come_again(node: Node) {
     broker.close().await;
 }
 
+/// A thread on which a delivery is acked and then nothing else runs, until `drop`.
+fn ack_and_block(delivery: Delivery) -> (std::sync::mpsc::Sender<()>, std::thread::JoinHandle<()>) {
+    let (unblock, blocked) = std::sync::mpsc::channel();
+    let blocking = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            delivery.settle(Settlement::Ack).await.unwrap();
+            let _ = blocked.recv();
+        });
+    });
+    (unblock, blocking)
+}
+
 /// Acks wait for what else is ready on the runtime that they were made on, to be sent together. Not for ever.
 async fn acks_are_sent_though_a_job_blocks_its_runtime(node: Node) {
     let broker = node.broker().await;
@@ -188,17 +203,37 @@ async fn acks_are_sent_though_a_job_blocks_its_runtime(node: Node) {
     let (first, _second) = (next(&mut consumer).await, next(&mut consumer).await);
     assert_eq!(broker.inspect(&queue).await.unwrap().ready, 2);
 
-    let (unblock, blocked) = std::sync::mpsc::channel::<()>();
-    let blocking = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            first.settle(Settlement::Ack).await.unwrap();
-            let _ = blocked.recv();
-        });
-    });
+    let (unblock, blocking) = ack_and_block(first);
 
     until("the next one is delivered", async || broker.inspect(&queue).await.unwrap().ready == 1).await;
+    let since = Instant::now();
+    broker.close().await;
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?} for nothing", since.elapsed());
     drop(unblock);
     blocking.join().unwrap();
-    broker.close().await;
+}
+
+/// The same while the worker shuts down.
+async fn acks_are_sent_though_a_job_blocks_its_runtime_and_nothing_more_is_fetched(node: Node) {
+    let direct = node.broker().await;
+    let queue = queue(&direct).await;
+    for _ in 0..2 {
+        direct.publish(Publish::to_queue(queue.clone(), job("x"))).await.unwrap();
+    }
+    let proxy = Proxy::start(&node.host()).await;
+    let broker = support::broker(&node.with(|url| url.host = proxy.address.to_string())).await;
+    let mut consumer = consume(&broker, &queue, 2).await;
+    let (first, _second) = (next(&mut consumer).await, next(&mut consumer).await);
+
+    consumer.stop();
+    let (unblock, blocking) = ack_and_block(first);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    proxy.set(Mode::Shut);
+    proxy.cut();
+
+    until("the other one is back", async || direct.inspect(&queue).await.unwrap().ready > 0).await;
+    assert_eq!(direct.inspect(&queue).await.unwrap().ready, 1);
+    drop(unblock);
+    blocking.join().unwrap();
+    direct.close().await;
 }

@@ -28,7 +28,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 /// The pauses before consuming is tried again: 0.1 s, 0.2 s … 10 s.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How soon it is seen that a consumer has ended whose worker is busy; and how soon acks are sent, if its runtime is.
+/// How soon it is seen that a consumer has ended whose worker is busy; and how soon acks are sent at the latest.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// So many settlements a channel has on their way to a quorum queue at once (`quorum_commands_soft_limit`); see
@@ -205,11 +205,14 @@ impl Feed {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                ended = &mut ended => return match ended.ok().flatten() {
-                    Some(error) => self.failed(session, error),
-                    None if session.is_connected() => End::Cancelled,
-                    None => End::Lost,
-                },
+                ended = &mut ended => {
+                    ledger.send_at_once();
+                    return match ended.ok().flatten() {
+                        Some(error) => self.failed(session, error),
+                        None if session.is_connected() => End::Cancelled,
+                        None => End::Lost,
+                    };
+                }
                 _ = looks.tick() => {
                     keeper.look();
                     ledger.send_due();
@@ -238,10 +241,17 @@ impl Feed {
     /// Waits until everything is settled and the queue has all of it.
     async fn flush(self, ledger: &Ledger) {
         let unflushed = self.handle.end();
-        tokio::select! {
-            () = unflushed.settled() => {}
-            () = self.core.shared.closed.cancelled() => {}
+        let settled = unflushed.settled();
+        tokio::pin!(settled);
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                () = &mut settled => break,
+                () = self.core.shared.closed.cancelled() => break,
+                _ = looks.tick() => ledger.send_due(),
+            }
         }
+        ledger.send_at_once();
         let queue = (self.options.prefetch >= AT_ONCE).then_some(&*self.options.queue);
         let _ = tokio::time::timeout(Duration::from_secs(2), ledger.barrier(queue)).await;
     }
@@ -260,6 +270,8 @@ impl Feed {
                 Default::default(),
             )
             .await?;
+        // An answer on the channel comes after what the queue had for us when it answered `basic.consume`.
+        channel.basic_qos(self.options.prefetch.max(1), BasicQosOptions { global: false }).await?;
         let ledger = Ledger::new(self.core.clone(), channel, self.state.clone(), &self.options);
         Ok((ledger, deliveries))
     }

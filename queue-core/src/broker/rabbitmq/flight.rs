@@ -2,10 +2,11 @@
 //! nothing of AMQP.
 //!
 //! lapin hands a returned message to whichever confirm it completes next, which may be a later publish's, and one frame
-//! completes many in no order. But it completes no publish before it has handed out the message that came back for it.
-//! So an answer counts when all earlier ones are there and *everything* that had been completed by then has been looked
-//! at. For that, each confirm rings with its number when it is completed, and nothing is released before all who rang
-//! have been heard and all who have no bell yet have been asked.
+//! completes many in no order. But messages come back in the order in which they were sent, each before its own confirm:
+//! when a publish and *all earlier ones* are completed, all that came back for them has been handed out. So an answer
+//! counts when all earlier ones are there and everything that had been completed by then has been looked at. For that,
+//! each confirm rings with its number when it is completed, and nothing is released before all who rang have been heard
+//! and all who have no bell yet have been asked.
 //!
 //! Answers count in order, so nobody needs to be woken for any but the first.
 

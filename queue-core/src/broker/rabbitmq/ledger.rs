@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use lapin::Channel;
@@ -16,6 +17,9 @@ use super::session::State;
 use super::tags::Tags;
 use crate::broker::ConsumeOptions;
 use crate::topology::{Name, Route};
+
+/// For how long acks wait for their task, before others do not wait with them.
+const LATE: Duration = Duration::from_millis(5);
 
 /// One channel's deliveries. It dies with its session: a tag of an old channel is never sent on a new one, where it
 /// would ack another message.
@@ -37,20 +41,25 @@ pub(super) struct Ledger {
 #[derive(Default)]
 struct Acks {
     tags: Tags,
-    /// Whether a task will send them, unless somebody does before.
-    is_due: bool,
+    /// Some wait for a task that will send them, unless somebody does before.
+    due: Option<Due>,
+    /// Whether none waits any more.
+    at_once: bool,
+}
+
+/// That acks wait to be sent.
+struct Due {
+    since: Instant,
+    /// `close` waits for it.
+    _running: mpsc::Sender<()>,
 }
 
 /// Sends what is due when it is dropped, be it by a runtime that goes down.
-struct Due {
-    ledger: Arc<Ledger>,
-    /// `close` waits for it.
-    running: Option<mpsc::Sender<()>>,
-}
+struct SendOnDrop(Arc<Ledger>);
 
-impl Drop for Due {
+impl Drop for SendOnDrop {
     fn drop(&mut self) {
-        self.ledger.send_due();
+        self.0.send_due();
     }
 }
 
@@ -113,37 +122,47 @@ impl Ledger {
             return false;
         }
         let mut acks = self.acks();
-        if acks.tags.done(tag) {
+        let is_last = acks.tags.done(tag);
+        let is_late = acks.due.as_ref().is_some_and(|due| due.since.elapsed() > LATE);
+        if is_last || is_late || acks.at_once {
             self.send(&mut acks);
-        } else if !acks.is_due {
-            acks.is_due = true;
-            drop(acks);
-            self.send_soon();
+        } else if acks.due.is_none() {
+            match self.core.tasks.token() {
+                Some(running) => {
+                    acks.due = Some(Due { since: Instant::now(), _running: running });
+                    drop(acks);
+                    self.send_soon();
+                }
+                // The broker is being closed, and waits for nothing more.
+                None => self.send(&mut acks),
+            }
         }
         true
     }
 
-    /// Has a task send what is to be acked. On the caller's runtime, since to wake a thread of ours would cost more than
-    /// the frame; a runtime that a job blocks is no harm for longer than [`send_due`](Self::send_due) is away.
+    /// Has a task send what is due. On the caller's runtime, since to wake a thread of ours would cost more than the
+    /// frame. A job may block that thread: then the next ack sends them, or [`send_due`](Self::send_due).
     fn send_soon(self: &Arc<Self>) {
-        let due = Due { ledger: self.clone(), running: self.core.tasks.token() };
-        if due.running.is_none() {
-            // The broker is being closed, and waits for no more tasks.
-            return;
-        }
+        let send = SendOnDrop(self.clone());
         let present = Handle::try_current();
         present.as_ref().unwrap_or(&self.core.handle).spawn(async move {
             tokio::task::yield_now().await;
-            drop(due);
+            drop(send);
         });
     }
 
-    /// Sends what is to be acked and waits for a task.
+    /// Sends the acks that wait. To be called from time to time, in case a job blocks the thread that would.
     pub(super) fn send_due(&self) {
         let mut acks = self.acks();
-        if acks.is_due {
+        if acks.due.is_some() {
             self.send(&mut acks);
         }
+    }
+
+    /// Sends each ack at once from now on: nobody calls [`send_due`](Self::send_due) any more.
+    pub(super) fn send_at_once(&self) {
+        self.acks().at_once = true;
+        self.send_due();
     }
 
     /// Gives a delivery back; `false` if the channel is gone. By nack: a quorum queue of RabbitMQ 4.3 does not count it
@@ -157,7 +176,7 @@ impl Ledger {
     }
 
     fn send(&self, acks: &mut Acks) {
-        acks.is_due = false;
+        acks.due = None;
         acks.tags.acks(|tag, multiple| {
             // An error means that the channel is gone, and RabbitMQ delivers them again.
             let _ = self.channel.basic_ack(tag, BasicAckOptions { multiple }).now_or_never();

@@ -172,7 +172,7 @@ struct Core {
     /// How many consumers need the due router, and what stops it.
     router: Mutex<(usize, Option<CancellationToken>)>,
     handle: Handle,
-    /// What feeds consumers.
+    /// What feeds consumers, and what else is to end before the connections do.
     tasks: Tasks,
     /// What keeps connections.
     connections: Tasks,
@@ -504,7 +504,7 @@ impl Broker for RabbitMq {
         if publishes.iter().all(plain) {
             return self.core.publisher.publish_all(publishes).await;
         }
-        // The task pipelines whatever is sent to it together.
+        // Whatever is sent together is pipelined.
         futures_util::future::join_all(publishes.into_iter().map(|publish| self.core.publish(publish))).await
     }
 

@@ -2,8 +2,8 @@
 //! and returns, and takes what is unresolved over to the next session.
 //!
 //! One owner at a time, because lapin takes a delivery tag and queues the frames under different locks: two that use a
-//! channel at once get each other's confirms. The owner is a task; while nothing else is on its way it sleeps, and a
-//! caller may be it in its stead (see `caller`). So all of it stands behind a lock, which is never held across an await.
+//! channel at once get each other's confirms. The owner is a task, or for a moment a caller (see `caller`). So all of it
+//! stands behind a lock, which is never held across an await.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::address;
 use super::caller::{Command, PublisherHandle};
@@ -117,9 +118,13 @@ fn build(
 impl SharedPublisher {
     /// Runs until all handles are gone or `stop` says so; then what is under way is still waited for, up to the
     /// publish timeout.
-    pub(super) async fn run(self, stop: tokio_util::sync::CancellationToken) {
-        // Also when the runtime goes down under it: callers hold the publisher, and must not wait for ever.
-        let _end = EndOnDrop(self.clone());
+    pub(super) fn run(self, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+        // Also when the runtime goes down under it, or before it: callers hold the publisher, and must not wait for ever.
+        let end = EndOnDrop(self);
+        async move { end.0.run_on(stop).await }
+    }
+
+    async fn run_on(&self, stop: CancellationToken) {
         let mut sessions = self.lock().state.clone();
         self.lock().follow_session();
         loop {
@@ -428,19 +433,16 @@ impl Publisher {
         wire.hear_out();
         let alone = wire.suspects() == 1;
         let back = self.take_back();
-        // With one in flight it is clear whose fault a channel's error is, and the connection's end is nobody's.
+        let is_suspect = |at, outgoing: &Outgoing| at < back && outgoing.acked.is_none();
+        // With one unconfirmed it is clear whose fault a channel's error is, and the connection's end is nobody's.
         if let Some((code, text)) = fault::protocol(error).filter(|_| session.is_connected()) {
             tracing::warn!(code, text, "RabbitMQ closed the publisher's channel");
             let is_named = |outgoing: &Outgoing| names_exchange(text, &outgoing.publish().route.exchange);
-            let is_any_named = self.queue.iter().take(back).any(is_named);
+            let is_any_named = (0..).zip(&self.queue).any(|(at, one)| is_suspect(at, one) && is_named(one));
             let mut kept = VecDeque::with_capacity(self.queue.len());
             for (at, mut outgoing) in self.queue.drain(..).enumerate() {
-                let guilty = if is_any_named {
-                    at < back && is_named(&outgoing)
-                } else {
-                    alone && at == 0 && back == 1
-                };
-                if guilty {
+                let is_guilty = if is_any_named { is_named(&outgoing) } else { alone };
+                if is_guilty && is_suspect(at, &outgoing) {
                     let refusal = refusal(&outgoing, code, text);
                     outgoing.tell(Err(refusal));
                 } else {

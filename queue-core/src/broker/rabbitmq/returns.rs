@@ -57,3 +57,70 @@ impl Returns {
         self.returned.remove(&outgoing.id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::broker::Publish;
+    use crate::envelope::Envelope;
+
+    fn outgoing(number: i64, id: &str, change: impl FnOnce(&mut Publish)) -> Outgoing {
+        let mut envelope = Envelope::new("{}");
+        envelope.id = id.into();
+        let mut publish = Publish::to_queue("emails", envelope);
+        change(&mut publish);
+        Outgoing::one(Box::new(publish), oneshot::channel().0, number)
+    }
+
+    /// What the server sends back.
+    fn returned(outgoing: &Outgoing, mark: Option<i64>) -> BasicProperties {
+        convert::properties(&outgoing.publish().envelope, mark)
+    }
+
+    #[test]
+    fn message_is_known_by_its_id_and_by_a_mark_where_that_would_not_do() {
+        let mut returns = Returns::default();
+        let sent = [(7, "a"), (8, "b"), (9, "a")].map(|(number, id)| outgoing(number, id, |_| {}));
+
+        let marks = [0, 1, 2].map(|at| returns.expect(&sent[at]));
+        returns.note(&returned(&sent[2], marks[2]));
+
+        assert_eq!(marks, [None, None, Some(9)]);
+        assert_eq!([0, 1, 2].map(|at| returns.take(&sent[at])), [false, false, true]);
+        // And the other way round, whichever of the two is still on its way.
+        assert_eq!(returns.expect(&sent[2]), None);
+        assert_eq!(returns.expect(&sent[0]), Some(7));
+        assert!(!returns.take(&sent[2]));
+        let third = outgoing(10, "a", |_| {});
+        assert_eq!(returns.expect(&third), None);
+        returns.note(&returned(&third, None));
+        assert_eq!([&sent[0], &third].map(|one| returns.take(one)), [false, true]);
+        assert!(returns.unmarked.is_empty() && returns.returned.is_empty());
+    }
+
+    #[test]
+    fn mark_that_is_not_ours_is_replaced() {
+        let mut returns = Returns::default();
+        let one = outgoing(7, "a", |publish| publish.envelope.headers.insert(header::PUBLISH, 8_i64));
+        let other = outgoing(8, "b", |_| {});
+
+        let mark = returns.expect(&one);
+        returns.expect(&other);
+        returns.note(&returned(&one, mark));
+
+        assert_eq!(mark, Some(7));
+        assert_eq!([&one, &other].map(|outgoing| returns.take(outgoing)), [true, false]);
+    }
+
+    #[test]
+    fn message_that_cannot_come_back_is_not_waited_for() {
+        let mut returns = Returns::default();
+        let event = outgoing(7, "a", |publish| publish.mandatory = false);
+
+        assert_eq!(returns.expect(&event), None);
+        assert!(returns.unmarked.is_empty());
+        assert!(!returns.take(&event));
+    }
+}

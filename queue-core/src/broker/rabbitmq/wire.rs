@@ -67,6 +67,7 @@ impl Wire {
     /// Sends a message. [`poll`](Self::poll) must follow.
     pub(super) fn send(&mut self, mut outgoing: Outgoing) {
         outgoing.sent = true;
+        outgoing.acked = None;
         let channel = self.channel.clone();
         let mark = self.returns.expect(&outgoing);
         let publish = outgoing.publish();
@@ -158,14 +159,13 @@ impl Wire {
             is_certain &= outgoing.acked.is_some();
             if self.returns.take(&outgoing) {
                 outgoing.tell_unroutable();
-            } else if let Some(acked) = outgoing.acked.take_if(|acked| is_certain || !*acked) {
+            } else if let Some(acked) = outgoing.acked.filter(|acked| is_certain || !acked) {
                 outgoing.tell_confirmed(acked);
             } else if reply::is_address(&outgoing.publish().route.routing_key) {
                 // Perhaps it was what ended the connection, and would end the next one (see `address`).
                 let waited = outgoing.since.elapsed();
                 outgoing.tell(Err(PublishError::Unconfirmed { waited }));
             } else if !outgoing.is_told {
-                outgoing.acked = None;
                 unanswered.push_back(outgoing);
             }
         }
