@@ -4,6 +4,8 @@
 //! the measured time.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
@@ -13,10 +15,14 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
+use leveret::JobId;
 use tokio::sync::mpsc;
 
 use crate::job::{Counter, Raw, text};
 use crate::measure::{Sample, Stopwatch};
+
+/// Whether messages say which job they are, of what type, and since when, as Leveret's do.
+pub(crate) static IS_LABELLED: AtomicBool = AtomicBool::new(false);
 
 async fn connect(url: &str) -> Connection {
     Connection::connect(url, ConnectionProperties::default()).await.expect("the bench's node answers")
@@ -33,7 +39,14 @@ fn options() -> BasicPublishOptions {
 }
 
 fn properties() -> BasicProperties {
-    BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into())
+    let bare = BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
+    if !IS_LABELLED.load(Ordering::Relaxed) {
+        return bare;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    bare.with_message_id(JobId::new().as_str().into())
+        .with_type("classic_job".into())
+        .with_timestamp(now.as_secs())
 }
 
 fn body(number: u64) -> Vec<u8> {

@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench rabbitmq` starts a node of its own (`scripts/rabbitmq`); `LEVERET_BENCH_URL` names another.
 //! After `--`: `--short` for a quick look, `--rounds 15 --jobs 20000` for longer runs, `--only "classic: work"` for the
-//! rows whose names contain that, `--by plain` for one contender alone, as for a profiler.
+//! rows whose names contain that, `--by plain` for one contender alone, as for a profiler; `--labelled` has the loops by
+//! hand label their messages with id, type and time, to see what that costs the server.
 //!
 //! What keeps it fair: each contender works jobs that it published itself, on a queue that was emptied before; a round
 //! of all three makes one ratio, and the order changes from round to round; a first round is not counted. Client CPU is
@@ -18,6 +19,7 @@ mod node;
 mod ours;
 
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use job::{ClassicJob, QuorumJob};
 use leveret::{Client, Runnable, Task};
@@ -53,7 +55,9 @@ impl Plan {
             args.get(at + 1).map(String::as_str)
         };
         let number = |name: &str| value(name)?.parse().ok();
-        let short = args.iter().any(|arg| arg == "--short");
+        let has = |name: &str| args.iter().any(|arg| arg == name);
+        let short = has("--short");
+        by_hand::IS_LABELLED.store(has("--labelled"), Ordering::Relaxed);
         Self {
             rounds: number("--rounds").unwrap_or(if short { 1 } else { 9 }),
             jobs: number("--jobs").unwrap_or(if short { 1_000 } else { 10_000 }),
@@ -82,7 +86,7 @@ fn main() -> ExitCode {
 async fn bench(url: &str, plan: &Plan) {
     let client = Client::connect(url).await.expect("the node answers");
     let Plan { rounds, jobs, .. } = plan;
-    println!("RabbitMQ {}, {rounds} rounds, {jobs} jobs of 256 bytes each", version());
+    println!("RabbitMQ {}, {rounds} rounds, {jobs} jobs of 256 bytes each", version(url));
     println!(
         "jobs/s and µs of client CPU per job: medians; ratios of ours to theirs: median (lowest–highest)\n"
     );
@@ -105,9 +109,12 @@ async fn bench(url: &str, plan: &Plan) {
     client.close().await;
 }
 
-/// The version of the node that `scripts/rabbitmq` started for us; lapin does not tell it.
-fn version() -> String {
-    let folder = std::env::var("LEVERET_TEST_RABBITMQ3_NODE").unwrap_or_default();
+/// The version of the node that `scripts/rabbitmq` started, if this is one of those; lapin does not tell it.
+fn version(url: &str) -> String {
+    let is_this =
+        |major: &str| std::env::var(format!("LEVERET_TEST_RABBITMQ{major}")).is_ok_and(|node| node == url);
+    let major = ["3", "4"].into_iter().find(|major| is_this(major)).unwrap_or_default();
+    let folder = std::env::var(format!("LEVERET_TEST_RABBITMQ{major}_NODE")).unwrap_or_default();
     let state = std::fs::read_to_string(format!("{folder}/state")).unwrap_or_default();
     state.lines().find_map(|line| line.strip_prefix("version=")).unwrap_or("of unknown version").to_owned()
 }
