@@ -57,6 +57,7 @@ macro_rules! contract {
                     delivery_outlives_its_consumer,
                     released_job_comes_back_first_and_costs_no_attempt,
                     delivery_dropped_unsettled_comes_back,
+                    ack_counts_though_its_thread_is_blocked,
                     retried_job_comes_back_not_earlier_and_unchanged,
                     retry_at_once_comes_back,
                     retry_beyond_all_time_is_settled,

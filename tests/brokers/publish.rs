@@ -247,7 +247,7 @@ pub(crate) async fn concurrent_publishers_get_their_own_results(t: &Fixture) {
             for n in 0..10 {
                 let is_good = (publisher + n) % 3 != 0;
                 let target = if is_good { &queue } else { &missing };
-                // All carry one id: attribution must not rest on it.
+                // All carry one id: attribution must not rest on it alone.
                 let mut publish = message(target, "job");
                 publish.envelope.id = "the same".into();
                 let result = broker.publish(publish).await;

@@ -126,6 +126,33 @@ pub(crate) async fn delivery_dropped_unsettled_comes_back(t: &Fixture) {
     assert_eq!(take(&mut consumer, 1).await, ["b"]);
 }
 
+/// A handler that blocks its thread, as none should, holds no other job's ack back, nor who closes the broker.
+pub(crate) async fn ack_counts_though_its_thread_is_blocked(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    t.send(&queue, ["a", "b", "c", "d"]).await;
+    let client = t.other_client().await;
+    let options = ConsumeOptions::new(queue.clone()).prefetch(2);
+    let mut consumer = client.broker().consume(options).await.unwrap();
+    let (first, _second) = (next(&mut consumer).await, next(&mut consumer).await);
+    let (unblock, blocked) = std::sync::mpsc::channel::<()>();
+
+    let blocking = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            first.settle(Settlement::Ack).await.unwrap();
+            let _ = blocked.recv();
+        });
+    });
+
+    // The next one was delivered in its place.
+    until_ready(&*t.broker, &queue, 1).await;
+    let since = Instant::now();
+    client.close().await;
+    assert!(since.elapsed() < Duration::from_secs(4), "closing took {:?}", since.elapsed());
+    drop(unblock);
+    blocking.join().unwrap();
+}
+
 pub(crate) async fn retried_job_comes_back_not_earlier_and_unchanged(t: &Fixture) {
     let queue = t.work_queue("jobs").await;
     let mut consumer = t.work(&queue, 1).await;

@@ -1,6 +1,6 @@
 //! Settlements, the delay ladder and dead letters.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use queue_core::broker::{ConsumeOptions, Delivery, Publish};
 use queue_core::envelope::{HeaderValue, header};
@@ -18,8 +18,7 @@ on_each_node!(
     dead_letter_that_nobody_takes_goes_back_to_its_queue,
     delayed_job_whose_queue_has_gone_is_kept,
     released_and_dropped_deliveries_come_again,
-    acks_are_sent_though_a_job_blocks_its_runtime,
-    acks_are_sent_though_a_job_blocks_its_runtime_and_nothing_more_is_fetched,
+    ack_is_sent_though_its_thread_is_blocked_and_nothing_more_is_fetched,
 );
 
 fn failed() -> Reason {
@@ -192,29 +191,9 @@ fn ack_and_block(delivery: Delivery) -> (std::sync::mpsc::Sender<()>, std::threa
     (unblock, blocking)
 }
 
-/// Acks wait for what else is ready on the runtime that they were made on, to be sent together. Not for ever.
-async fn acks_are_sent_though_a_job_blocks_its_runtime(node: Node) {
-    let broker = node.broker().await;
-    let queue = queue(&broker).await;
-    for _ in 0..4 {
-        broker.publish(Publish::to_queue(queue.clone(), job("x"))).await.unwrap();
-    }
-    let mut consumer = consume(&broker, &queue, 2).await;
-    let (first, _second) = (next(&mut consumer).await, next(&mut consumer).await);
-    assert_eq!(broker.inspect(&queue).await.unwrap().ready, 2);
-
-    let (unblock, blocking) = ack_and_block(first);
-
-    until("the next one is delivered", async || broker.inspect(&queue).await.unwrap().ready == 1).await;
-    let since = Instant::now();
-    broker.close().await;
-    assert!(since.elapsed() < Duration::from_secs(4), "{:?} for nothing", since.elapsed());
-    drop(unblock);
-    blocking.join().unwrap();
-}
-
-/// The same while the worker shuts down.
-async fn acks_are_sent_though_a_job_blocks_its_runtime_and_nothing_more_is_fetched(node: Node) {
+/// Acks wait for what else is ready on the runtime that they were made on, to be sent together. Not for ever, also when
+/// the worker shuts down. (While it fetches: the contract's `ack_counts_though_its_thread_is_blocked`.)
+async fn ack_is_sent_though_its_thread_is_blocked_and_nothing_more_is_fetched(node: Node) {
     let direct = node.broker().await;
     let queue = queue(&direct).await;
     for _ in 0..2 {

@@ -4,6 +4,7 @@
 //! another message of that id is on its way too (a replay, or an id that its sender chose), the header `q-publish`. A
 //! header on every message would be read and kept by the server for the sake of those few.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use lapin::BasicProperties;
@@ -29,11 +30,16 @@ impl Returns {
         }
         let envelope = &publish.envelope;
         // A header of that name that is not ours would be taken for our mark.
-        if self.unmarked.contains_key(&envelope.id) || envelope.headers.get(header::PUBLISH).is_some() {
+        if envelope.headers.get(header::PUBLISH).is_some() {
             return Some(outgoing.id);
         }
-        self.unmarked.insert(envelope.id.clone(), outgoing.id);
-        None
+        match self.unmarked.entry(envelope.id.clone()) {
+            Entry::Occupied(_) => Some(outgoing.id),
+            Entry::Vacant(unmarked) => {
+                unmarked.insert(outgoing.id);
+                None
+            }
+        }
     }
 
     /// A message has come back, that of an earlier or a later publish than it was handed out with.
