@@ -298,6 +298,16 @@ impl Client {
         self.inner.broker.publish(publish).await.map_err(|error| enqueue_error(spec, error))
     }
 
+    /// Publishes a request to a task's queue, which is declared unless this client has done so. May not return while a
+    /// reply may come.
+    pub(crate) async fn request_once(&self, spec: &QueueSpec, publish: Publish) -> Result<(), EnqueueError> {
+        self.declare_queue(spec).await.map_err(|error| self.declare_error(spec, error))?;
+        let broker = &self.inner.broker;
+        let sent =
+            if spec.may_refuse() { broker.publish(publish).await } else { broker.request(publish).await };
+        sent.map_err(|error| enqueue_error(spec, error))
+    }
+
     /// What it means for a job that its queue could not be declared.
     fn declare_error(&self, spec: &QueueSpec, source: Error) -> EnqueueError {
         match self.if_away(source) {

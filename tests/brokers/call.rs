@@ -10,7 +10,7 @@ use queue_core::broker::{Broker, ConsumeOptions, Consumer, Delivery, Publish};
 use queue_core::envelope::{Envelope, HeaderValue, header};
 use queue_core::settlement::{ReasonKind, Settlement};
 use queue_core::task::TaskOptions;
-use queue_core::topology::{Overflow, QueueSpec};
+use queue_core::topology::{Declare, Overflow, QueueSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::support::fixture::unique;
@@ -277,6 +277,29 @@ pub(crate) async fn call_that_cannot_be_enqueued_says_why(t: &Fixture) {
         "{own_header:?}"
     );
     assert!(matches!(&full, Err(CallError::Enqueue(EnqueueError::QueueFull { .. }))), "{full:?}");
+}
+
+/// Of a queue that others have declared nobody knows here whether it refuses.
+pub(crate) async fn full_queue_is_named_while_other_calls_wait(t: &Fixture) {
+    task!(Add -> u64, |spec| spec);
+    task!(Full -> u64, |spec: QueueSpec| spec.max_length(0).overflow(Overflow::Reject));
+    task!(Passive -> u64, |_| QueueSpec::new(Full::queue().name().clone()).declare(Declare::Passive));
+    let mut requests = serve::<Add>(t).await;
+    t.declare_spec(Full::queue()).await;
+    super::limit::fill(t, Full::queue().name()).await;
+    let client = t.other_client().await;
+    let waiting = tokio::spawn(client.call(Add { a: 1, b: 2 }).into_future());
+    let request = next(&mut requests).await;
+
+    let full = client.call(Passive { a: 1, b: 2 }).await;
+
+    assert!(matches!(&full, Err(CallError::Enqueue(EnqueueError::QueueFull { .. }))), "{full:?}");
+    answer(t, request, "3").await;
+    assert_eq!(waiting.await.unwrap().unwrap(), 3);
+    let (again, ()) = tokio::join!(client.call(Add { a: 2, b: 3 }).into_future(), async {
+        answer(t, next(&mut requests).await, "5").await
+    });
+    assert_eq!(again.unwrap(), 5);
 }
 
 pub(crate) async fn call_in_flight_when_its_client_closes_is_lost(t: &Fixture) {

@@ -145,6 +145,8 @@ macro_rules! contract {
                     request_may_be_delayed,
                     request_may_go_to_an_exchange,
                     request_that_no_queue_takes_is_an_error,
+                    request_is_told_what_keeps_its_reply_from_coming,
+                    each_of_many_requests_is_told_what_became_of_it,
                     publish_to_a_missing_exchange_costs_nobody_his_reply,
                     reply_to_an_address_that_makes_no_sense_is_dropped,
                     reply_may_be_as_long_as_a_job,
@@ -162,6 +164,7 @@ macro_rules! contract {
                     dropped_call_is_forgotten_and_disturbs_no_other,
                     call_works_again_after_its_queue_was_deleted,
                     call_that_cannot_be_enqueued_says_why,
+                    full_queue_is_named_while_other_calls_wait,
                     call_in_flight_when_its_client_closes_is_lost,
                 ]
                 client: [

@@ -1,13 +1,14 @@
 //! Direct replies: a request finds whoever works, and its reply finds who asked.
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all};
 use leveret::{ErrorKind, PublishError};
 use queue_core::broker::{Broker, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Delivery, Publish};
 use queue_core::envelope::Envelope;
 use queue_core::settlement::{Reason, ReasonKind, Settlement};
-use queue_core::topology::{ExchangeKind, Name};
+use queue_core::topology::{ExchangeKind, Name, QueueSpec};
 
 use crate::support::fixture::message;
 use crate::support::wait::PATIENCE;
@@ -235,6 +236,81 @@ pub(crate) async fn request_that_no_queue_takes_is_an_error(t: &Fixture) {
     t.broker.publish(request(&queue, "b")).await.unwrap();
     answer(&*t.broker, &next(&mut t.consume(&queue).await).await, "reply").await;
     assert_eq!(reply(&mut replies).await.0, "b");
+}
+
+pub(crate) async fn request_is_told_what_keeps_its_reply_from_coming(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    let missing = t.name("missing");
+    let mut replies = replies(&*t.broker).await;
+
+    let asking = t.broker.request(request(&missing, "a"));
+    let lost = tokio::time::timeout(PATIENCE, asking).await.expect("it is told");
+
+    assert!(
+        matches!(&lost, Err(PublishError::Unroutable { routing_key, .. }) if *routing_key == *missing),
+        "{lost:?}"
+    );
+    // It may be told nothing of one that is well.
+    let asked = t.broker.request(request(&queue, "b"));
+    let answered = async {
+        answer(&*t.broker, &next(&mut t.consume(&queue).await).await, "reply").await;
+        reply(&mut replies).await.0
+    };
+    match futures_util::future::select(asked, std::pin::pin!(answered)).await {
+        Either::Left((asked, answered)) => {
+            asked.unwrap();
+            assert_eq!(answered.await, "b");
+        }
+        Either::Right((answered, _)) => assert_eq!(answered, "b"),
+    }
+}
+
+/// On RabbitMQ some of these are sent with confirms and some without, on one channel, which goes over to confirms while
+/// others are on their way.
+pub(crate) async fn each_of_many_requests_is_told_what_became_of_it(t: &Fixture) {
+    let (queue, missing) = (t.plain_queue("jobs").await, t.name("missing"));
+    let full = QueueSpec::new(t.name("full")).max_length(5);
+    t.declare_spec(&full).await;
+    super::limit::fill(t, full.name()).await;
+    let mut worker = t.consume_with(ConsumeOptions::new(queue.clone()).prefetch(100)).await;
+    let mut replies = replies(&*t.broker).await;
+
+    let mut raced = Vec::new();
+    let mut told = Vec::new();
+    for n in 0..50 {
+        let (broker, id) = (t.broker.clone(), n.to_string());
+        let send = |queue: &Name, is_raced| {
+            let request = request(queue, &id);
+            async move { if is_raced { broker.request(request).await } else { broker.publish(request).await } }
+        };
+        match n % 5 {
+            0 => raced.push(tokio::spawn(send(&queue, true))),
+            1 => told.push((n, tokio::spawn(send(&missing, true)))),
+            2 => told.push((n, tokio::spawn(send(&queue, false)))),
+            3 => told.push((n, tokio::spawn(send(full.name(), false)))),
+            _ => told.push((n, tokio::spawn(send(&missing, false)))),
+        }
+    }
+
+    for (n, told) in told {
+        let outcome = tokio::time::timeout(PATIENCE, told).await.expect("it is told").expect("no panic");
+        let is_right = match n % 5 {
+            2 => outcome.is_ok(),
+            3 => matches!(outcome, Err(PublishError::QueueFull { .. })),
+            _ => matches!(outcome, Err(PublishError::Unroutable { .. })),
+        };
+        assert!(is_right, "{n}: {outcome:?}");
+    }
+    let mut answered = HashSet::new();
+    for _ in 0..20 {
+        answer(&*t.broker, &next(&mut worker).await, "reply").await;
+        answered.insert(reply(&mut replies).await.0);
+    }
+    let expected = (0..50).filter(|n| n % 5 == 0 || n % 5 == 2).map(|n| n.to_string());
+    assert_eq!(answered, expected.collect());
+    for raced in raced {
+        raced.abort();
+    }
 }
 
 /// On RabbitMQ such a publish ends the channel, and with it every address that was given out on it.

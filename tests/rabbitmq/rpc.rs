@@ -12,7 +12,7 @@ use queue_core::envelope::Envelope;
 use queue_core::error::ErrorKind;
 use queue_core::settlement::Settlement;
 use queue_core::task::TaskOptions;
-use queue_core::topology::{Declare, QueueDecl, QueueSpec, Topology};
+use queue_core::topology::{QueueSpec, QueueType};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -28,10 +28,11 @@ on_each_node!(
     enqueued_jobs_are_sent_again_beside_requests_that_are_not,
     worker_that_lost_its_connection_answers_on_the_next,
     channel_closed_by_the_server_loses_only_what_was_asked_on_it,
+    requests_are_lost_with_their_channel_and_new_ones_are_not,
     reply_to_another_cluster_costs_one_connection_at_most,
 );
 
-/// A task with a queue of its own. The queue is declared by the test.
+/// A task with a queue of its own.
 macro_rules! task {
     ($name:ident) => {
         #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,7 +46,7 @@ macro_rules! task {
 
             fn queue() -> &'static QueueSpec {
                 static SPEC: OnceLock<QueueSpec> = OnceLock::new();
-                SPEC.get_or_init(|| QueueSpec::new(unique("rpc")).no_dlx().declare(Declare::Passive))
+                SPEC.get_or_init(|| QueueSpec::new(unique("rpc")).queue_type(QueueType::Classic).no_dlx())
             }
 
             fn options() -> &'static TaskOptions {
@@ -71,11 +72,9 @@ impl Stage {
         let proxy = Proxy::start(&node.host()).await;
         let direct = node.broker().await;
         let queue = T::queue().name().to_string();
-        // What a failed test leaves behind goes by itself.
-        let decl = QueueDecl::new(queue.clone()).argument("x-expires", 600_000_i64);
-        direct.declare(&Topology::new().queue(decl)).await.unwrap();
-        let jobs = consume(&direct, &queue, 1).await;
         let caller = client(&node.with(|url| url.host = proxy.address.to_string())).await;
+        caller.declare_queue(T::queue()).await.unwrap();
+        let jobs = consume(&direct, &queue, 1).await;
         let mut stage = Self { proxy, caller, direct, queue, jobs };
 
         let (result, ()) = tokio::join!(stage.caller.clone().call(first).into_future(), stage.answer("0"));
@@ -253,7 +252,7 @@ async fn enqueued_jobs_are_sent_again_beside_requests_that_are_not(node: Node) {
     });
     let asking = {
         let (broker, request) = (broker.clone(), request(&queue, "x"));
-        tokio::spawn(async move { broker.publish(request).await })
+        tokio::spawn(async move { broker.request(request).await })
     };
     until("all to arrive", async || direct.inspect(&queue).await.unwrap().ready == 4).await;
     proxy.set(Mode::Open);
@@ -310,19 +309,51 @@ async fn channel_closed_by_the_server_loses_only_what_was_asked_on_it(node: Node
     let broker = node.broker().await;
     let queue = queue(&broker).await;
     let mut replies = consume(&broker, DIRECT_REPLY_TO, 1).await;
-    broker.publish(request(&queue, "a")).await.unwrap();
 
-    // A request to a missing exchange closes the channel that requests are on.
-    let mut astray = request(&queue, "b");
+    for is_confirmed in [true, false] {
+        broker.publish(request(&queue, "a")).await.unwrap();
+        // A request to a missing exchange closes the channel that requests are on.
+        let mut astray = request(&queue, "b");
+        astray.route = Publish::to_exchange(unique("missing"), "", Envelope::new("")).route;
+        let asking = if is_confirmed { broker.publish(astray) } else { broker.request(astray) };
+        let refused = soon("a refusal", asking).await;
+
+        assert!(matches!(refused, Err(PublishError::Unroutable { .. })), "{refused:?}");
+        let last = soon("the last item", replies.next()).await.expect("an error goes before the end");
+        assert_eq!(last.unwrap_err().kind(), ErrorKind::Connection);
+        let anew = broker.consume(ConsumeOptions::new(DIRECT_REPLY_TO));
+        replies = soon("another channel", anew).await.unwrap();
+    }
+    broker.publish(request(&queue, "c")).await.unwrap();
+    assert_eq!(broker.inspect(&queue).await.unwrap().ready, 3);
+    delete(&broker, &queue).await;
+}
+
+/// The server names the exchange, and so it is known whose request was refused and whose are lost.
+async fn requests_are_lost_with_their_channel_and_new_ones_are_not(node: Node) {
+    let broker = node.broker().await;
+    let queue = queue(&broker).await;
+    let mut replies = consume(&broker, DIRECT_REPLY_TO, 1).await;
+    let ask = |request: Publish| {
+        let broker = broker.clone();
+        tokio::spawn(async move { broker.request(request).await })
+    };
+    let asked = ["a", "b"].map(|id| ask(request(&queue, id)));
+    until("both to arrive", async || broker.inspect(&queue).await.unwrap().ready == 2).await;
+
+    let mut astray = request(&queue, "c");
     astray.route = Publish::to_exchange(unique("missing"), "", Envelope::new("")).route;
-    let refused = soon("a refusal", broker.publish(astray)).await;
+    let refused = soon("a refusal", ask(astray)).await.unwrap();
 
     assert!(matches!(refused, Err(PublishError::Unroutable { .. })), "{refused:?}");
+    for asked in asked {
+        let lost = soon("an answer", asked).await.unwrap();
+        assert!(matches!(lost, Err(PublishError::Unconfirmed { .. })), "{lost:?}");
+    }
     let last = soon("the last item", replies.next()).await.expect("an error goes before the end");
     assert_eq!(last.unwrap_err().kind(), ErrorKind::Connection);
-    let _anew = soon("another channel", broker.consume(ConsumeOptions::new(DIRECT_REPLY_TO))).await.unwrap();
-    broker.publish(request(&queue, "c")).await.unwrap();
-    assert_eq!(broker.inspect(&queue).await.unwrap().ready, 2);
+    let refused = soon("a refusal", broker.request(request(&queue, "d"))).await;
+    assert!(matches!(refused, Err(PublishError::NoReader)), "{refused:?}");
     delete(&broker, &queue).await;
 }
 

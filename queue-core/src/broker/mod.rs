@@ -59,6 +59,19 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// See [`PublishError`]; only [`Unconfirmed`](PublishError::Unconfirmed) leaves open whether it was kept.
     async fn publish(&self, publish: Publish) -> Result<(), PublishError>;
 
+    /// Publishes a request whose sender waits for the reply by [`DIRECT_REPLY_TO`], and meanwhile wants to hear only what
+    /// keeps it from coming. `Ok` means that the broker has the request; a broker that would have to ask for that need
+    /// not return at all while a reply may come. So this is raced against the reply, and dropped when that is there.
+    ///
+    /// On RabbitMQ it is sent without a confirm, which costs a call a tenth of its time. A queue that is full refuses
+    /// it unheard: where that may be, [publish](Self::publish) the request.
+    ///
+    /// # Errors
+    /// As `publish`.
+    async fn request(&self, publish: Publish) -> Result<(), PublishError> {
+        self.publish(publish).await
+    }
+
     /// Publishes many, pipelined; the results stand in the order of the messages.
     async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>>;
 

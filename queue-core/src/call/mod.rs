@@ -42,6 +42,9 @@ impl Client {
     /// must be done is [enqueued](Self::enqueue), not called. A call whose time is up before a worker gets to it is
     /// dropped there unrun; host clocks that differ shift that moment by as much.
     ///
+    /// A full queue refuses the call with [`QueueFull`](EnqueueError::QueueFull) where the task says `max_length`, or
+    /// `declare = "passive"`. On RabbitMQ one that is limited by a policy alone refuses unheard, and the call times out.
+    ///
     /// A task that calls a task of its own queue holds its worker's slot while it waits for another.
     ///
     /// Cancel safe: a dropped call is no longer waited for, but the job may run.
@@ -153,7 +156,7 @@ impl Asking<'_> {
             };
 
             self.phase = Phase::Publishing;
-            let publishing = self.client.publish_once(self.queue, self.publish.clone());
+            let publishing = self.client.request_once(self.queue, self.publish.clone());
             tokio::pin!(publishing);
             let (published, has_ended) = tokio::select! {
                 // In this order: a reply may be here before the broker confirms the request.

@@ -219,6 +219,14 @@ impl QueueSpec {
         self
     }
 
+    /// Whether the queue may refuse a message, as far as is known here: a policy of the server's may make any queue do so.
+    pub(crate) fn may_refuse(&self) -> bool {
+        match self.declare {
+            Declare::Active => self.max_length.is_some() && self.overflow == Overflow::Reject,
+            Declare::Passive => true,
+        }
+    }
+
     /// The first option in which `other` describes the queue differently.
     pub fn difference(&self, other: &Self) -> Option<Difference> {
         fn differs<T: PartialEq + fmt::Debug>(

@@ -4,8 +4,8 @@
 //! confirm is there: to go by the publisher's task would be a thread woken, twice, for each enqueue of a program that
 //! awaits one after another. As soon as there are two the task takes over.
 //!
-//! A request is sent by its caller however many there are, and the task looks at the confirms from time to time: its
-//! caller waits for the reply, and hears by the confirm only that there will be none.
+//! A request is sent by its caller however many there are, and the task looks from time to time whether one has come
+//! back: its caller waits for the reply, and hears from here only that there will be none.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -20,6 +20,8 @@ use crate::error::{PublishError, Result};
 /// What callers ask of the publisher's task.
 pub(super) enum Command {
     One(Box<Publish>, oneshot::Sender<Outcome>),
+    /// A request whose caller waits for the reply. It may never be told.
+    Request(Box<Publish>, oneshot::Sender<Outcome>),
     Many(Vec<Publish>, oneshot::Sender<Vec<Outcome>>),
     ReadReplies(ConsumerHandle, oneshot::Sender<Result<()>>),
     /// To look after everything: a caller has gone that had sent its message itself, or nobody watches its deadline.
@@ -46,7 +48,17 @@ impl PublisherHandle {
     /// Publishes one message and waits for its outcome. The message has been [checked](crate::broker::amqp::check_publish).
     pub(super) async fn publish(&self, publish: Publish) -> Outcome {
         let (reply, outcome) = oneshot::channel();
-        let command = Command::One(Box::new(publish), reply);
+        self.send(Command::One(Box::new(publish), reply), outcome).await
+    }
+
+    /// Publishes a request, and returns when it is known that there will be no reply; perhaps also when the broker has
+    /// the request.
+    pub(super) async fn request(&self, publish: Publish) -> Outcome {
+        let (reply, outcome) = oneshot::channel();
+        self.send(Command::Request(Box::new(publish), reply), outcome).await
+    }
+
+    async fn send(&self, command: Command, outcome: oneshot::Receiver<Outcome>) -> Outcome {
         let sent = if self.are_requests {
             self.publisher.lock().send_now(command)
         } else {

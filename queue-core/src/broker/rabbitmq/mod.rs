@@ -37,6 +37,7 @@ use crate::topology::{Name, Topology, delay_ladder};
 
 mod address;
 mod aside;
+mod asked;
 mod caller;
 mod connect;
 mod consumer;
@@ -492,6 +493,14 @@ impl Broker for RabbitMq {
 
     async fn publish(&self, publish: Publish) -> Result<(), PublishError> {
         self.core.publish(publish).await
+    }
+
+    async fn request(&self, publish: Publish) -> Result<(), PublishError> {
+        if publish.not_before.is_some() || !is_request(&publish.envelope) {
+            return self.publish(publish).await;
+        }
+        check_publish(&publish)?;
+        self.core.publisher_of(&publish)?.request(publish).await
     }
 
     async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>> {

@@ -22,6 +22,8 @@ pub(super) struct Outgoing {
     pub(super) is_told: bool,
     /// What RabbitMQ confirmed, once it has: `true` is an ack. It counts when it is [released](super::flight).
     pub(super) acked: Option<bool>,
+    /// Whether its caller wants to know that RabbitMQ has it. Otherwise it [waits for something else](super::asked).
+    pub(super) wants_confirm: bool,
 }
 
 /// Where a message came from.
@@ -49,6 +51,11 @@ impl Outgoing {
         Self::new(Source::One(publish, Some(reply)), id, Instant::now())
     }
 
+    /// A request whose caller waits for the reply.
+    pub(super) fn request(publish: Box<Publish>, reply: oneshot::Sender<Outcome>, id: i64) -> Self {
+        Self { wants_confirm: false, ..Self::one(publish, reply, id) }
+    }
+
     /// All of a batch, with ids from `id` on. There is at least one.
     pub(super) fn many(
         messages: Vec<Publish>,
@@ -64,7 +71,7 @@ impl Outgoing {
     }
 
     fn new(source: Source, id: i64, since: Instant) -> Self {
-        Self { source, id, since, sent: false, is_told: false, acked: None }
+        Self { source, id, since, sent: false, is_told: false, acked: None, wants_confirm: true }
     }
 
     pub(super) fn publish(&self) -> &Publish {

@@ -1,4 +1,4 @@
-//! Owns the confirm channel. Callers hand it messages and wait for the outcome; it pipelines them, attributes confirms
+//! Owns the channel that is published on. Callers hand it messages and wait for the outcome; it pipelines them, attributes confirms
 //! and returns, and takes what is unresolved over to the next session.
 //!
 //! One owner at a time, because lapin takes a delivery tag and queues the frames under different locks: two that use a
@@ -31,8 +31,7 @@ type Opening = Pin<Box<dyn Future<Output = lapin::Result<Wire>> + Send>>;
 /// two million a second.
 const WINDOW: usize = 2048;
 
-/// How often the confirms of requests are looked at. Nearly always the reply is here by then, and nobody waits for the
-/// confirm any more; to be woken for each would be most of what a request costs.
+/// How often it is looked whether requests have come back, or been refused. Nearly always the reply is here by then.
 const TICK: Duration = Duration::from_millis(20);
 
 /// A publisher that its task and its callers share.
@@ -198,7 +197,8 @@ impl Publisher {
         Poll::Pending
     }
 
-    /// Whether confirms are looked at from time to time only: those of requests, which are answered otherwise.
+    /// Whether it is looked from time to time only what became of what was sent: of requests, which are answered
+    /// otherwise.
     fn is_patient(&self) -> bool {
         self.replies.is_some() && self.queue.is_empty() && !self.is_stopping
     }
@@ -236,19 +236,19 @@ impl Publisher {
 
     /// Hears what has come and sends what may be sent. Whether there was anything, and so may be more.
     fn poll_wire(&mut self, cx: &mut Context<'_>) -> bool {
-        let is_patient = self.is_patient();
+        let mut looking = Context::from_waker(Waker::noop());
+        let answered = if self.is_patient() { &mut looking } else { &mut *cx };
         let Some(wire) = &mut self.wire else { return false };
-        let polled =
-            if is_patient { wire.poll(&mut Context::from_waker(Waker::noop())) } else { wire.poll(cx) };
-        let released = match polled {
-            Ok(released) => released,
+        let polled = wire.poll(answered).and_then(|released| Ok((released, wire.poll_room(answered)?)));
+        let (released, mut is_any) = match polled {
+            Ok(polled) => polled,
             Err(error) => {
                 self.channel_failed(&error);
                 return true;
             }
         };
         self.suspects = self.suspects.saturating_sub(released);
-        let mut is_any = released > 0;
+        is_any |= released > 0;
         // Before more is sent: what was not sent on a channel that is gone can be asked again.
         while let Some(wire) = &mut self.wire
             && let Poll::Ready(reply) = wire.poll_stray_reply(cx)
@@ -280,6 +280,10 @@ impl Publisher {
             Command::ReadReplies(reader, answer) => self.read_replies(reader, answer),
             Command::One(publish, reply) => {
                 let outgoing = Outgoing::one(publish, reply, self.take_ids(1));
+                self.enqueue(outgoing);
+            }
+            Command::Request(publish, reply) => {
+                let outgoing = Outgoing::request(publish, reply, self.take_ids(1));
                 self.enqueue(outgoing);
             }
             Command::Many(publishes, reply) if publishes.is_empty() => drop(reply.send(Vec::new())),
@@ -319,31 +323,33 @@ impl Publisher {
             && !self.is_stopping
             && self.suspects == 0
             && self.state.borrow().blocked.is_none();
-        match (&mut self.wire, command) {
-            (Some(wire), Command::One(publish, reply))
-                if is_free && wire.is_open() && !address::is_nonsense(&publish) =>
-            {
-                let is_ready = match &self.replies {
-                    Some(replies) => replies.are_read() && has_room(wire, WINDOW),
-                    None => wire.flight.len() == 0,
-                };
-                if !is_ready {
-                    return Err(Command::One(publish, reply));
-                }
-                let id = self.next_id;
-                self.next_id = id.wrapping_add(1);
-                let outgoing = Outgoing::one(publish, reply, id);
-                if self.replies.is_some() {
-                    wire.send(outgoing);
-                    let by = Instant::now() + TICK;
-                    Ok(Sent { lone: None, is_timed: self.armed.is_some_and(|at| at <= by) })
-                } else {
-                    wire.send_only(outgoing);
-                    self.lone = Some(id);
-                    Ok(Sent { lone: Some(id), is_timed: self.armed.is_some() })
-                }
-            }
-            (_, command) => Err(command),
+        let Some(wire) = self.wire.as_mut().filter(|wire| is_free && wire.is_open()) else {
+            return Err(command);
+        };
+        let (Command::One(publish, _) | Command::Request(publish, _)) = &command else { return Err(command) };
+        let wants_confirm = matches!(command, Command::One(..));
+        let is_ready = match &self.replies {
+            Some(replies) => replies.are_read() && wire.has_room(wants_confirm, WINDOW),
+            None => wire.flight.len() == 0,
+        };
+        if !is_ready || address::is_nonsense(publish) {
+            return Err(command);
+        }
+        let id = self.next_id;
+        let outgoing = match command {
+            Command::One(publish, reply) => Outgoing::one(publish, reply, id),
+            Command::Request(publish, reply) => Outgoing::request(publish, reply, id),
+            other => return Err(other),
+        };
+        self.next_id = id.wrapping_add(1);
+        if self.replies.is_some() {
+            wire.send(outgoing);
+            let by = Instant::now() + TICK;
+            Ok(Sent { lone: None, is_timed: self.armed.is_some_and(|at| at <= by) })
+        } else {
+            wire.send_only(outgoing);
+            self.lone = Some(id);
+            Ok(Sent { lone: Some(id), is_timed: self.armed.is_some() })
         }
     }
 
@@ -415,7 +421,8 @@ impl Publisher {
         }
         let window = if self.suspects > 0 { 1 } else { WINDOW };
         let mut is_any = false;
-        while has_room(wire, window)
+        while let Some(wants_confirm) = self.queue.front().map(|outgoing| outgoing.wants_confirm)
+            && wire.has_room(wants_confirm, window)
             && let Some(outgoing) = self.queue.pop_front()
         {
             if outgoing.sent || !outgoing.is_unheard() {
@@ -494,7 +501,8 @@ impl Publisher {
         let mut waiting = in_flight.chain(&self.queue).filter(|outgoing| !outgoing.is_told);
         let outgoing = waiting.next().map(|outgoing| outgoing.since + self.timeout);
         let reader = self.replies.as_ref().and_then(|replies| replies.deadline(self.timeout));
-        let tick = (self.is_patient() && self.in_flight() > 0).then(|| Instant::now() + TICK);
+        let is_tick = self.is_patient() && self.wire.as_ref().is_some_and(Wire::is_busy);
+        let tick = is_tick.then(|| Instant::now() + TICK);
         outgoing.into_iter().chain(reader).chain(tick).min()
     }
 
@@ -552,10 +560,6 @@ impl Publisher {
             }));
         }
     }
-}
-
-fn has_room(wire: &Wire, window: usize) -> bool {
-    wire.flight.len() < window && wire.flight.has_room()
 }
 
 /// Whether the server's text names this exchange as missing or forbidden. It quotes the name as it is, quotes and all,

@@ -51,6 +51,11 @@ impl Returns {
         self.returned.extend(convert::mark(message).or_else(unmarked));
     }
 
+    /// Whether a message has come back so far.
+    pub(super) fn has(&self, outgoing: &Outgoing) -> bool {
+        self.returned.contains(&outgoing.id)
+    }
+
     /// Whether a message has come back. It is on its way no more.
     pub(super) fn take(&mut self, outgoing: &Outgoing) -> bool {
         let publish = outgoing.publish();

@@ -1,5 +1,8 @@
-//! A channel in confirm mode, and what has been sent on it. Owned by `publisher`, which decides what is sent, and what
+//! A channel to publish on, and what has been sent on it. Owned by `publisher`, which decides what is sent, and what
 //! becomes of it when the channel is gone.
+//!
+//! It is in confirm mode from the first, but for that of requests: there it is when the first is sent that
+//! [wants a confirm](Outgoing::wants_confirm).
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -12,6 +15,7 @@ use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOpti
 use lapin::{Channel, Confirmation, Consumer, PublisherConfirm};
 use tokio_util::sync::ReusableBoxFuture;
 
+use super::asked::Asked;
 use super::convert::{self, short};
 use super::flight::Flight;
 use super::outgoing::Outgoing;
@@ -25,18 +29,31 @@ use crate::error::PublishError;
 pub(super) const OPEN: Duration = Duration::from_secs(10);
 
 /// A box that is used again: lapin's future is so large that allocating it is slow.
-type Writing = ReusableBoxFuture<'static, lapin::Result<PublisherConfirm>>;
+pub(super) type Writing = ReusableBoxFuture<'static, lapin::Result<PublisherConfirm>>;
 
-/// A channel in confirm mode, and what has been sent on it.
+/// A channel, and what has been sent on it.
 pub(super) struct Wire {
     channel: Arc<Channel>,
     pub(super) session: Arc<Session>,
     pub(super) flight: Flight<Outgoing, Writing, PublisherConfirm, lapin::Error>,
+    /// What was sent without confirms.
+    asked: Asked,
+    confirms: Confirms,
     returns: Returns,
     /// Ready when the message of [`send_only`](Self::send_only) is confirmed, or will not be.
     confirmed: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// The replies to what is sent here, if those are requests.
     replies: Option<ReplyTap>,
+}
+
+/// Whether a channel is in confirm mode.
+enum Confirms {
+    Off,
+    /// As soon as all is written that was sent before: RabbitMQ counts what comes after the switch, and lapin would
+    /// write the switch first. Nothing is sent meanwhile.
+    Wanted,
+    Switching(Pin<Box<dyn Future<Output = lapin::Result<()>> + Send>>),
+    On,
 }
 
 /// The replies that come on a channel.
@@ -47,24 +64,43 @@ enum ReplyTap {
 }
 
 impl Wire {
-    /// Opens a channel of the session, and asks for confirms on it; if what is sent are requests, also for their
-    /// replies.
+    /// Opens a channel of the session, and asks for confirms on it; if what is sent are requests, for their replies
+    /// instead.
     pub(super) async fn open(session: Arc<Session>, are_requests: bool) -> lapin::Result<Self> {
         let channel = session.channel(OPEN).await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        let replies =
-            if are_requests { Some(ReplyTap::Unread(consume_replies(&channel).await?)) } else { None };
+        let (confirms, replies) = if are_requests {
+            (Confirms::Off, Some(ReplyTap::Unread(consume_replies(&channel).await?)))
+        } else {
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            (Confirms::On, None)
+        };
         Ok(Self {
             channel: Arc::new(channel),
             session,
             flight: Flight::new(),
+            asked: Asked::default(),
+            confirms,
             returns: Returns::default(),
             confirmed: None,
             replies,
         })
     }
 
-    /// Sends a message. [`poll`](Self::poll) must follow.
+    /// Whether one may be sent now, with so many unconfirmed at most. One that wants a confirm where there are none
+    /// begins the switch to them, and [`poll_room`](Self::poll_room) must follow.
+    pub(super) fn has_room(&mut self, wants_confirm: bool, window: usize) -> bool {
+        match self.confirms {
+            Confirms::On => self.flight.len() < window && self.flight.has_room(),
+            Confirms::Off if wants_confirm => {
+                self.confirms = Confirms::Wanted;
+                false
+            }
+            Confirms::Off => self.asked.has_room(),
+            Confirms::Wanted | Confirms::Switching(_) => false,
+        }
+    }
+
+    /// Sends a message for which there is [room](Self::has_room). [`poll`](Self::poll) must follow.
     pub(super) fn send(&mut self, mut outgoing: Outgoing) {
         outgoing.sent = true;
         outgoing.acked = None;
@@ -79,14 +115,20 @@ impl Wire {
         // lapin takes the delivery tag and queues the frames in the first poll, so tags follow our order.
         let writing =
             async move { channel.basic_publish(exchange, routing_key, options, &body, properties).await };
-        let writing = match self.flight.spare() {
+        let is_confirmed = matches!(self.confirms, Confirms::On);
+        let spare = if is_confirmed { self.flight.spare() } else { self.asked.spare() };
+        let writing = match spare {
             Some(mut spare) => {
                 spare.set(writing);
                 spare
             }
             None => Writing::new(writing),
         };
-        self.flight.send(outgoing, writing);
+        if is_confirmed {
+            self.flight.send(outgoing, writing);
+        } else {
+            self.asked.send(outgoing, writing);
+        }
     }
 
     /// Sends a message while no other is on its way. [`poll_only`](Self::poll_only) must follow, or `poll`.
@@ -105,7 +147,29 @@ impl Wire {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> lapin::Result<usize> {
         let returns = &mut self.returns;
         self.flight.poll(cx, |outgoing, confirmation| note(outgoing, confirmation, returns))?;
+        self.asked.release(&self.channel, &mut self.returns);
         Ok(self.release())
+    }
+
+    /// Has `cx` woken when there may be [room](Self::has_room) for requests where there was none. Whether there is now.
+    ///
+    /// # Errors
+    /// If the channel is of no more use.
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> lapin::Result<bool> {
+        let is_written = self.asked.poll_written(cx)?.is_ready();
+        if is_written && matches!(self.confirms, Confirms::Wanted) {
+            let channel = self.channel.clone();
+            let switching =
+                async move { in_time(channel.confirm_select(ConfirmSelectOptions::default())).await };
+            self.confirms = Confirms::Switching(Box::pin(switching));
+        }
+        if let Confirms::Switching(switching) = &mut self.confirms
+            && let Poll::Ready(switched) = switching.as_mut().poll(cx)
+        {
+            self.confirms = Confirms::On;
+            return switched.map(|()| true);
+        }
+        Ok(false)
     }
 
     /// As [`poll`](Self::poll), where only one message is on its way, and by the task that waits for it. An error is
@@ -137,6 +201,7 @@ impl Wire {
 
     /// Hears all that was answered before the channel was gone.
     pub(super) fn hear_out(&mut self) {
+        self.asked.release(&self.channel, &mut self.returns);
         let returns = &mut self.returns;
         self.flight.ask_all(|outgoing, confirmation| note(outgoing, confirmation, returns));
         // What came back for these may have been handed out with others, which were asked before that. Confirms that
@@ -146,13 +211,18 @@ impl Wire {
 
     /// How many may have ended the channel, after [`hear_out`](Self::hear_out).
     pub(super) fn suspects(&self) -> usize {
-        self.flight.iter().filter(|outgoing| outgoing.acked.is_none()).count()
+        self.asked.iter().chain(self.flight.iter()).filter(|outgoing| outgoing.acked.is_none()).count()
+    }
+
+    /// Whether something may become certain of what was sent.
+    pub(super) fn is_busy(&self) -> bool {
+        self.flight.len() > 0 || !self.asked.is_empty()
     }
 
     /// Tells what is certain although the channel is gone, and gives back all whose callers still wait, in their order.
     pub(super) fn into_unanswered(mut self) -> VecDeque<Outgoing> {
         self.hear_out();
-        let mut unanswered = VecDeque::new();
+        let mut unanswered = VecDeque::from(self.asked.take());
         // Behind one that is not answered an ack is not certain: see `flight`.
         let mut is_certain = true;
         for mut outgoing in std::mem::replace(&mut self.flight, Flight::new()).into_items() {
@@ -253,9 +323,12 @@ fn note_return(confirmation: Confirmation, returns: &mut Returns) {
 /// there is no queue that a reply could go back to.
 async fn consume_replies(channel: &Channel) -> lapin::Result<Consumer> {
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-    let consuming =
-        channel.basic_consume(short(DIRECT_REPLY_TO), short("replies"), options, Default::default());
-    tokio::time::timeout(OPEN, consuming)
+    in_time(channel.basic_consume(short(DIRECT_REPLY_TO), short("replies"), options, Default::default()))
+        .await
+}
+
+async fn in_time<T>(asking: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
+    tokio::time::timeout(OPEN, asking)
         .await
         .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }

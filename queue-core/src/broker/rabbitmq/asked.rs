@@ -1,0 +1,116 @@
+//! Requests that are sent without confirms: their callers wait for replies, and want to hear of a request only what
+//! keeps its reply from coming. Owned by `wire`.
+//!
+//! RabbitMQ returns what reaches no queue without being asked for a confirm, and a lost channel ends its requests anyway.
+//! Only what a full queue refuses is told by a nack alone, so requests to such queues are sent with confirms.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker, ready};
+
+use futures_util::FutureExt;
+use lapin::Channel;
+
+use super::outgoing::Outgoing;
+use super::returns::Returns;
+use super::wire::Writing;
+
+/// How many may be sent before the first of them is known to be written. More would only fill lapin's memory.
+const AHEAD: usize = 256;
+
+/// The requests of one channel.
+#[derive(Default)]
+pub(super) struct Asked {
+    /// What waits until each is written. lapin writes them in their order.
+    writing: VecDeque<Writing>,
+    /// Those that have waited, for their memory's sake.
+    spares: Vec<Writing>,
+    /// Those whose callers wait, and some whose callers had their reply.
+    waiting: Vec<Outgoing>,
+    /// What ends the channel, to be told by [`poll_written`](Self::poll_written).
+    failed: Option<lapin::Error>,
+}
+
+impl Asked {
+    /// A box that is free.
+    pub(super) fn spare(&mut self) -> Option<Writing> {
+        self.spares.pop()
+    }
+
+    /// Sends one, by the first poll of `writing`.
+    pub(super) fn send(&mut self, outgoing: Outgoing, mut writing: Writing) {
+        match writing.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => self.writing.push_back(writing),
+            Poll::Ready(Ok(_)) => self.spares.push(writing),
+            Poll::Ready(Err(error)) => drop(self.failed.get_or_insert(error)),
+        }
+        self.waiting.push(outgoing);
+    }
+
+    /// Whether one more may be sent, as far as is known without waiting.
+    pub(super) fn has_room(&mut self) -> bool {
+        let _ = self.poll_all_written(&mut Context::from_waker(Waker::noop()));
+        self.failed.is_none() && self.writing.len() < AHEAD
+    }
+
+    /// Ready when all that was sent is written.
+    ///
+    /// # Errors
+    /// If the channel is of no more use.
+    pub(super) fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<lapin::Result<()>> {
+        let written = self.poll_all_written(cx);
+        match self.failed.take() {
+            Some(error) => Poll::Ready(Err(error)),
+            None => written.map(Ok),
+        }
+    }
+
+    fn poll_all_written(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(first) = self.writing.front_mut() {
+            // What it gives is a confirm that nobody asked for.
+            let written = ready!(first.poll(cx));
+            let spare = self.writing.pop_front();
+            match written {
+                Ok(_) => self.spares.extend(spare),
+                Err(error) => drop(self.failed.get_or_insert(error)),
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Tells the callers whose requests have come back, and lets go of those that have gone.
+    pub(super) fn release(&mut self, channel: &Channel, returns: &mut Returns) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        // Once the channel is in confirm mode they are handed out with confirms, but for those that came before.
+        if let Some(Ok(returned)) = channel.wait_for_confirms().now_or_never() {
+            returned.iter().for_each(|message| returns.note(&message.properties));
+        }
+        self.waiting.retain_mut(|outgoing| {
+            let has_returned = returns.has(outgoing);
+            let is_over = has_returned || outgoing.is_unheard();
+            if is_over {
+                returns.take(outgoing);
+            }
+            if has_returned {
+                outgoing.tell_unroutable();
+            }
+            !is_over
+        });
+    }
+
+    /// Those whose callers wait, in their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Outgoing> {
+        self.waiting.iter().filter(|outgoing| !outgoing.is_unheard())
+    }
+
+    /// Whether there are none to look after.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Gives back all whose callers may still wait.
+    pub(super) fn take(&mut self) -> Vec<Outgoing> {
+        std::mem::take(&mut self.waiting)
+    }
+}
