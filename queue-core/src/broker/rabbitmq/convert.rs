@@ -10,10 +10,8 @@ use crate::broker::{DIRECT_REPLY_TO, reply};
 use crate::envelope::{Envelope, HeaderValue, Headers, JobId, header};
 use crate::topology::MAX_NAME;
 
-/// AMQP's `delivery_mode` of a message that survives a restart of the broker.
+/// AMQP's `delivery_mode` of a message that survives a restart of the broker. One without does not.
 const PERSISTENT: u8 = 2;
-/// Of one that does not. Nobody waits for the reply to a request any more, after a restart of the broker.
-const TRANSIENT: u8 = 1;
 
 /// A short string of what [`check_publish`](crate::broker::amqp::check_publish) has let through; what is longer nevertheless is cut, never a panic.
 pub(super) fn short(text: &str) -> ShortString {
@@ -22,6 +20,18 @@ pub(super) fn short(text: &str) -> ShortString {
 
 /// The properties of an envelope. `mark` is unique to this publish; a returned message is [known by it](super::returns).
 pub(super) fn properties(envelope: &Envelope, mark: Option<i64>) -> BasicProperties {
+    let properties = transient_properties(envelope, mark);
+    // Nobody waits for the reply to a request any more, after a restart of the broker.
+    if reply::is_request(envelope) { properties } else { properties.with_delivery_mode(PERSISTENT) }
+}
+
+/// The properties of a direct reply, which is not returned, and is kept nowhere.
+pub(super) fn reply_properties(envelope: &Envelope) -> BasicProperties {
+    transient_properties(envelope, None)
+}
+
+/// Says nothing of a delivery mode: the server reads and writes every property that there is.
+fn transient_properties(envelope: &Envelope, mark: Option<i64>) -> BasicProperties {
     let mut headers = table(&envelope.headers);
     if let Some(mark) = mark {
         headers.insert(short(header::PUBLISH), AMQPValue::LongLongInt(mark));
@@ -30,9 +40,7 @@ pub(super) fn properties(envelope: &Envelope, mark: Option<i64>) -> BasicPropert
     if envelope.attempt > 1 {
         headers.insert(short(header::ATTEMPT), AMQPValue::LongLongInt(envelope.attempt.into()));
     }
-    let mut properties = BasicProperties::default()
-        .with_delivery_mode(if reply::is_request(envelope) { TRANSIENT } else { PERSISTENT })
-        .with_message_id(short(envelope.id.as_str()));
+    let mut properties = BasicProperties::default().with_message_id(short(envelope.id.as_str()));
     if !headers.inner().is_empty() {
         properties = properties.with_headers(headers);
     }
@@ -59,11 +67,6 @@ pub(super) fn properties(envelope: &Envelope, mark: Option<i64>) -> BasicPropert
         properties = properties.with_expiration(short(&expiration.as_millis().to_string()));
     }
     properties
-}
-
-/// The properties of a direct reply, which is not returned, and is kept nowhere.
-pub(super) fn reply_properties(envelope: &Envelope) -> BasicProperties {
-    properties(envelope, None).with_delivery_mode(TRANSIENT)
 }
 
 /// The envelope of a delivered message. A message without an id is given one.
