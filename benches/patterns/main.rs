@@ -19,6 +19,7 @@ mod rpc_by_hand;
 mod topic;
 
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 /// How much is measured.
 struct Plan {
@@ -36,7 +37,7 @@ enum By {
     Ours,
     /// What the tutorials write: nothing is confirmed.
     Plain,
-    /// By hand with what ours promises: requests are mandatory and confirmed.
+    /// By hand, with requests that are mandatory and confirmed.
     Confirmed,
 }
 
@@ -52,7 +53,9 @@ impl Plan {
             args.get(at + 1).map(String::as_str)
         };
         let number = |name: &str| value(name)?.parse().ok();
-        let short = args.iter().any(|arg| arg == "--short");
+        let has = |name: &str| args.iter().any(|arg| arg == name);
+        rpc_by_hand::IS_LABELLED.store(has("--labelled"), Ordering::Relaxed);
+        let short = has("--short");
         Self {
             rounds: number("--rounds").unwrap_or(if short { 1 } else { 9 }),
             calls: number("--calls").unwrap_or(if short { 500 } else { 5_000 }),

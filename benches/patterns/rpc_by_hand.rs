@@ -2,25 +2,31 @@
 //! `callers` requests at once, and the client shares one channel among its callers.
 //!
 //! Plain, nothing is confirmed: a request to a queue that is gone is never heard of again. Confirmed, it is mandatory and
-//! its confirm awaited, as ours. One caller alone reads its replies by itself.
+//! its confirm awaited. One caller alone reads its replies by itself.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::stream::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
 };
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
+use queue_core::envelope::JobId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::rpc::{AsyncCall, Round, measure};
 
 const REPLIES: &str = "amq.rabbitmq.reply-to";
+
+/// Whether requests say which job they are, of what type, since and until when, and replies what they are, as Leveret's
+/// do.
+pub(crate) static IS_LABELLED: AtomicBool = AtomicBool::new(false);
 
 /// The payload, field for field that of our task.
 #[derive(Serialize, Deserialize)]
@@ -82,8 +88,13 @@ async fn serve(url: &str, queue: &str, slots: usize) -> Connection {
 async fn answer(channel: &Channel, request: Delivery) {
     let Add { a, b } = serde_json::from_slice(&request.data).expect("JSON");
     let reply = serde_json::to_vec(&(a + b)).expect("JSON");
-    let properties = BasicProperties::default()
+    let mut properties = BasicProperties::default()
         .with_correlation_id(request.properties.correlation_id().clone().expect("an id"));
+    if IS_LABELLED.load(Ordering::Relaxed) {
+        properties = properties
+            .with_message_id(JobId::new().as_str().into())
+            .with_content_type("application/json".into());
+    }
     let address = request.properties.reply_to().clone().expect("an address");
     channel
         .basic_publish("".into(), address, BasicPublishOptions::default(), &reply, properties)
@@ -117,10 +128,21 @@ impl Wire {
     }
 
     async fn ask(&self, id: String, a: u64, b: u64) {
-        let properties = BasicProperties::default()
+        let mut properties = BasicProperties::default()
             .with_content_type("application/json".into())
             .with_correlation_id(id.into())
             .with_reply_to(REPLIES.into());
+        if IS_LABELLED.load(Ordering::Relaxed) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+            let deadline = i64::try_from((now + Duration::from_secs(30)).as_millis()).expect("soon");
+            let mut headers = FieldTable::default();
+            headers.insert("q-deadline".into(), AMQPValue::LongLongInt(deadline));
+            properties = properties
+                .with_message_id(JobId::new().as_str().into())
+                .with_type("add_classic".into())
+                .with_timestamp(now.as_secs())
+                .with_headers(headers);
+        }
         let body = serde_json::to_vec(&Add { a, b }).expect("JSON");
         let options = BasicPublishOptions { mandatory: self.is_confirmed, ..BasicPublishOptions::default() };
         let publish = self.channel.basic_publish("".into(), self.queue.clone(), options, &body, properties);
