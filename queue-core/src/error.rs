@@ -119,8 +119,8 @@ pub enum PublishError {
         /// The routing key; on the default exchange the name of the full queue.
         routing_key: String,
     },
-    /// The message was sent, but no confirm arrived. **It may exist**: publish it again under the same job
-    /// id, and let the handler deduplicate.
+    /// The message was sent, but no confirm arrived, or it was a request without one and its channel is gone. **It may
+    /// exist**: publish it again under the same job id, and let the handler deduplicate.
     #[error("no confirm for the message within {waited:?}: it may or may not have been kept")]
     Unconfirmed {
         /// How long the publisher waited.

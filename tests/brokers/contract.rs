@@ -146,6 +146,7 @@ macro_rules! contract {
                     request_may_go_to_an_exchange,
                     request_that_no_queue_takes_is_an_error,
                     request_is_told_what_keeps_its_reply_from_coming,
+                    request_ends_when_nobody_reads_its_reply_any_more,
                     each_of_many_requests_is_told_what_became_of_it,
                     publish_to_a_missing_exchange_costs_nobody_his_reply,
                     reply_to_an_address_that_makes_no_sense_is_dropped,

@@ -265,6 +265,20 @@ pub(crate) async fn request_is_told_what_keeps_its_reply_from_coming(t: &Fixture
     }
 }
 
+pub(crate) async fn request_ends_when_nobody_reads_its_reply_any_more(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    let replies = replies(&*t.broker).await;
+    let broker = t.broker.clone();
+    let request = request(&queue, "a");
+    let asking = tokio::spawn(async move { broker.request(request).await });
+    next(&mut t.consume(&queue).await).await.settle(Settlement::Ack).await.unwrap();
+
+    drop(replies);
+
+    let end = tokio::time::timeout(PATIENCE, asking).await.expect("an end").expect("no panic");
+    assert!(matches!(end, Ok(()) | Err(PublishError::Unconfirmed { .. })), "{end:?}");
+}
+
 /// On RabbitMQ some of these are sent with confirms and some without, on one channel, which goes over to confirms while
 /// others are on their way.
 pub(crate) async fn each_of_many_requests_is_told_what_became_of_it(t: &Fixture) {

@@ -1,16 +1,22 @@
 //! A node that runs out of memory blocks whoever publishes, and nobody else.
 
+use std::convert::Infallible;
+use std::future::IntoFuture as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use leveret::{Client, PublishError, task};
+use leveret::{Client, PublishError, Task as _, Worker, task};
 use queue_core::broker::Health;
 
 use crate::support::{
-    Book, Private, builder, client, connect, fresh, message, queue, ready, send, soon, until, work,
+    Book, PATIENCE, Private, builder, client, connect, fresh, message, queue, ready, run, send, soon, until,
+    work,
 };
 
-on_each!(Private: publishers_wait_and_are_told_while_workers_go_on);
+on_each!(Private:
+    publishers_wait_and_are_told_while_workers_go_on,
+    calls_that_wait_for_memory_are_answered_when_there_is,
+);
 
 #[task(queue = "test.faults.alarm")]
 async fn works(book: &Book, number: u64) {
@@ -59,6 +65,50 @@ async fn publishers_wait_and_are_told_while_workers_go_on(node: Private) {
     until("its health", async || patient.info().health == Health::Up).await;
     assert!((3..=4).contains(&ready(&patient, &queue).await));
     patient.close().await;
+}
+
+#[task(queue = "test.faults.alarm.asked", queue_type = "classic", dlx = none)]
+async fn asked(number: u64) -> Result<u64, Infallible> {
+    Ok(number)
+}
+
+/// Calls of it are confirmed, which those of the other are not.
+#[task(queue = "test.faults.alarm.limited", queue_type = "classic", dlx = none, max_length = 1000)]
+async fn limited(number: u64) -> Result<u64, Infallible> {
+    Ok(number)
+}
+
+async fn calls_that_wait_for_memory_are_answered_when_there_is(node: Private) {
+    let working = client(&node.url).await;
+    let worker = run(Worker::new(&working).task::<Asked>().task::<Limited>());
+    // Answers must come sooner than a call gives up that nobody looks after.
+    let calling = connect(&node.url, builder().publish_timeout(PATIENCE * 3)).await;
+    assert_eq!(
+        soon("a reply", calling.call(Asked { number: 0 }).timeout(PATIENCE).into_future()).await.unwrap(),
+        0
+    );
+    calling.declare_queue(Limited::queue()).await.unwrap();
+
+    node.ctl(&["set_vm_memory_high_watermark", "0"]).await;
+
+    let ask = |number| tokio::spawn(calling.call(Asked { number }).timeout(PATIENCE * 3).into_future());
+    let ask_limited =
+        |number| tokio::spawn(calling.call(Limited { number }).timeout(PATIENCE * 3).into_future());
+    // One of them is what RabbitMQ blocks the connection at.
+    let mut calls = vec![ask(1), ask_limited(2)];
+    until("the block", async || matches!(calling.info().health, Health::Blocked(_))).await;
+    calls.extend([ask_limited(3), ask(4)]);
+    tokio::task::yield_now().await;
+    assert!(calls.iter().all(|call| !call.is_finished()));
+
+    node.ctl(&["set_vm_memory_high_watermark", "0.6"]).await;
+
+    for (call, number) in calls.into_iter().zip(1..) {
+        assert_eq!(soon("a reply", call).await.unwrap().unwrap(), number);
+    }
+    worker.stop().await;
+    calling.close().await;
+    working.close().await;
 }
 
 async fn publish(client: &Client, queue: &queue_core::topology::Name) -> Result<(), PublishError> {

@@ -15,6 +15,8 @@ pub(crate) enum Mode {
     Open,
     /// Swallows what the node says. What the client says is passed on.
     Mute,
+    /// Reads nothing of what the client says, so that it can soon write no more.
+    Stuck,
     /// Passes nothing on, and lets nobody in.
     Shut,
 }
@@ -76,15 +78,24 @@ async fn pass(client: TcpStream, node: TcpStream, mode: watch::Receiver<Mode>) {
     let (from_node, to_node) = node.into_split();
     // Either end ends both.
     tokio::select! {
-        () = copy(from_client, to_node, || true) => {}
-        () = copy(from_node, to_client, || *mode.borrow() == Mode::Open) => {}
+        () = copy(from_client, to_node, mode.clone(), |mode| mode != Mode::Stuck, |_| true) => {}
+        () = copy(from_node, to_client, mode, |_| true, |mode| mode == Mode::Open) => {}
     }
 }
 
-async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, passes: impl Fn() -> bool) {
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut mode: watch::Receiver<Mode>,
+    reads: impl Fn(Mode) -> bool,
+    passes: impl Fn(Mode) -> bool,
+) {
     let mut buffer = vec![0; 64 * 1024];
-    while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        if passes() && to.write_all(&buffer[..read]).await.is_err() {
+    while mode.wait_for(|mode| reads(*mode)).await.is_ok()
+        && let Ok(read @ 1..) = from.read(&mut buffer).await
+    {
+        let passes = passes(*mode.borrow());
+        if passes && to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }

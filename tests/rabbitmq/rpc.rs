@@ -29,6 +29,7 @@ on_each_node!(
     worker_that_lost_its_connection_answers_on_the_next,
     channel_closed_by_the_server_loses_only_what_was_asked_on_it,
     requests_are_lost_with_their_channel_and_new_ones_are_not,
+    requests_that_cannot_be_written_wait_and_then_arrive,
     reply_to_another_cluster_costs_one_connection_at_most,
 );
 
@@ -355,6 +356,39 @@ async fn requests_are_lost_with_their_channel_and_new_ones_are_not(node: Node) {
     let refused = soon("a refusal", broker.request(request(&queue, "d"))).await;
     assert!(matches!(refused, Err(PublishError::NoReader)), "{refused:?}");
     delete(&broker, &queue).await;
+}
+
+/// The publisher stops at some that are not written, and goes on when they are.
+async fn requests_that_cannot_be_written_wait_and_then_arrive(node: Node) {
+    let proxy = Proxy::start(&node.host()).await;
+    let url = node.with(|url| url.host = proxy.address.to_string());
+    // Longer than the test waits: what is not sent must not be told so instead.
+    let builder = Client::builder().namespace("test.rabbitmq").unwrap().publish_timeout(support::SOON * 3);
+    let caller = builder.connect(&url).await.unwrap();
+    let direct = node.broker().await;
+    let queue = queue(&direct).await;
+    let _replies = consume(caller.broker(), DIRECT_REPLY_TO, 1).await;
+    // More than there is room for on the way, and many more than are ahead of what is written.
+    let requests = |from: u64| {
+        (from..from + 300).map(|n| {
+            let (broker, mut request) = (caller.broker().clone(), request(&queue, &n.to_string()));
+            request.envelope.payload = vec![b'x'; 64 * 1024].into();
+            tokio::spawn(async move { broker.request(request).await })
+        })
+    };
+
+    proxy.set(Mode::Stuck);
+    let mut asking: Vec<_> = requests(0).collect();
+    // No one can see that a publisher waits.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    asking.extend(requests(300));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    proxy.set(Mode::Open);
+
+    until("all to arrive", async || direct.inspect(&queue).await.unwrap().ready == 600).await;
+    asking.iter().for_each(|asking| asking.abort());
+    caller.close().await;
+    delete(&direct, &queue).await;
 }
 
 /// RabbitMQ 3.10 ends the connection over it.

@@ -181,7 +181,10 @@ impl Asking<'_> {
                     continue;
                 }
                 Err(EnqueueError::Publish(error @ PublishError::Unconfirmed { .. })) => {
-                    return Err(self.lost(error));
+                    return Err(match line.look() {
+                        Some(why) => self.lost(why),
+                        None => self.lost(error),
+                    });
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -46,10 +46,15 @@ impl Asked {
         self.waiting.push(outgoing);
     }
 
-    /// Whether one more may be sent, as far as is known without waiting.
+    /// Whether one more may be sent, as far as is known without waiting. Who [waits](Self::poll_written) is told no more.
     pub(super) fn has_room(&mut self) -> bool {
         let _ = self.poll_all_written(&mut Context::from_waker(Waker::noop()));
-        self.failed.is_none() && self.writing.len() < AHEAD
+        self.failed.is_none() && !self.is_full()
+    }
+
+    /// Whether there was no room when it was last looked.
+    pub(super) fn is_full(&self) -> bool {
+        self.writing.len() >= AHEAD
     }
 
     /// Ready when all that was sent is written.
@@ -78,13 +83,19 @@ impl Asked {
     }
 
     /// Tells the callers whose requests have come back, and lets go of those that have gone.
-    pub(super) fn release(&mut self, channel: &Channel, returns: &mut Returns) {
+    ///
+    /// # Errors
+    /// If the channel is of no more use.
+    pub(super) fn poll(&mut self, channel: &Channel, returns: &mut Returns) -> lapin::Result<()> {
         if self.waiting.is_empty() {
-            return;
+            return Ok(());
         }
-        // Once the channel is in confirm mode they are handed out with confirms, but for those that came before.
-        if let Some(Ok(returned)) = channel.wait_for_confirms().now_or_never() {
-            returned.iter().for_each(|message| returns.note(&message.properties));
+        // Twice: once the channel is in confirm mode, the first may wait for the last confirm. What comes back then is
+        // handed out with confirms, but for what came before.
+        for _ in 0..2 {
+            if let Some(Ok(returned)) = channel.wait_for_confirms().now_or_never() {
+                returned.iter().for_each(|message| returns.note(&message.properties));
+            }
         }
         self.waiting.retain_mut(|outgoing| {
             let has_returned = returns.has(outgoing);
@@ -97,6 +108,7 @@ impl Asked {
             }
             !is_over
         });
+        self.failed.take().map_or(Ok(()), Err)
     }
 
     /// Those whose callers wait, in their order.
@@ -110,7 +122,11 @@ impl Asked {
     }
 
     /// Gives back all whose callers may still wait.
-    pub(super) fn take(&mut self) -> Vec<Outgoing> {
-        std::mem::take(&mut self.waiting)
+    pub(super) fn take(&mut self, returns: &mut Returns) -> Vec<Outgoing> {
+        let waiting = std::mem::take(&mut self.waiting);
+        for outgoing in &waiting {
+            returns.take(outgoing);
+        }
+        waiting
     }
 }

@@ -1,5 +1,5 @@
-//! Owns the channel that is published on. Callers hand it messages and wait for the outcome; it pipelines them, attributes confirms
-//! and returns, and takes what is unresolved over to the next session.
+//! Owns the channel that is published on. Callers hand it messages and wait for the outcome; it pipelines them,
+//! attributes confirms and returns, and takes what is unresolved over to the next session.
 //!
 //! One owner at a time, because lapin takes a delivery tag and queues the frames under different locks: two that use a
 //! channel at once get each other's confirms. The owner is a task, or for a moment a caller (see `caller`). So all of it
@@ -172,8 +172,10 @@ impl Publisher {
         loop {
             let mut is_done = !self.poll_commands(cx);
             // After the commands, one of which may have brought the reader.
-            if let Some(replies) = &mut self.replies {
-                replies.poll_stopped(self.wire.as_mut(), cx);
+            if let Some(replies) = &mut self.replies
+                && replies.poll_stopped(self.wire.as_mut(), cx)
+            {
+                self.abandon_requests();
             }
             is_done &= !self.poll_opening(cx);
             is_done &= !self.poll_wire(cx);
@@ -236,19 +238,19 @@ impl Publisher {
 
     /// Hears what has come and sends what may be sent. Whether there was anything, and so may be more.
     fn poll_wire(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut looking = Context::from_waker(Waker::noop());
-        let answered = if self.is_patient() { &mut looking } else { &mut *cx };
+        let is_patient = self.is_patient();
         let Some(wire) = &mut self.wire else { return false };
-        let polled = wire.poll(answered).and_then(|released| Ok((released, wire.poll_room(answered)?)));
-        let (released, mut is_any) = match polled {
-            Ok(polled) => polled,
+        let polled =
+            if is_patient { wire.poll(&mut Context::from_waker(Waker::noop())) } else { wire.poll(cx) };
+        let released = match polled {
+            Ok(released) => released,
             Err(error) => {
                 self.channel_failed(&error);
                 return true;
             }
         };
         self.suspects = self.suspects.saturating_sub(released);
-        is_any |= released > 0;
+        let mut is_any = released > 0;
         // Before more is sent: what was not sent on a channel that is gone can be asked again.
         while let Some(wire) = &mut self.wire
             && let Poll::Ready(reply) = wire.poll_stray_reply(cx)
@@ -263,7 +265,22 @@ impl Publisher {
             }
         }
         is_any |= self.send_queued();
-        is_any
+        // Last, since to find no room is to be told no more when there is.
+        is_any | self.poll_room(cx)
+    }
+
+    /// Has `cx` woken when more of the queue may be sent, where the wire does not do so by itself. Whether it may be now.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_held = self.queue.is_empty() || self.state.borrow().blocked.is_some();
+        let Some(wire) = self.wire.as_mut().filter(|_| !is_held) else { return false };
+        match wire.poll_room(cx) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(error)) => {
+                self.channel_failed(&error);
+                true
+            }
+        }
     }
 
     fn stop(&mut self) {
@@ -329,10 +346,11 @@ impl Publisher {
         let (Command::One(publish, _) | Command::Request(publish, _)) = &command else { return Err(command) };
         let wants_confirm = matches!(command, Command::One(..));
         let is_ready = match &self.replies {
+            _ if address::is_nonsense(publish) => false,
             Some(replies) => replies.are_read() && wire.has_room(wants_confirm, WINDOW),
             None => wire.flight.len() == 0,
         };
-        if !is_ready || address::is_nonsense(publish) {
+        if !is_ready {
             return Err(command);
         }
         let id = self.next_id;
@@ -444,11 +462,17 @@ impl Publisher {
         // With one unconfirmed it is clear whose fault a channel's error is, and the connection's end is nobody's.
         if let Some((code, text)) = fault::protocol(error).filter(|_| session.is_connected()) {
             tracing::warn!(code, text, "RabbitMQ closed the publisher's channel");
-            let is_named = |outgoing: &Outgoing| names_exchange(text, &outgoing.publish().route.exchange);
-            let is_any_named = (0..).zip(&self.queue).any(|(at, one)| is_suspect(at, one) && is_named(one));
+            let named =
+                (0..).zip(&self.queue).filter(|(at, one)| is_suspect(*at, one) && is_named(text, one));
+            let named = named.count();
+            // A request whose caller has gone may be meant. Messages of others are kept until they are answered.
+            let is_elsewhere = self.replies.is_some() && named == 0 && names_an_exchange(text);
+            let alone = alone && !is_elsewhere;
             let mut kept = VecDeque::with_capacity(self.queue.len());
             for (at, mut outgoing) in self.queue.drain(..).enumerate() {
-                let is_guilty = if is_any_named { is_named(&outgoing) } else { alone };
+                // Of requests some may have arrived, so that it is not clear which of several is meant.
+                let is_clear = named == 1 || outgoing.wants_confirm;
+                let is_guilty = if named > 0 { is_named(text, &outgoing) && is_clear } else { alone };
                 if is_guilty && is_suspect(at, &outgoing) {
                     let refusal = refusal(&outgoing, code, text);
                     outgoing.tell(Err(refusal));
@@ -457,7 +481,7 @@ impl Publisher {
                 }
             }
             self.queue = kept;
-            self.suspects = if !is_any_named && !alone { back } else { 0 };
+            self.suspects = if named == 0 && !alone { back } else { 0 };
         }
         self.end_requests();
         if session.is_connected() {
@@ -473,6 +497,19 @@ impl Publisher {
             let error = Error::new(ErrorKind::Connection, "the connection to RabbitMQ was lost");
             if let Some(down) = &down { error.with_source(down.clone()) } else { error }
         });
+        self.lose_requests();
+    }
+
+    /// Answers all requests that wait, though there is a channel: nobody reads the replies to those any more.
+    fn abandon_requests(&mut self) {
+        if let Some(wire) = &mut self.wire {
+            let asked = wire.take_asked();
+            asked.into_iter().rev().for_each(|outgoing| self.queue.push_front(outgoing));
+        }
+        self.lose_requests();
+    }
+
+    fn lose_requests(&mut self) {
         self.suspects = 0;
         for mut outgoing in std::mem::take(&mut self.queue) {
             let waited = outgoing.since.elapsed();
@@ -501,7 +538,7 @@ impl Publisher {
         let mut waiting = in_flight.chain(&self.queue).filter(|outgoing| !outgoing.is_told);
         let outgoing = waiting.next().map(|outgoing| outgoing.since + self.timeout);
         let reader = self.replies.as_ref().and_then(|replies| replies.deadline(self.timeout));
-        let is_tick = self.is_patient() && self.wire.as_ref().is_some_and(Wire::is_busy);
+        let is_tick = self.replies.is_some() && self.wire.as_ref().is_some_and(Wire::is_busy);
         let tick = is_tick.then(|| Instant::now() + TICK);
         outgoing.into_iter().chain(reader).chain(tick).min()
     }
@@ -550,16 +587,32 @@ impl Publisher {
         self.opening = None;
         self.take_back();
         self.replies.as_mut().into_iter().for_each(Replies::let_go);
-        let timeout = self.timeout;
         for mut outgoing in self.queue.drain(..) {
+            let waited = outgoing.since.elapsed();
             let is_unconfirmed = outgoing.sent;
             outgoing.tell(Err(if is_unconfirmed {
-                PublishError::Unconfirmed { waited: timeout }
+                PublishError::Unconfirmed { waited }
             } else {
                 PublishError::Closed
             }));
         }
     }
+}
+
+/// Whether the server's text is about this message, or others like it.
+fn is_named(text: &str, outgoing: &Outgoing) -> bool {
+    let publish = outgoing.publish();
+    names_exchange(text, &publish.route.exchange) || names_size(text, publish.envelope.payload.len())
+}
+
+/// Whether the server's text names this size as too large.
+fn names_size(text: &str, size: usize) -> bool {
+    text.contains(&format!(" message size {size} is larger than "))
+}
+
+/// Whether the server's text names an exchange, and whole.
+fn names_an_exchange(text: &str) -> bool {
+    text.split_once(" exchange '").is_some_and(|(_, rest)| rest.contains("' in vhost "))
 }
 
 /// Whether the server's text names this exchange as missing or forbidden. It quotes the name as it is, quotes and all,
@@ -587,13 +640,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exchange_that_is_missing_or_forbidden_is_found_in_the_servers_words() {
+    fn guilty_message_is_found_in_the_servers_words() {
         let missing = "NOT_FOUND - no exchange 'it's' in vhost '/'";
         let forbidden = "ACCESS_REFUSED - write access to exchange 'a.b' in vhost '/' refused for user 'u'";
-        let large = "PRECONDITION_FAILED - message size 20 is larger than";
+        let large = "PRECONDITION_FAILED - message size 20 is larger than configured max size 16";
 
         assert!(names_exchange(missing, "it's") && !names_exchange(missing, "it"));
         assert!(names_exchange(forbidden, "a.b") && !names_exchange(forbidden, "a"));
         assert!(!names_exchange(large, ""));
+        assert!(names_size(large, 20) && !names_size(large, 2) && !names_size(large, 16));
     }
 }

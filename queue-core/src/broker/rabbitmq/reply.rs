@@ -96,12 +96,15 @@ impl Replies {
     }
 
     /// Lets go of a reader that has stopped, which then hears that nothing more will come, and has `cx` woken when it
-    /// stops.
-    pub(super) fn poll_stopped(&mut self, wire: Option<&mut Wire>, cx: &mut Context<'_>) {
-        if self.reader.as_mut().is_some_and(|reader| reader.stopped.as_mut().poll(cx).is_ready()) {
+    /// stops. Whether it has.
+    pub(super) fn poll_stopped(&mut self, wire: Option<&mut Wire>, cx: &mut Context<'_>) -> bool {
+        let has_stopped =
+            self.reader.as_mut().is_some_and(|reader| reader.stopped.as_mut().poll(cx).is_ready());
+        if has_stopped {
             self.reader = None;
             wire.into_iter().for_each(Wire::leave_replies);
         }
+        has_stopped
     }
 
     /// When who waits has waited long enough.

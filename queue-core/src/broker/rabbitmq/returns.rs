@@ -1,8 +1,9 @@
 //! Which of the messages sent on a channel have come back. Owned by `wire`.
 //!
-//! lapin hands a returned message out with any confirm, so it is known by what it carries: its message id, or where
-//! another message of that id is on its way too (a replay, or an id that its sender chose), the header `q-publish`. A
-//! header on every message would be read and kept by the server for the sake of those few.
+//! lapin hands a returned message out with any confirm, or without confirms to whoever asks. So it is known by what it
+//! carries: its message id, or where another message of that id is on its way too (a replay, or an id that its sender
+//! chose), the header `q-publish`. A header on every message would be read and kept by the server for the sake of those
+//! few.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};

@@ -147,29 +147,35 @@ impl Wire {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> lapin::Result<usize> {
         let returns = &mut self.returns;
         self.flight.poll(cx, |outgoing, confirmation| note(outgoing, confirmation, returns))?;
-        self.asked.release(&self.channel, &mut self.returns);
+        self.asked.poll(&self.channel, &mut self.returns)?;
         Ok(self.release())
     }
 
-    /// Has `cx` woken when there may be [room](Self::has_room) for requests where there was none. Whether there is now.
+    /// Ready when a request [may be sent](Self::has_room) where none might, for want of confirms or of room for those
+    /// without. Not to be called where none is to be sent.
     ///
     /// # Errors
     /// If the channel is of no more use.
-    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> lapin::Result<bool> {
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<lapin::Result<()>> {
         let is_written = self.asked.poll_written(cx)?.is_ready();
-        if is_written && matches!(self.confirms, Confirms::Wanted) {
-            let channel = self.channel.clone();
-            let switching =
-                async move { in_time(channel.confirm_select(ConfirmSelectOptions::default())).await };
-            self.confirms = Confirms::Switching(Box::pin(switching));
+        match &mut self.confirms {
+            // Others have been told when there is, by what they wait for.
+            Confirms::On => return Poll::Pending,
+            Confirms::Off if self.asked.is_full() => return Poll::Pending,
+            Confirms::Off => return Poll::Ready(Ok(())),
+            Confirms::Wanted if is_written => {
+                let channel = self.channel.clone();
+                // Without a time limit: a server that takes no messages takes this as late as those. One that is gone
+                // is found out by the heartbeat.
+                let switching = async move { channel.confirm_select(ConfirmSelectOptions::default()).await };
+                self.confirms = Confirms::Switching(Box::pin(switching));
+            }
+            Confirms::Wanted | Confirms::Switching(_) => {}
         }
-        if let Confirms::Switching(switching) = &mut self.confirms
-            && let Poll::Ready(switched) = switching.as_mut().poll(cx)
-        {
-            self.confirms = Confirms::On;
-            return switched.map(|()| true);
-        }
-        Ok(false)
+        let Confirms::Switching(switching) = &mut self.confirms else { return Poll::Pending };
+        let switched = ready!(switching.as_mut().poll(cx));
+        self.confirms = Confirms::On;
+        Poll::Ready(switched)
     }
 
     /// As [`poll`](Self::poll), where only one message is on its way, and by the task that waits for it. An error is
@@ -201,7 +207,8 @@ impl Wire {
 
     /// Hears all that was answered before the channel was gone.
     pub(super) fn hear_out(&mut self) {
-        self.asked.release(&self.channel, &mut self.returns);
+        // An error of the channel's is what this follows.
+        let _ = self.asked.poll(&self.channel, &mut self.returns);
         let returns = &mut self.returns;
         self.flight.ask_all(|outgoing, confirmation| note(outgoing, confirmation, returns));
         // What came back for these may have been handed out with others, which were asked before that. Confirms that
@@ -214,6 +221,11 @@ impl Wire {
         self.asked.iter().chain(self.flight.iter()).filter(|outgoing| outgoing.acked.is_none()).count()
     }
 
+    /// Takes out the requests that went without confirms: nobody waits for their replies any more.
+    pub(super) fn take_asked(&mut self) -> Vec<Outgoing> {
+        self.asked.take(&mut self.returns)
+    }
+
     /// Whether something may become certain of what was sent.
     pub(super) fn is_busy(&self) -> bool {
         self.flight.len() > 0 || !self.asked.is_empty()
@@ -222,7 +234,7 @@ impl Wire {
     /// Tells what is certain although the channel is gone, and gives back all whose callers still wait, in their order.
     pub(super) fn into_unanswered(mut self) -> VecDeque<Outgoing> {
         self.hear_out();
-        let mut unanswered = VecDeque::from(self.asked.take());
+        let mut unanswered = VecDeque::from(self.take_asked());
         // Behind one that is not answered an ack is not certain: see `flight`.
         let mut is_certain = true;
         for mut outgoing in std::mem::replace(&mut self.flight, Flight::new()).into_items() {
