@@ -294,14 +294,17 @@ impl Client {
 
     /// Publishes to a task's queue, which is declared unless this client has done so.
     pub(crate) async fn publish_once(&self, spec: &QueueSpec, publish: Publish) -> Result<(), EnqueueError> {
-        self.declare_queue(spec).await.map_err(|error| self.declare_error(spec, error))?;
+        self.declare_for(spec).await?;
         self.inner.broker.publish(publish).await.map_err(|error| enqueue_error(spec, error))
     }
 
-    /// Publishes a request to a task's queue, which is declared unless this client has done so. May not return while a
-    /// reply may come.
-    pub(crate) async fn request_once(&self, spec: &QueueSpec, publish: Publish) -> Result<(), EnqueueError> {
-        self.declare_queue(spec).await.map_err(|error| self.declare_error(spec, error))?;
+    /// Declares a task's queue for a message, unless this client has done so.
+    pub(crate) async fn declare_for(&self, spec: &QueueSpec) -> Result<(), EnqueueError> {
+        self.declare_queue(spec).await.map_err(|error| self.declare_error(spec, error))
+    }
+
+    /// Publishes a request to a task's queue. May not return while a reply may come.
+    pub(crate) async fn request(&self, spec: &QueueSpec, publish: Publish) -> Result<(), EnqueueError> {
         let broker = &self.inner.broker;
         let sent =
             if spec.may_refuse() { broker.publish(publish).await } else { broker.request(publish).await };

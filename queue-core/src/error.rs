@@ -121,7 +121,7 @@ pub enum PublishError {
     },
     /// The message was sent, but no confirm arrived, or it was a request without one and its channel is gone. **It may
     /// exist**: publish it again under the same job id, and let the handler deduplicate.
-    #[error("no confirm for the message within {waited:?}: it may or may not have been kept")]
+    #[error("the message was not confirmed within {waited:?}: it may or may not have been kept")]
     Unconfirmed {
         /// How long the publisher waited.
         waited: Duration,

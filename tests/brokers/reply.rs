@@ -273,7 +273,9 @@ pub(crate) async fn request_ends_when_nobody_reads_its_reply_any_more(t: &Fixtur
     let asking = tokio::spawn(async move { broker.request(request).await });
     next(&mut t.consume(&queue).await).await.settle(Settlement::Ack).await.unwrap();
 
+    // Another takes its place at once.
     drop(replies);
+    let _others = self::replies(&*t.broker).await;
 
     let end = tokio::time::timeout(PATIENCE, asking).await.expect("an end").expect("no panic");
     assert!(matches!(end, Ok(()) | Err(PublishError::Unconfirmed { .. })), "{end:?}");

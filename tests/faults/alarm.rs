@@ -99,7 +99,6 @@ async fn calls_that_wait_for_memory_are_answered_when_there_is(node: Private) {
     until("the block", async || matches!(calling.info().health, Health::Blocked(_))).await;
     calls.extend([ask_limited(3), ask(4)]);
     tokio::task::yield_now().await;
-    assert!(calls.iter().all(|call| !call.is_finished()));
 
     node.ctl(&["set_vm_memory_high_watermark", "0.6"]).await;
 

@@ -310,23 +310,19 @@ async fn channel_closed_by_the_server_loses_only_what_was_asked_on_it(node: Node
     let broker = node.broker().await;
     let queue = queue(&broker).await;
     let mut replies = consume(&broker, DIRECT_REPLY_TO, 1).await;
+    broker.publish(request(&queue, "a")).await.unwrap();
 
-    for is_confirmed in [true, false] {
-        broker.publish(request(&queue, "a")).await.unwrap();
-        // A request to a missing exchange closes the channel that requests are on.
-        let mut astray = request(&queue, "b");
-        astray.route = Publish::to_exchange(unique("missing"), "", Envelope::new("")).route;
-        let asking = if is_confirmed { broker.publish(astray) } else { broker.request(astray) };
-        let refused = soon("a refusal", asking).await;
+    // A request to a missing exchange closes the channel that requests are on.
+    let mut astray = request(&queue, "b");
+    astray.route = Publish::to_exchange(unique("missing"), "", Envelope::new("")).route;
+    let refused = soon("a refusal", broker.publish(astray)).await;
 
-        assert!(matches!(refused, Err(PublishError::Unroutable { .. })), "{refused:?}");
-        let last = soon("the last item", replies.next()).await.expect("an error goes before the end");
-        assert_eq!(last.unwrap_err().kind(), ErrorKind::Connection);
-        let anew = broker.consume(ConsumeOptions::new(DIRECT_REPLY_TO));
-        replies = soon("another channel", anew).await.unwrap();
-    }
+    assert!(matches!(refused, Err(PublishError::Unroutable { .. })), "{refused:?}");
+    let last = soon("the last item", replies.next()).await.expect("an error goes before the end");
+    assert_eq!(last.unwrap_err().kind(), ErrorKind::Connection);
+    let _anew = soon("another channel", broker.consume(ConsumeOptions::new(DIRECT_REPLY_TO))).await.unwrap();
     broker.publish(request(&queue, "c")).await.unwrap();
-    assert_eq!(broker.inspect(&queue).await.unwrap().ready, 3);
+    assert_eq!(broker.inspect(&queue).await.unwrap().ready, 2);
     delete(&broker, &queue).await;
 }
 
@@ -351,8 +347,10 @@ async fn requests_are_lost_with_their_channel_and_new_ones_are_not(node: Node) {
         let lost = soon("an answer", asked).await.unwrap();
         assert!(matches!(lost, Err(PublishError::Unconfirmed { .. })), "{lost:?}");
     }
-    let last = soon("the last item", replies.next()).await.expect("an error goes before the end");
-    assert_eq!(last.unwrap_err().kind(), ErrorKind::Connection);
+    let last =
+        soon("the last item", replies.next()).await.expect("an error goes before the end").unwrap_err();
+    assert_eq!(last.kind(), ErrorKind::Connection);
+    assert!(leveret::error_chain(&last).contains("no exchange 'test.missing"), "{last:?}");
     let refused = soon("a refusal", broker.request(request(&queue, "d"))).await;
     assert!(matches!(refused, Err(PublishError::NoReader)), "{refused:?}");
     delete(&broker, &queue).await;
@@ -366,29 +364,33 @@ async fn requests_that_cannot_be_written_wait_and_then_arrive(node: Node) {
     let builder = Client::builder().namespace("test.rabbitmq").unwrap().publish_timeout(support::SOON * 3);
     let caller = builder.connect(&url).await.unwrap();
     let direct = node.broker().await;
-    let queue = queue(&direct).await;
+    let (first, second) = (queue(&direct).await, queue(&direct).await);
     let _replies = consume(caller.broker(), DIRECT_REPLY_TO, 1).await;
-    // More than there is room for on the way, and many more than are ahead of what is written.
-    let requests = |from: u64| {
-        (from..from + 300).map(|n| {
-            let (broker, mut request) = (caller.broker().clone(), request(&queue, &n.to_string()));
+    let ask = |queue: &str, count: u32| -> Vec<_> {
+        let ask = |n: u32| {
+            let (broker, mut request) = (caller.broker().clone(), request(queue, &n.to_string()));
             request.envelope.payload = vec![b'x'; 64 * 1024].into();
             tokio::spawn(async move { broker.request(request).await })
-        })
+        };
+        (0..count).map(ask).collect()
     };
 
     proxy.set(Mode::Stuck);
-    let mut asking: Vec<_> = requests(0).collect();
-    // No one can see that a publisher waits.
+    // More than there is room for on the way, and 256 that wait to be written.
+    let asking = ask(&first, 800);
+    // Nobody can see that a publisher waits.
     tokio::time::sleep(Duration::from_millis(100)).await;
-    asking.extend(requests(300));
+    // For their sake it would be looked from time to time.
+    asking.iter().for_each(|asking| asking.abort());
+    let asking = ask(&second, 100);
     tokio::time::sleep(Duration::from_millis(100)).await;
     proxy.set(Mode::Open);
 
-    until("all to arrive", async || direct.inspect(&queue).await.unwrap().ready == 600).await;
+    until("all to arrive", async || direct.inspect(&second).await.unwrap().ready == 100).await;
     asking.iter().for_each(|asking| asking.abort());
     caller.close().await;
-    delete(&direct, &queue).await;
+    direct.delete(&first).await.unwrap();
+    delete(&direct, &second).await;
 }
 
 /// RabbitMQ 3.10 ends the connection over it.

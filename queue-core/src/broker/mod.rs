@@ -63,8 +63,8 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// keeps it from coming. `Ok` means that the broker has the request; a broker that would have to ask for that need
     /// not return at all while a reply may come. So this is raced against the reply, and dropped when that is there.
     ///
-    /// On RabbitMQ it is sent without a confirm, which costs a call a tenth of its time. A queue that is full refuses
-    /// it unheard: where that may be, [publish](Self::publish) the request.
+    /// On RabbitMQ it is sent without a confirm, to wait for which would cost a call a tenth of its time. A queue that is
+    /// full refuses it unheard: where that may be, [publish](Self::publish) the request.
     ///
     /// # Errors
     /// As `publish`.

@@ -7,6 +7,8 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+
 use crate::broker::{Health, Publish};
 use crate::client::Client;
 use crate::envelope::{Envelope, HeaderValue, Headers};
@@ -97,7 +99,7 @@ impl<T: Task> Request<T> {
             task: T::NAME,
             queue: T::queue(),
             publish: Publish::to_queue(T::queue().name().clone(), envelope),
-            phase: Phase::Opening,
+            may_be_sent: false,
         };
         let reply = tokio::select! {
             // In this order: a reply that is there counts, however late.
@@ -127,18 +129,8 @@ struct Asking<'call> {
     task: &'static str,
     queue: &'static QueueSpec,
     publish: Publish,
-    phase: Phase,
-}
-
-/// How far a call has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Nobody reads replies yet, and nothing was sent.
-    Opening,
-    /// The request may be with the broker.
-    Publishing,
-    /// It is.
-    Published,
+    /// Whether the request may be with the broker.
+    may_be_sent: bool,
 }
 
 impl Asking<'_> {
@@ -147,7 +139,9 @@ impl Asking<'_> {
         let id = self.publish.envelope.id.to_string();
         let mut is_declared_again = false;
         loop {
-            self.phase = Phase::Opening;
+            self.may_be_sent = false;
+            // Before the reply is waited for: what takes so long may outlive who reads it.
+            self.client.declare_for(self.queue).await?;
             let replies = self.client.replies();
             let line = replies.line(self.client.broker()).await.map_err(|error| self.not_opened(error))?;
             let Some(mut waiting) = line.wait_for(id.clone()) else {
@@ -155,11 +149,11 @@ impl Asking<'_> {
                 continue;
             };
 
-            self.phase = Phase::Publishing;
-            let publishing = self.client.request_once(self.queue, self.publish.clone());
+            self.may_be_sent = true;
+            let publishing = self.client.request(self.queue, self.publish.clone());
             tokio::pin!(publishing);
             let (published, has_ended) = tokio::select! {
-                // In this order: a reply may be here before the broker confirms the request.
+                // In this order: a reply that is here counts, whatever has become of the connection.
                 biased;
                 reply = waiting.reply() => match reply {
                     Some(reply) => return Ok(reply),
@@ -181,7 +175,9 @@ impl Asking<'_> {
                     continue;
                 }
                 Err(EnqueueError::Publish(error @ PublishError::Unconfirmed { .. })) => {
-                    return Err(match line.look() {
+                    let why = line.hear_out();
+                    let reply = if has_ended { None } else { waiting.reply().now_or_never().flatten() };
+                    return reply.ok_or_else(|| match why {
                         Some(why) => self.lost(why),
                         None => self.lost(error),
                     });
@@ -189,7 +185,6 @@ impl Asking<'_> {
                 Err(error) => return Err(error.into()),
             }
 
-            self.phase = Phase::Published;
             let reply = if has_ended { None } else { waiting.reply().await };
             return reply.ok_or_else(|| self.lost(line.why()));
         }
@@ -221,7 +216,7 @@ impl Asking<'_> {
             Health::Down(reason) => Some(format!("the broker is away: {reason}")),
         };
         let source = trouble.map(Into::into);
-        if self.phase == Phase::Opening {
+        if !self.may_be_sent {
             return EnqueueError::Publish(PublishError::Unavailable { waited, source }).into();
         }
         let (task, queue) = (self.task, self.queue.name());

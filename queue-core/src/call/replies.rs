@@ -152,8 +152,8 @@ impl Line {
         Poll::Ready(())
     }
 
-    /// Why it has ended, if it has by now.
-    pub(crate) fn look(&self) -> Option<Arc<Error>> {
+    /// Reads what is here, and says why it has ended, if it has.
+    pub(crate) fn hear_out(&self) -> Option<Arc<Error>> {
         let mut consumer = self.consumer();
         let mut cx = Context::from_waker(Waker::noop());
         while self.state().ended.is_none() && self.poll(&mut consumer, &mut cx).is_ready() {}

@@ -2,7 +2,8 @@
 //! keeps its reply from coming. Owned by `wire`.
 //!
 //! RabbitMQ returns what reaches no queue without being asked for a confirm, and a lost channel ends its requests anyway.
-//! Only what a full queue refuses is told by a nack alone, so requests to such queues are sent with confirms.
+//! Only what a queue refuses, because it is full above all, is told by a nack alone: so requests to queues that may are
+//! sent with confirms.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker, ready};
@@ -10,12 +11,10 @@ use std::task::{Context, Poll, Waker, ready};
 use futures_util::FutureExt;
 use lapin::Channel;
 
+use super::flight::AHEAD;
 use super::outgoing::Outgoing;
 use super::returns::Returns;
 use super::wire::Writing;
-
-/// How many may be sent before the first of them is known to be written. More would only fill lapin's memory.
-const AHEAD: usize = 256;
 
 /// The requests of one channel.
 #[derive(Default)]

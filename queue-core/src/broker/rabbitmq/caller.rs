@@ -4,8 +4,8 @@
 //! confirm is there: to go by the publisher's task would be a thread woken, twice, for each enqueue of a program that
 //! awaits one after another. As soon as there are two the task takes over.
 //!
-//! A request is sent by its caller however many there are, and the task looks from time to time whether one has come
-//! back: its caller waits for the reply, and hears from here only that there will be none.
+//! A request is sent by its caller however many are on their way, as long as there is room, and the task looks from time
+//! to time whether one has come back: its caller waits for the reply, and hears from here only that there will be none.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

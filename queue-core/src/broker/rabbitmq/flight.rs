@@ -19,8 +19,8 @@ use std::task::{Context, Poll, Waker};
 use futures_util::task::{ArcWake, AtomicWaker, waker_ref};
 
 /// How many may be sent before the first of them is known to be written. lapin writes what there is in one go; more only
-/// pushes what it is about to write out of the CPU's cache.
-const AHEAD: u64 = 256;
+/// pushes what it is about to write out of the CPU's cache, and fills its memory.
+pub(super) const AHEAD: usize = 256;
 
 /// Items sent in their order. `W` waits until one is written, which happens in that order too, and gives the `C` that
 /// waits for its answer.
@@ -96,7 +96,7 @@ where
     /// Whether one more may be sent.
     pub(super) fn has_room(&self) -> bool {
         let end = self.first + self.slots.len() as u64;
-        end - self.unwritten.max(self.first) < AHEAD
+        end - self.unwritten.max(self.first) < AHEAD as u64
     }
 
     /// A `W` that has done its duty, to be made into the next one.

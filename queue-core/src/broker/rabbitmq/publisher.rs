@@ -385,12 +385,12 @@ impl Publisher {
         let Some(session) = session else {
             self.opening = None;
             self.take_back();
-            self.end_requests();
+            self.end_requests(None);
             return;
         };
         if self.wire.as_ref().is_some_and(|wire| !Arc::ptr_eq(&wire.session, &session)) {
             self.take_back();
-            self.end_requests();
+            self.end_requests(None);
         }
         let under_way = self.opening.as_ref().is_some_and(|(number, _)| *number == session.number);
         if self.wire.is_none() && !under_way {
@@ -425,6 +425,11 @@ impl Publisher {
 
     fn read_replies(&mut self, reader: ConsumerHandle, answer: oneshot::Sender<Result<()>>) {
         let Some(replies) = &mut self.replies else { return drop(answer.send(Err(closed()))) };
+        // Before its place is taken: nobody would be told then.
+        if replies.leave_stopped(self.wire.as_mut()) {
+            self.abandon_requests();
+        }
+        let Some(replies) = &mut self.replies else { return };
         replies.read(reader, answer, self.wire.as_mut());
         if self.wire.is_none() && self.opening.is_none() {
             self.follow_session();
@@ -465,13 +470,14 @@ impl Publisher {
             let named =
                 (0..).zip(&self.queue).filter(|(at, one)| is_suspect(*at, one) && is_named(text, one));
             let named = named.count();
-            // A request whose caller has gone may be meant. Messages of others are kept until they are answered.
-            let is_elsewhere = self.replies.is_some() && named == 0 && names_an_exchange(text);
-            let alone = alone && !is_elsewhere;
+            // It may be a request whose caller has gone; messages that are none are kept until they are answered.
+            let is_another = self.replies.is_some() && named == 0 && names_something(text);
+            let alone = alone && !is_another;
             let mut kept = VecDeque::with_capacity(self.queue.len());
             for (at, mut outgoing) in self.queue.drain(..).enumerate() {
-                // Of requests some may have arrived, so that it is not clear which of several is meant.
-                let is_clear = named == 1 || outgoing.wants_confirm;
+                // Requests without confirms may have arrived before their exchange was gone.
+                let is_clear =
+                    named == 1 || outgoing.wants_confirm || !names_exchange(text, exchange(&outgoing));
                 let is_guilty = if named > 0 { is_named(text, &outgoing) && is_clear } else { alone };
                 if is_guilty && is_suspect(at, &outgoing) {
                     let refusal = refusal(&outgoing, code, text);
@@ -483,19 +489,22 @@ impl Publisher {
             self.queue = kept;
             self.suspects = if named == 0 && !alone { back } else { 0 };
         }
-        self.end_requests();
+        self.end_requests(Some(fault::lost(error)));
         if session.is_connected() {
             self.open(session);
         }
     }
 
-    /// Answers all requests that wait: their replies would go to an address that is gone with its channel.
-    fn end_requests(&mut self) {
+    /// Answers all requests that wait: their replies would go to an address that is gone with its channel, for this
+    /// reason if it is known.
+    fn end_requests(&mut self, reason: Option<Error>) {
         let Some(replies) = &mut self.replies else { return };
         let down = self.state.borrow().down.clone();
         replies.ended(|| {
-            let error = Error::new(ErrorKind::Connection, "the connection to RabbitMQ was lost");
-            if let Some(down) = &down { error.with_source(down.clone()) } else { error }
+            reason.unwrap_or_else(|| {
+                let error = Error::new(ErrorKind::Connection, "the connection to RabbitMQ was lost");
+                if let Some(down) = down { error.with_source(down) } else { error }
+            })
         });
         self.lose_requests();
     }
@@ -601,8 +610,11 @@ impl Publisher {
 
 /// Whether the server's text is about this message, or others like it.
 fn is_named(text: &str, outgoing: &Outgoing) -> bool {
-    let publish = outgoing.publish();
-    names_exchange(text, &publish.route.exchange) || names_size(text, publish.envelope.payload.len())
+    names_exchange(text, exchange(outgoing)) || names_size(text, outgoing.publish().envelope.payload.len())
+}
+
+fn exchange(outgoing: &Outgoing) -> &str {
+    &outgoing.publish().route.exchange
 }
 
 /// Whether the server's text names this size as too large.
@@ -610,9 +622,10 @@ fn names_size(text: &str, size: usize) -> bool {
     text.contains(&format!(" message size {size} is larger than "))
 }
 
-/// Whether the server's text names an exchange, and whole.
-fn names_an_exchange(text: &str) -> bool {
-    text.split_once(" exchange '").is_some_and(|(_, rest)| rest.contains("' in vhost "))
+/// Whether the server's text names any exchange, and whole, or any size.
+fn names_something(text: &str) -> bool {
+    let names_exchange = text.split_once(" exchange '").is_some_and(|(_, rest)| rest.contains("' in vhost "));
+    names_exchange || text.contains(" message size ")
 }
 
 /// Whether the server's text names this exchange as missing or forbidden. It quotes the name as it is, quotes and all,
@@ -648,6 +661,8 @@ mod tests {
         assert!(names_exchange(missing, "it's") && !names_exchange(missing, "it"));
         assert!(names_exchange(forbidden, "a.b") && !names_exchange(forbidden, "a"));
         assert!(!names_exchange(large, ""));
+        assert!([missing, forbidden, large].into_iter().all(names_something));
+        assert!(!names_something("NOT_FOUND - no exchange 'a-name-that-is-cut-o"));
         assert!(names_size(large, 20) && !names_size(large, 2) && !names_size(large, 16));
     }
 }

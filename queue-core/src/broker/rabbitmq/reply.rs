@@ -100,11 +100,16 @@ impl Replies {
     pub(super) fn poll_stopped(&mut self, wire: Option<&mut Wire>, cx: &mut Context<'_>) -> bool {
         let has_stopped =
             self.reader.as_mut().is_some_and(|reader| reader.stopped.as_mut().poll(cx).is_ready());
-        if has_stopped {
-            self.reader = None;
+        has_stopped && self.leave_stopped(wire)
+    }
+
+    /// Lets go of a reader, if it has stopped. Whether it has.
+    pub(super) fn leave_stopped(&mut self, wire: Option<&mut Wire>) -> bool {
+        let left = self.reader.take_if(|reader| reader.handle.is_stopped());
+        if left.is_some() {
             wire.into_iter().for_each(Wire::leave_replies);
         }
-        has_stopped
+        left.is_some()
     }
 
     /// When who waits has waited long enough.

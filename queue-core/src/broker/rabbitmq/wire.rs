@@ -1,7 +1,7 @@
 //! A channel to publish on, and what has been sent on it. Owned by `publisher`, which decides what is sent, and what
 //! becomes of it when the channel is gone.
 //!
-//! It is in confirm mode from the first, but for that of requests: there it is when the first is sent that
+//! It is in confirm mode, save that of requests, which goes over to that mode when one of them
 //! [wants a confirm](Outgoing::wants_confirm).
 
 use std::collections::VecDeque;
@@ -151,8 +151,8 @@ impl Wire {
         Ok(self.release())
     }
 
-    /// Ready when a request [may be sent](Self::has_room) where none might, for want of confirms or of room for those
-    /// without. Not to be called where none is to be sent.
+    /// Ready when [`has_room`](Self::has_room) may have become true for a request that waits for it. To be called after it,
+    /// and only while one waits.
     ///
     /// # Errors
     /// If the channel is of no more use.
@@ -335,12 +335,9 @@ fn note_return(confirmation: Confirmation, returns: &mut Returns) {
 /// there is no queue that a reply could go back to.
 async fn consume_replies(channel: &Channel) -> lapin::Result<Consumer> {
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-    in_time(channel.basic_consume(short(DIRECT_REPLY_TO), short("replies"), options, Default::default()))
-        .await
-}
-
-async fn in_time<T>(asking: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
-    tokio::time::timeout(OPEN, asking)
+    let consuming =
+        channel.basic_consume(short(DIRECT_REPLY_TO), short("replies"), options, Default::default());
+    tokio::time::timeout(OPEN, consuming)
         .await
         .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }
