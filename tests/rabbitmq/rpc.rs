@@ -378,12 +378,18 @@ async fn requests_that_cannot_be_written_wait_and_then_arrive(node: Node) {
     proxy.set(Mode::Stuck);
     // More than there is room for on the way, and 256 that wait to be written.
     let asking = ask(&first, 800);
-    // Nobody can see that a publisher waits.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    // For their sake it would be looked from time to time.
+    // What it is asked after them is answered after it has handled them.
+    let handled = || {
+        let broker = caller.broker().clone();
+        let reading = tokio::spawn(async move { broker.consume(ConsumeOptions::new(DIRECT_REPLY_TO)).await });
+        async { assert!(soon("an answer", reading).await.unwrap().is_err(), "there is a reader") }
+    };
+    handled().await;
+    // For their sake it would be looked from time to time; one such look may still be due.
     asking.iter().for_each(|asking| asking.abort());
     let asking = ask(&second, 100);
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    handled().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     proxy.set(Mode::Open);
 
     until("all to arrive", async || direct.inspect(&second).await.unwrap().ready == 100).await;

@@ -12,16 +12,14 @@ use std::task::{Context, Poll};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::outgoing::Outcome;
+use super::outgoing::{One, Outcome};
 use super::publisher::{Sent, SharedPublisher};
 use crate::broker::{ConsumerHandle, Publish, closed};
 use crate::error::{PublishError, Result};
 
 /// What callers ask of the publisher's task.
 pub(super) enum Command {
-    One(Box<Publish>, oneshot::Sender<Outcome>),
-    /// A request whose caller waits for the reply. It may never be told.
-    Request(Box<Publish>, oneshot::Sender<Outcome>),
+    One(One),
     Many(Vec<Publish>, oneshot::Sender<Vec<Outcome>>),
     ReadReplies(ConsumerHandle, oneshot::Sender<Result<()>>),
     /// To look after everything: a caller has gone that had sent its message itself, or nobody watches its deadline.
@@ -47,25 +45,25 @@ impl PublisherHandle {
 
     /// Publishes one message and waits for its outcome. The message has been [checked](crate::broker::amqp::check_publish).
     pub(super) async fn publish(&self, publish: Publish) -> Outcome {
-        let (reply, outcome) = oneshot::channel();
-        self.send(Command::One(Box::new(publish), reply), outcome).await
+        self.send(publish, true).await
     }
 
     /// Publishes a request, and returns when it is known that there will be no reply; perhaps also when the broker has
     /// the request.
     pub(super) async fn request(&self, publish: Publish) -> Outcome {
-        let (reply, outcome) = oneshot::channel();
-        self.send(Command::Request(Box::new(publish), reply), outcome).await
+        self.send(publish, false).await
     }
 
-    async fn send(&self, command: Command, outcome: oneshot::Receiver<Outcome>) -> Outcome {
+    async fn send(&self, publish: Publish, wants_confirm: bool) -> Outcome {
+        let (reply, outcome) = oneshot::channel();
+        let one = One { publish: Box::new(publish), reply, wants_confirm };
         let sent = if self.are_requests {
-            self.publisher.lock().send_now(command)
+            self.publisher.lock().send_now(one)
         } else {
             // A lock that is taken means that others publish.
             match self.publisher.try_lock() {
-                Some(mut publisher) => publisher.send_now(command),
-                None => Err(command),
+                Some(mut publisher) => publisher.send_now(one),
+                None => Err(one),
             }
         };
         match sent {
@@ -77,7 +75,7 @@ impl PublisherHandle {
                     return Lone { handle: self, id, outcome, is_told: false }.await;
                 }
             }
-            Err(command) => self.commands.send(command).map_err(|_| PublishError::Closed)?,
+            Err(one) => self.commands.send(Command::One(one)).map_err(|_| PublishError::Closed)?,
         }
         outcome.await.unwrap_or(Err(PublishError::Closed))
     }

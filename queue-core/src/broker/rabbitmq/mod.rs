@@ -38,6 +38,7 @@ use crate::topology::{Name, Topology, delay_ladder};
 mod address;
 mod aside;
 mod asked;
+mod blame;
 mod caller;
 mod connect;
 mod consumer;

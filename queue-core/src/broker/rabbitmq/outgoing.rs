@@ -10,6 +10,14 @@ use crate::error::PublishError;
 
 pub(super) type Outcome = Result<(), PublishError>;
 
+/// A message that is to be published, and who waits for its outcome.
+pub(super) struct One {
+    pub(super) publish: Box<Publish>,
+    pub(super) reply: oneshot::Sender<Outcome>,
+    /// See [`Outgoing::wants_confirm`].
+    pub(super) wants_confirm: bool,
+}
+
 /// A message on its way.
 pub(super) struct Outgoing {
     source: Source,
@@ -47,13 +55,8 @@ struct BatchState {
 }
 
 impl Outgoing {
-    pub(super) fn one(publish: Box<Publish>, reply: oneshot::Sender<Outcome>, id: i64) -> Self {
-        Self::new(Source::One(publish, Some(reply)), id, Instant::now())
-    }
-
-    /// A request whose caller waits for the reply.
-    pub(super) fn request(publish: Box<Publish>, reply: oneshot::Sender<Outcome>, id: i64) -> Self {
-        Self { wants_confirm: false, ..Self::one(publish, reply, id) }
+    pub(super) fn one(One { publish, reply, wants_confirm }: One, id: i64) -> Self {
+        Self { wants_confirm, ..Self::new(Source::One(publish, Some(reply)), id, Instant::now()) }
     }
 
     /// All of a batch, with ids from `id` on. There is at least one.

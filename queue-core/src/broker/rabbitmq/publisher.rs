@@ -16,9 +16,10 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::address;
+use super::blame::Suspects;
 use super::caller::{Command, PublisherHandle};
-use super::fault::{self, code};
-use super::outgoing::Outgoing;
+use super::fault;
+use super::outgoing::{One, Outgoing};
 use super::reply::Replies;
 use super::session::{Session, State};
 use super::wire::{OPEN, Wire};
@@ -271,9 +272,11 @@ impl Publisher {
 
     /// Has `cx` woken when more of the queue may be sent, where the wire does not do so by itself. Whether it may be now.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> bool {
-        let is_held = self.queue.is_empty() || self.state.borrow().blocked.is_some();
-        let Some(wire) = self.wire.as_mut().filter(|_| !is_held) else { return false };
-        match wire.poll_room(cx) {
+        if self.state.borrow().blocked.is_some() {
+            return false;
+        }
+        let (Some(wire), Some(first)) = (&mut self.wire, self.queue.front()) else { return false };
+        match wire.poll_room(first.wants_confirm, cx) {
             Poll::Pending => false,
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(error)) => {
@@ -295,12 +298,8 @@ impl Publisher {
         match command {
             Command::Look => {}
             Command::ReadReplies(reader, answer) => self.read_replies(reader, answer),
-            Command::One(publish, reply) => {
-                let outgoing = Outgoing::one(publish, reply, self.take_ids(1));
-                self.enqueue(outgoing);
-            }
-            Command::Request(publish, reply) => {
-                let outgoing = Outgoing::request(publish, reply, self.take_ids(1));
+            Command::One(one) => {
+                let outgoing = Outgoing::one(one, self.take_ids(1));
                 self.enqueue(outgoing);
             }
             Command::Many(publishes, reply) if publishes.is_empty() => drop(reply.send(Vec::new())),
@@ -334,32 +333,25 @@ impl Publisher {
     ///
     /// # Errors
     /// Gives the message back that must go by the task.
-    pub(super) fn send_now(&mut self, command: Command) -> Result<Sent, Command> {
+    pub(super) fn send_now(&mut self, one: One) -> Result<Sent, One> {
         let is_free = self.queue.is_empty()
             && self.commands.is_empty()
             && !self.is_stopping
             && self.suspects == 0
             && self.state.borrow().blocked.is_none();
         let Some(wire) = self.wire.as_mut().filter(|wire| is_free && wire.is_open()) else {
-            return Err(command);
+            return Err(one);
         };
-        let (Command::One(publish, _) | Command::Request(publish, _)) = &command else { return Err(command) };
-        let wants_confirm = matches!(command, Command::One(..));
         let is_ready = match &self.replies {
-            _ if address::is_nonsense(publish) => false,
-            Some(replies) => replies.are_read() && wire.has_room(wants_confirm, WINDOW),
+            Some(replies) => replies.are_read() && wire.has_room(one.wants_confirm, WINDOW),
             None => wire.flight.len() == 0,
         };
-        if !is_ready {
-            return Err(command);
+        if !is_ready || address::is_nonsense(&one.publish) {
+            return Err(one);
         }
         let id = self.next_id;
-        let outgoing = match command {
-            Command::One(publish, reply) => Outgoing::one(publish, reply, id),
-            Command::Request(publish, reply) => Outgoing::request(publish, reply, id),
-            other => return Err(other),
-        };
         self.next_id = id.wrapping_add(1);
+        let outgoing = Outgoing::one(one, id);
         if self.replies.is_some() {
             wire.send(outgoing);
             let by = Instant::now() + TICK;
@@ -463,31 +455,12 @@ impl Publisher {
         wire.hear_out();
         let alone = wire.suspects() == 1;
         let back = self.take_back();
-        let is_suspect = |at, outgoing: &Outgoing| at < back && outgoing.acked.is_none();
-        // With one unconfirmed it is clear whose fault a channel's error is, and the connection's end is nobody's.
+        // The connection's end is nobody's fault.
         if let Some((code, text)) = fault::protocol(error).filter(|_| session.is_connected()) {
             tracing::warn!(code, text, "RabbitMQ closed the publisher's channel");
-            let named =
-                (0..).zip(&self.queue).filter(|(at, one)| is_suspect(*at, one) && is_named(text, one));
-            let named = named.count();
-            // It may be a request whose caller has gone; messages that are none are kept until they are answered.
-            let is_another = self.replies.is_some() && named == 0 && names_something(text);
-            let alone = alone && !is_another;
-            let mut kept = VecDeque::with_capacity(self.queue.len());
-            for (at, mut outgoing) in self.queue.drain(..).enumerate() {
-                // Requests without confirms may have arrived before their exchange was gone.
-                let is_clear =
-                    named == 1 || outgoing.wants_confirm || !names_exchange(text, exchange(&outgoing));
-                let is_guilty = if named > 0 { is_named(text, &outgoing) && is_clear } else { alone };
-                if is_guilty && is_suspect(at, &outgoing) {
-                    let refusal = refusal(&outgoing, code, text);
-                    outgoing.tell(Err(refusal));
-                } else {
-                    kept.push_back(outgoing);
-                }
-            }
-            self.queue = kept;
-            self.suspects = if named == 0 && !alone { back } else { 0 };
+            let suspects = Suspects { back, alone, others_have_gone: self.replies.is_some() };
+            let is_known = suspects.tell_guilty(&mut self.queue, code, text);
+            self.suspects = if is_known { 0 } else { back };
         }
         self.end_requests(Some(fault::lost(error)));
         if session.is_connected() {
@@ -520,14 +493,15 @@ impl Publisher {
 
     fn lose_requests(&mut self) {
         self.suspects = 0;
+        self.answer_all(|| PublishError::NoReader);
+    }
+
+    /// Answers all of the queue: what has been sent may exist, and the others hear why they were not.
+    fn answer_all(&mut self, why: impl Fn() -> PublishError) {
         for mut outgoing in std::mem::take(&mut self.queue) {
             let waited = outgoing.since.elapsed();
-            let is_unconfirmed = outgoing.sent;
-            outgoing.tell(Err(if is_unconfirmed {
-                PublishError::Unconfirmed { waited }
-            } else {
-                PublishError::NoReader
-            }));
+            let error = if outgoing.sent { PublishError::Unconfirmed { waited } } else { why() };
+            outgoing.tell(Err(error));
         }
     }
 
@@ -596,73 +570,6 @@ impl Publisher {
         self.opening = None;
         self.take_back();
         self.replies.as_mut().into_iter().for_each(Replies::let_go);
-        for mut outgoing in self.queue.drain(..) {
-            let waited = outgoing.since.elapsed();
-            let is_unconfirmed = outgoing.sent;
-            outgoing.tell(Err(if is_unconfirmed {
-                PublishError::Unconfirmed { waited }
-            } else {
-                PublishError::Closed
-            }));
-        }
-    }
-}
-
-/// Whether the server's text is about this message, or others like it.
-fn is_named(text: &str, outgoing: &Outgoing) -> bool {
-    names_exchange(text, exchange(outgoing)) || names_size(text, outgoing.publish().envelope.payload.len())
-}
-
-fn exchange(outgoing: &Outgoing) -> &str {
-    &outgoing.publish().route.exchange
-}
-
-/// Whether the server's text names this size as too large.
-fn names_size(text: &str, size: usize) -> bool {
-    text.contains(&format!(" message size {size} is larger than "))
-}
-
-/// Whether the server's text names any exchange, and whole, or any size.
-fn names_something(text: &str) -> bool {
-    let names_exchange = text.split_once(" exchange '").is_some_and(|(_, rest)| rest.contains("' in vhost "));
-    names_exchange || text.contains(" message size ")
-}
-
-/// Whether the server's text names this exchange as missing or forbidden. It quotes the name as it is, quotes and all,
-/// and cuts a text of more than 255 bytes off, which then names nobody.
-fn names_exchange(text: &str, exchange: &str) -> bool {
-    text.contains(&format!(" exchange '{exchange}' in vhost "))
-}
-
-/// What the server's reason for closing the channel means for the message that it was about.
-fn refusal(outgoing: &Outgoing, code: u16, text: &str) -> PublishError {
-    match code {
-        // Nothing can be bound to an exchange that does not exist.
-        code::NOT_FOUND => outgoing.unroutable(),
-        code::PRECONDITION_FAILED if text.contains("larger than") => {
-            let limit = text.rsplit(' ').find_map(|word| word.trim_matches('\'').parse().ok());
-            let size = outgoing.publish().envelope.payload.len();
-            PublishError::TooLarge { size, limit: limit.unwrap_or(size) }
-        }
-        _ => PublishError::Invalid(format!("RabbitMQ refused the message: {text}")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn guilty_message_is_found_in_the_servers_words() {
-        let missing = "NOT_FOUND - no exchange 'it's' in vhost '/'";
-        let forbidden = "ACCESS_REFUSED - write access to exchange 'a.b' in vhost '/' refused for user 'u'";
-        let large = "PRECONDITION_FAILED - message size 20 is larger than configured max size 16";
-
-        assert!(names_exchange(missing, "it's") && !names_exchange(missing, "it"));
-        assert!(names_exchange(forbidden, "a.b") && !names_exchange(forbidden, "a"));
-        assert!(!names_exchange(large, ""));
-        assert!([missing, forbidden, large].into_iter().all(names_something));
-        assert!(!names_something("NOT_FOUND - no exchange 'a-name-that-is-cut-o"));
-        assert!(names_size(large, 20) && !names_size(large, 2) && !names_size(large, 16));
+        self.answer_all(|| PublishError::Closed);
     }
 }

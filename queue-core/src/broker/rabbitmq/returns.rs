@@ -74,6 +74,7 @@ impl Returns {
 mod tests {
     use tokio::sync::oneshot;
 
+    use super::super::outgoing::One;
     use super::*;
     use crate::broker::Publish;
     use crate::envelope::Envelope;
@@ -83,7 +84,8 @@ mod tests {
         envelope.id = id.into();
         let mut publish = Publish::to_queue("emails", envelope);
         change(&mut publish);
-        Outgoing::one(Box::new(publish), oneshot::channel().0, number)
+        let one = One { publish: Box::new(publish), reply: oneshot::channel().0, wants_confirm: true };
+        Outgoing::one(one, number)
     }
 
     /// What the server sends back.

@@ -49,9 +49,7 @@ pub(super) struct Wire {
 /// Whether a channel is in confirm mode.
 enum Confirms {
     Off,
-    /// As soon as all is written that was sent before: RabbitMQ counts what comes after the switch, and lapin would
-    /// write the switch first. Nothing is sent meanwhile.
-    Wanted,
+    /// Nothing is sent meanwhile.
     Switching(Pin<Box<dyn Future<Output = lapin::Result<()>> + Send>>),
     On,
 }
@@ -86,17 +84,12 @@ impl Wire {
         })
     }
 
-    /// Whether one may be sent now, with so many unconfirmed at most. One that wants a confirm where there are none
-    /// begins the switch to them, and [`poll_room`](Self::poll_room) must follow.
+    /// Whether one may be sent now, with so many unconfirmed at most.
     pub(super) fn has_room(&mut self, wants_confirm: bool, window: usize) -> bool {
         match self.confirms {
             Confirms::On => self.flight.len() < window && self.flight.has_room(),
-            Confirms::Off if wants_confirm => {
-                self.confirms = Confirms::Wanted;
-                false
-            }
-            Confirms::Off => self.asked.has_room(),
-            Confirms::Wanted | Confirms::Switching(_) => false,
+            Confirms::Off => !wants_confirm && self.asked.has_room(),
+            Confirms::Switching(_) => false,
         }
     }
 
@@ -151,27 +144,26 @@ impl Wire {
         Ok(self.release())
     }
 
-    /// Ready when [`has_room`](Self::has_room) may have become true for a request that waits for it. To be called after it,
-    /// and only while one waits.
+    /// Sees that there will be [room](Self::has_room) for a request that waits for it, and is ready when there may be. To
+    /// be called after that, and only while one waits.
     ///
     /// # Errors
     /// If the channel is of no more use.
-    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<lapin::Result<()>> {
-        let is_written = self.asked.poll_written(cx)?.is_ready();
-        match &mut self.confirms {
-            // Others have been told when there is, by what they wait for.
-            Confirms::On => return Poll::Pending,
-            Confirms::Off if self.asked.is_full() => return Poll::Pending,
-            Confirms::Off => return Poll::Ready(Ok(())),
-            Confirms::Wanted if is_written => {
-                let channel = self.channel.clone();
-                // Without a time limit: a server that takes no messages takes this as late as those. One that is gone
-                // is found out by the heartbeat.
-                let switching = async move { channel.confirm_select(ConfirmSelectOptions::default()).await };
-                self.confirms = Confirms::Switching(Box::pin(switching));
+    pub(super) fn poll_room(&mut self, wants_confirm: bool, cx: &mut Context<'_>) -> Poll<lapin::Result<()>> {
+        let written = self.asked.poll_written(cx)?;
+        if matches!(self.confirms, Confirms::Off) {
+            if !wants_confirm {
+                return if self.asked.is_full() { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
-            Confirms::Wanted | Confirms::Switching(_) => {}
+            // RabbitMQ counts what comes after the switch, and lapin would write that before what waits to be written.
+            ready!(written);
+            let channel = self.channel.clone();
+            // Without a time limit: a server that takes no messages takes this as late as those. One that is gone is
+            // found out by the heartbeat.
+            let switching = async move { channel.confirm_select(ConfirmSelectOptions::default()).await };
+            self.confirms = Confirms::Switching(Box::pin(switching));
         }
+        // In confirm mode others are told when there is room, by what they wait for.
         let Confirms::Switching(switching) = &mut self.confirms else { return Poll::Pending };
         let switched = ready!(switching.as_mut().poll(cx));
         self.confirms = Confirms::On;
