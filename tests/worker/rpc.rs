@@ -451,12 +451,20 @@ async fn replayed_call_is_a_job_that_nobody_waits_for() {
     assert!(replies.try_next().is_none());
 }
 
-/// A memory broker that publishes replies only when it is let.
+/// A memory broker that publishes replies only when it is let, and may keep to itself that it has a request.
 #[derive(Debug)]
 struct SlowReplies {
     inner: Arc<MemoryBroker>,
+    confirms: bool,
     let_through: Semaphore,
     arrived: Semaphore,
+}
+
+impl SlowReplies {
+    fn new(confirms: bool) -> Arc<Self> {
+        let inner = MemoryBroker::new(&Settings::default());
+        Arc::new(Self { inner, confirms, let_through: Semaphore::new(0), arrived: Semaphore::new(0) })
+    }
 }
 
 #[async_trait]
@@ -475,6 +483,11 @@ impl Broker for SlowReplies {
             self.let_through.acquire().await.unwrap().forget();
         }
         self.inner.publish(publish).await
+    }
+
+    async fn request(&self, publish: Publish) -> Result<(), PublishError> {
+        self.inner.publish(publish).await?;
+        if self.confirms { Ok(()) } else { Err(PublishError::Unconfirmed { waited: Duration::ZERO }) }
     }
 
     async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>> {
@@ -505,9 +518,7 @@ impl Broker for SlowReplies {
 /// A crash in between repeats the job; the other order would leave the caller without an answer.
 #[tokio::test]
 async fn job_is_settled_after_its_reply_is_published() {
-    let inner = MemoryBroker::new(&Settings::default());
-    let (let_through, arrived) = (Semaphore::new(0), Semaphore::new(0));
-    let broker = Arc::new(SlowReplies { inner, let_through, arrived });
+    let broker = SlowReplies::new(true);
     let client = Client::builder().with_broker(broker.clone());
     let mut worker = start(Worker::new(&client).task::<Add>());
     let calling = tokio::spawn(client.call(Add { a: 1, b: 2 }).into_future());
@@ -519,5 +530,20 @@ async fn job_is_settled_after_its_reply_is_published() {
     assert_eq!(patiently(calling).await.unwrap().unwrap(), 3);
     worker.succeeded().await;
     assert_gone(&client, "rpc").await;
+    worker.stop().await.unwrap();
+}
+
+/// The confirm is late, and the connection is there: the reply is what the caller waits for.
+#[tokio::test]
+async fn call_whose_request_is_not_confirmed_has_its_reply() {
+    let broker = SlowReplies::new(false);
+    let client = Client::builder().with_broker(broker.clone());
+    let worker = start(Worker::new(&client).task::<Add>());
+    let calling = tokio::spawn(client.call(Add { a: 1, b: 2 }).into_future());
+
+    patiently(broker.arrived.acquire()).await.unwrap().forget();
+    broker.let_through.add_permits(1);
+
+    assert_eq!(patiently(calling).await.unwrap().unwrap(), 3);
     worker.stop().await.unwrap();
 }

@@ -7,8 +7,6 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-
 use crate::broker::{Health, Publish};
 use crate::client::Client;
 use crate::envelope::{Envelope, HeaderValue, Headers};
@@ -162,7 +160,8 @@ impl Asking<'_> {
                 published = &mut publishing => (published, false),
             };
             match published {
-                Ok(()) => {}
+                // Whether it was confirmed or not, only its reply counts now. If its connection went, the line has ended.
+                Ok(()) | Err(EnqueueError::Publish(PublishError::Unconfirmed { .. })) => {}
                 // The queue was deleted since we declared it.
                 Err(EnqueueError::Publish(PublishError::Unroutable { .. })) if !is_declared_again => {
                     is_declared_again = true;
@@ -173,14 +172,6 @@ impl Asking<'_> {
                 Err(EnqueueError::Publish(PublishError::NoReader)) => {
                     replies.forget(&line);
                     continue;
-                }
-                Err(EnqueueError::Publish(error @ PublishError::Unconfirmed { .. })) => {
-                    let why = line.hear_out();
-                    let reply = if has_ended { None } else { waiting.reply().now_or_never().flatten() };
-                    return reply.ok_or_else(|| match why {
-                        Some(why) => self.lost(why),
-                        None => self.lost(error),
-                    });
                 }
                 Err(error) => return Err(error.into()),
             }

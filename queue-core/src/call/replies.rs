@@ -152,17 +152,6 @@ impl Line {
         Poll::Ready(())
     }
 
-    /// Reads what is here, and says why it has ended, if it has.
-    pub(crate) fn hear_out(&self) -> Option<Arc<Error>> {
-        let mut consumer = self.consumer();
-        let mut cx = Context::from_waker(Waker::noop());
-        while self.state().ended.is_none() && self.poll(&mut consumer, &mut cx).is_ready() {}
-        drop(consumer);
-        // That took the wake-up of who reads.
-        self.reader.wake();
-        self.state().ended.clone()
-    }
-
     /// Why it has ended.
     pub(crate) fn why(&self) -> Arc<Error> {
         self.state().ended.clone().unwrap_or_else(|| Arc::new(closed()))
