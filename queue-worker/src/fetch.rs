@@ -158,7 +158,7 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
         };
         match delivery {
             Some(Ok(delivery)) => {
-                lane.shared.activity.began(&delivery.envelope);
+                lane.shared.activity.began(&lane.queue, &delivery.envelope);
                 let job = async move { drop(process(slot, delivery).await) };
                 if !lane.has_one_slot {
                     lane.shared.jobs.spawn(job);
@@ -259,7 +259,7 @@ fn remember_origin(delivery: &mut Delivery) {
 
 async fn release(lane: &Arc<Lane>, consumer: &mut Consumer) {
     while let Some(Ok(delivery)) = consumer.next().await {
-        lane.shared.activity.began(&delivery.envelope);
+        lane.shared.activity.began(&lane.queue, &delivery.envelope);
         settle::carry_out(lane, delivery, Settlement::Release.into(), Instant::now()).await;
     }
 }

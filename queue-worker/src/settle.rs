@@ -102,7 +102,7 @@ pub(crate) async fn carry_out(lane: &Lane, mut delivery: Delivery, decision: Dec
         Ok(()) => {
             count(lane, &told, &fate);
             log(&job, &told, &fate);
-            shared.activity.ended(&job.id, &told);
+            shared.activity.ended(&lane.queue, &job.id, &told);
             shared.events.emit(|| event(job, told, fate, took));
         }
         Err(error) => {
@@ -110,7 +110,7 @@ pub(crate) async fn carry_out(lane: &Lane, mut delivery: Delivery, decision: Dec
             let error = chain(&error);
             let (id, task, queue) = (&job.id, &job.task, &job.queue);
             tracing::warn!(target: "leveret", %id, %task, %queue, %error, "job could not be settled, and will be delivered again");
-            shared.activity.ended(&job.id, &Settlement::Release);
+            shared.activity.ended(&lane.queue, &job.id, &Settlement::Release);
             shared.events.emit(|| JobEvent::SettleFailed { job, error });
         }
     }
