@@ -10,6 +10,7 @@ use queue_core::broker::{Consumer, Settings};
 use queue_core::client::Client;
 use queue_core::error::{BoxError, Error, ErrorKind, Result, chain};
 use queue_core::outcome::Outcome;
+use queue_core::topology::QueueSpec;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::task::TaskTracker;
 use tower_layer::Layer;
@@ -257,7 +258,7 @@ impl Worker {
     /// If its tasks contradict each other or want state that is missing, or a queue cannot be declared.
     pub async fn declare(&self) -> Result<()> {
         for queue in self.check()?.queues {
-            self.client.declare_queue(queue.spec).await?;
+            declare(&self.client, queue.spec).await?;
         }
         Ok(())
     }
@@ -451,6 +452,11 @@ impl Drop for CloseOnDrop {
     }
 }
 
+/// Declares a queue, also one that this client has declared before: it may have been deleted since.
+async fn declare(client: &Client, spec: &QueueSpec) -> Result<()> {
+    client.broker().declare(&spec.topology(client.namespace())?).await
+}
+
 /// Declares and consumes all queues, however long the broker is away.
 async fn start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>> {
     loop {
@@ -468,7 +474,7 @@ async fn start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>> {
 async fn try_start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>> {
     // All are declared before the first is consumed: a worker that cannot start has run nothing.
     for lane in lanes {
-        shared.client.declare_queue(lane.plan.spec).await?;
+        declare(&shared.client, lane.plan.spec).await?;
     }
     let mut consumers = Vec::new();
     for lane in lanes {

@@ -99,3 +99,17 @@ async fn context_tells_about_the_job() {
 
     assert_eq!(*names.lock().unwrap(), [r#"names program.names 1 Some(String("blue")) false true"#]);
 }
+
+/// By whatever the client remembers it is there.
+#[tokio::test]
+async fn queue_that_was_deleted_since_is_declared_again() {
+    let (client, _clock) = client();
+    client.enqueue(Child {}).await.unwrap();
+    client.broker().delete("program.child").await.unwrap();
+
+    Worker::new(&client).task::<Child>().declare().await.unwrap();
+    client.broker().inspect("program.child").await.unwrap();
+
+    client.broker().delete("program.child").await.unwrap();
+    assert_eq!(work(Worker::new(&client).task::<Child>()).await.succeeded, 0);
+}
