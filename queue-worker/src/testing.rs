@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::Location;
 use std::sync::{Arc, Once};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use queue_core::broker::memory::{MemoryBroker, Waiting};
 use queue_core::broker::{Broker, ConsumeOptions, Delivery, Settings, Settler};
@@ -24,7 +26,7 @@ use queue_core::topology::Name;
 use self::unserved::Watched;
 use crate::context::Context;
 use crate::execute::{Executed, Unknown, execute, find};
-use crate::fetch::{Lane, process};
+use crate::fetch::{Lane, Slot, process};
 use crate::handler::State;
 use crate::registry::{Queue, Runnable, Selection, Task, group};
 use crate::worker::Shared;
@@ -103,9 +105,12 @@ impl TestQueue {
             // Without any tasks there is nothing to bind; whoever drains is told.
             let tasks = self.selection.all().unwrap_or_default();
             for task in tasks.iter().filter(|task| task.registration.is_subscriber) {
-                let declared = self.client.declare_queue(task.queue()).now_or_never();
+                let mut topology = sound(task.queue().topology(self.client.namespace()));
+                // What others declare is not there, since there are no others.
+                topology.queues.iter_mut().for_each(|queue| queue.passive = false);
+                topology.exchanges.iter_mut().for_each(|exchange| exchange.passive = false);
                 // A broker in memory answers at once.
-                sound(declared.unwrap_or(Ok(())));
+                sound(self.client.declare(&topology).now_or_never().unwrap_or(Ok(())));
             }
         });
         &self.client
@@ -172,6 +177,8 @@ impl TestQueue {
         &self,
         job: T,
     ) -> impl Future<Output = Outcome> + Send + use<T> {
+        // What it publishes is for the subscribers.
+        self.client();
         let task = Task::new(T::registration());
         let format = T::options().format;
         let payload = format.encode(&job).unwrap_or_else(|error| {
@@ -197,7 +204,8 @@ impl TestQueue {
         }
     }
 
-    /// Runs what is ready, one job after the other, queue by queue, until nothing is: also what these jobs enqueue.
+    /// Runs what is ready, one job after the other, queue by queue, until nothing is: also what these jobs enqueue. While a
+    /// job waits, for the reply to a call perhaps, calls that are ready are run beside it.
     /// Returns the outcomes in the order in which they came about. Retries and dead letters are made as on any
     /// broker; retries and delayed jobs wait for [`advance`](Self::advance).
     ///
@@ -218,14 +226,7 @@ impl TestQueue {
                 }
                 for lane in lanes {
                     while let Some(delivery) = self.take(&lane, at) {
-                        let name = delivery.envelope.task.clone();
-                        let executed = process(lane.slot().await, delivery).await;
-                        outcomes.push(outcome(executed, name.as_deref()));
-                        let ran = outcomes.len();
-                        assert!(
-                            ran < TOO_MANY,
-                            "{ran} jobs ran and there are still more: does one enqueue itself?"
-                        );
+                        self.run_with_calls(&lane, delivery, at, &mut outcomes).await;
                     }
                 }
             }
@@ -268,6 +269,36 @@ impl TestQueue {
         }
     }
 
+    /// Runs a job, and beside it the calls that come meanwhile: it may be waiting for one.
+    async fn run_with_calls(
+        &self,
+        lane: &Arc<Lane>,
+        delivery: Delivery,
+        at: &Location<'_>,
+        outcomes: &mut Vec<Outcome>,
+    ) {
+        let is_call = |waiting: &Waiting| waiting.envelope.reply_to.is_some();
+        let mut running = vec![run(lane.slot().await, delivery).boxed()];
+        while !running.is_empty() {
+            tokio::select! {
+                biased;
+                ran = next_of(&mut running) => {
+                    outcomes.push(ran);
+                    let ran = outcomes.len();
+                    assert!(ran < TOO_MANY, "{ran} jobs ran and there are still more: does one enqueue itself?");
+                }
+                _ = self.broker.wait_for(|_| !self.lanes(u16::MAX, is_call).is_empty()) => {
+                    // Up to the call: others may be before it.
+                    for lane in self.lanes(u16::MAX, is_call) {
+                        if let Some(delivery) = self.take(&lane, at) {
+                            running.push(run(lane.slot().await, delivery).boxed());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// Panics if a job that is ready wants state that is missing.
     #[track_caller]
     fn check_ready(&self) {
@@ -298,11 +329,17 @@ impl TestQueue {
     /// The queues that have something ready for a task, each for so many jobs at once.
     #[track_caller]
     fn ready_lanes(&self, concurrency: u16) -> Vec<Arc<Lane>> {
+        self.lanes(concurrency, |_| true)
+    }
+
+    /// Those that have something of this kind ready.
+    #[track_caller]
+    fn lanes(&self, concurrency: u16, is_meant: impl Fn(&Waiting) -> bool) -> Vec<Arc<Lane>> {
         let ready: BTreeSet<_> = self
             .broker
             .snapshot()
             .into_iter()
-            .filter(|waiting| waiting.not_before.is_none())
+            .filter(|waiting| waiting.not_before.is_none() && is_meant(waiting))
             .map(|waiting| waiting.queue)
             .collect();
         if ready.is_empty() {
@@ -389,6 +426,26 @@ fn sound<T>(result: Result<T, Error>) -> T {
         Ok(value) => value,
         Err(error) => panic!("{}", chain(&error)),
     }
+}
+
+/// What the first to end of these has come to, which is taken out.
+async fn next_of<T>(running: &mut Vec<BoxFuture<'_, T>>) -> T {
+    std::future::poll_fn(|cx| {
+        for at in 0..running.len() {
+            if let Poll::Ready(ended) = running[at].as_mut().poll(cx) {
+                drop(running.swap_remove(at));
+                return Poll::Ready(ended);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Runs one job, and settles it.
+async fn run(slot: Slot, delivery: Delivery) -> Outcome {
+    let name = delivery.envelope.task.clone();
+    outcome(process(slot, delivery).await, name.as_deref())
 }
 
 fn outcome(executed: Executed, task: Option<&str>) -> Outcome {

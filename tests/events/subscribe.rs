@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leveret::testing::TestQueue;
-use leveret::{Context, Outcome, Properties, RawMessage, Worker, subscriber};
+use leveret::{Context, EventError, Outcome, Properties, RawMessage, Worker, subscriber, task};
 use queue_core::topology::{QueueDecl, Topology};
 
-use crate::support::{Log, OrderPlaced, ParcelSent, TicketOpened, VanMoved};
+use crate::support::{AlarmRaised, Log, OrderPlaced, ParcelSent, TicketOpened, VanMoved};
 
 #[subscriber(queue = "orders.mail")]
 async fn mail_on_order(log: &Log, event: OrderPlaced) {
@@ -48,6 +48,11 @@ async fn archive(log: &Log, message: RawMessage) {
     log.note(format!("{} {kind} {of} {text} {:?}", message.routing_key, message.headers.get("tenant")));
 }
 
+#[subscriber(queue = "alarms.pager", binding = "red", binding = "amber")]
+async fn page_on_alarm(log: &Log, alarm: AlarmRaised) {
+    log.note(format!("pager {}", alarm.level));
+}
+
 fn test_queue() -> (TestQueue, Arc<Log>) {
     let log = Arc::new(Log::default());
     let queue = TestQueue::new()
@@ -56,6 +61,7 @@ fn test_queue() -> (TestQueue, Arc<Log>) {
         .task::<WatchParcels>()
         .task::<AnswerUrgent>()
         .task::<AnswerAny>()
+        .task::<PageOnAlarm>()
         .task::<Archive>();
     (queue.shared(log.clone()), log)
 }
@@ -71,6 +77,37 @@ async fn each_subscriber_gets_its_own_copy() {
     assert_eq!(log.sorted(), ["mail 7", "stock 7"]);
 }
 
+#[task(queue = "checkout")]
+async fn place_order(context: &Context, order: u64) -> Result<(), EventError> {
+    context.client().publish(OrderPlaced { order }).await.map(drop)
+}
+
+#[tokio::test]
+async fn event_of_a_performed_job_is_for_the_subscribers() {
+    let (queue, log) = test_queue();
+
+    assert!(queue.perform(PlaceOrder { order: 3 }).await.is_success());
+    queue.drain().await;
+
+    assert_eq!(log.sorted(), ["mail 3", "stock 3"]);
+}
+
+/// What others would have declared, a test has nobody to declare.
+#[tokio::test]
+async fn subscriber_of_a_queue_that_others_declare_can_be_tested() {
+    #[subscriber(queue = "theirs", exchange = "their.orders", kind = "topic", declare = "passive")]
+    async fn theirs(log: &Log, message: RawMessage) {
+        log.note(message.routing_key);
+    }
+    let log = Arc::new(Log::default());
+    let queue = TestQueue::new().task::<Theirs>().shared(log.clone());
+
+    queue.client().publish_raw("their.orders", "a.b", "{}", Properties::new()).must_route().await.unwrap();
+    queue.drain().await;
+
+    assert_eq!(log.sorted(), ["a.b"]);
+}
+
 #[tokio::test]
 async fn bindings_choose_by_words() {
     let (queue, log) = test_queue();
@@ -82,6 +119,18 @@ async fn bindings_choose_by_words() {
     queue.drain().await;
 
     assert_eq!(log.sorted(), ["1 parcel.africa.sent 2", "1 parcel.europe.sent 0"]);
+}
+
+#[tokio::test]
+async fn bindings_choose_by_the_whole_key() {
+    let (queue, log) = test_queue();
+
+    for level in ["red", "green", "amber", "redder"] {
+        queue.client().publish(AlarmRaised { level: level.into() }).await.unwrap();
+    }
+    queue.drain().await;
+
+    assert_eq!(log.sorted(), ["pager amber", "pager red"]);
 }
 
 #[tokio::test]
@@ -204,6 +253,42 @@ async fn two_workers_of_one_service_share_its_queue() {
 
     assert_eq!(one.unwrap().succeeded + two.unwrap().succeeded, 20);
     assert_eq!(log.sorted().len(), 20);
+}
+
+/// The same service before and after a binding was taken out of its code.
+mod one_binding_less {
+    use super::*;
+
+    mod before {
+        use super::*;
+
+        #[subscriber(queue = "parcels.north", binding = "parcel.norway.*", binding = "parcel.sweden.*")]
+        pub(super) async fn watch(_parcel: ParcelSent) {}
+    }
+
+    mod after {
+        use super::*;
+
+        #[subscriber(queue = "parcels.north", binding = "parcel.norway.*", bindings = "exact")]
+        pub(super) async fn watch(_parcel: ParcelSent) {}
+    }
+
+    async fn declare<T: leveret::Runnable>(client: &leveret::Client) {
+        Worker::new(client).task::<T>().signals(false).declare().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn is_gone_from_the_queue_where_bindings_are_exact() {
+        let client = leveret::Client::connect("memory:").await.unwrap();
+        declare::<before::Watch>(&client).await;
+        declare::<after::Watch>(&client).await;
+
+        for region in ["norway", "sweden"] {
+            client.publish(ParcelSent { region: region.into(), number: 1 }).await.unwrap();
+        }
+
+        assert_eq!(client.admin().depth("parcels.north").await.unwrap().ready, 1);
+    }
 }
 
 mod one_queue {

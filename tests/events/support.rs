@@ -36,6 +36,13 @@ pub(crate) struct VanMoved {
     pub(crate) van: u64,
 }
 
+/// Whoever asked for exactly this key hears of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Event)]
+#[event(exchange = "shop.alarms", kind = "direct", key = "{level}")]
+pub(crate) struct AlarmRaised {
+    pub(crate) level: String,
+}
+
 /// What subscribers got, as text.
 #[derive(Default)]
 pub(crate) struct Log(Mutex<Vec<String>>);

@@ -11,7 +11,7 @@ use leveret::testing::TestQueue;
 use leveret::{CallError, Context, Outcome};
 use queue_core::settlement::ReasonKind;
 
-use crate::support::{message, options, publish, queue, retries, task};
+use crate::support::{message, options, patiently, publish, queue, retries, task};
 
 #[derive(Default)]
 struct Mailer {
@@ -205,6 +205,19 @@ async fn code_may_do_other_things_before_it_calls_and_tasks_may_call_tasks() {
         .await;
 
     assert_eq!((results.0.unwrap(), results.1.unwrap()), (4, 8));
+}
+
+/// The job's calls are run beside it, and nothing else is.
+#[tokio::test]
+async fn drained_job_that_calls_a_task_has_its_reply() {
+    let queue = TestQueue::new().task::<Double>().task::<Quadruple>().task::<Chain>();
+    queue.client().enqueue(Quadruple { n: 1 }).await.unwrap();
+    queue.client().enqueue(Quadruple { n: 0 }).await.unwrap();
+
+    let outcomes = patiently(queue.drain()).await;
+
+    let are_good: Vec<_> = outcomes.iter().map(Outcome::is_success).collect();
+    assert_eq!(are_good, [true, true, true, false, false], "{outcomes:?}");
 }
 
 #[tokio::test]
