@@ -98,6 +98,7 @@ macro_rules! contract {
                     standard_exchanges_are_there,
                     bindings_of_a_deleted_queue_are_gone,
                     unbound_queue_gets_nothing_more_by_that_binding,
+                    unbound_queue_gets_nothing_more_by_those_headers,
                     exact_bindings_take_out_all_others_or_are_refused,
                     exact_bindings_keep_what_is_made_and_nothing_else,
                 ]

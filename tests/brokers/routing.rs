@@ -151,6 +151,26 @@ pub(crate) async fn unbound_queue_gets_nothing_more_by_that_binding(t: &Fixture)
     }
 }
 
+pub(crate) async fn unbound_queue_gets_nothing_more_by_those_headers(t: &Fixture) {
+    let exchange = t.exchange("unbind.headers", ExchangeKind::Headers).await;
+    let queue = t.plain_queue("unbind.headers").await;
+    let binding = |region: &str| {
+        let binding = BindingDecl::new(exchange.clone(), queue.clone(), "");
+        binding.argument("x-match", "all").argument("region", region)
+    };
+    let bound = Topology::new().binding(binding("europe")).binding(binding("asia"));
+    t.declare(&bound).await;
+
+    t.declare(&Topology::new().unbind(binding("europe"))).await;
+    for region in ["europe", "asia"] {
+        let mut message = Publish::to_exchange(exchange.clone(), "", Envelope::new(region));
+        message.envelope.headers.insert("region", region);
+        t.broker.publish(message).await.unwrap();
+    }
+
+    assert_eq!(contents(t, &queue).await, ["asia"]);
+}
+
 /// AMQP cannot list bindings: without its management API, RabbitMQ refuses rather than leaving some behind.
 pub(crate) async fn exact_bindings_take_out_all_others_or_are_refused(t: &Fixture) {
     let exchange = t.exchange("exact", ExchangeKind::Topic).await;

@@ -133,9 +133,26 @@ async fn asyncapi_prints_a_document_that_the_official_schema_allows() {
     compiler.add_resource(&id, official).unwrap();
     let schema = compiler.compile(&id, &mut schemas).unwrap();
     schemas.validate(&document, schema).unwrap_or_else(|error| panic!("{error:#}"));
-    for channel in ["shop.prices", "shop.charges", "shop.charges.dead", "shop.receipts", "shop.tax.europe"] {
-        assert!(document["channels"].get(channel).is_some(), "`{channel}` is not in {document:#}");
+    let names = |of: &Value| of.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(
+        names(&document["operations"]),
+        [
+            "enqueue.charge",
+            "enqueue.price",
+            "publish.OrderPaid",
+            "receive.note_tax",
+            "receive.reserve",
+            "receive.send_receipt",
+            "run.charge",
+            "run.price",
+        ]
+    );
+    let queues =
+        ["prices", "charges", "stock", "receipts", "tax.europe"].map(|queue| format!("shop.{queue}"));
+    for channel in queues.iter().flat_map(|queue| [queue.clone(), format!("{queue}.dead")]) {
+        assert!(document["channels"].get(&channel).is_some(), "`{channel}` is not in {document:#}");
     }
+    assert_eq!(names(&document["components"]["schemas"]), ["Item", "OrderPaid"]);
 }
 
 /// Where the broker can be kept from the program.

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use leveret::__private::{Backoff, Declare, Overflow, QueueSpec, QueueType, TaskOptions};
-use leveret::{Format, Task, task};
+use leveret::__private::{
+    Backoff, Declare, Overflow, QueueSpec, QueueType, Runnable, TaskOptions, subscription,
+};
+use leveret::{Event, Format, Task, subscriber, task};
+use serde::{Deserialize, Serialize};
 
 const S: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -109,4 +112,77 @@ fn backoff_is_exponential_or_fixed() {
     assert_eq!(backoff(Capped::options()), Backoff::Exponential { base: S, cap: 3600 * S });
     assert_eq!(backoff(Uncapped::options()), Backoff::exponential(2 * S));
     assert_eq!(backoff(AtOnce::options()), Backoff::Fixed(Duration::ZERO));
+}
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(exchange = "seen", kind = "topic", key = "seen.{what}")]
+struct Seen {
+    what: String,
+}
+
+#[test]
+fn subscriber_takes_ten_events_at_once_or_as_many_as_it_runs() {
+    #[subscriber(queue = "plain")]
+    async fn plain(_event: Seen) {}
+    #[subscriber(queue = "few", concurrency = 4)]
+    async fn few(_event: Seen) {}
+    #[subscriber(queue = "many", concurrency = 20)]
+    async fn many(_event: Seen) {}
+    #[subscriber(queue = "one", prefetch = 1)]
+    async fn one(_event: Seen) {}
+
+    let bound = |name: &'static str| QueueSpec::new(name).subscribe(subscription::<Seen>(None, None));
+    assert_eq!(*(Plain::registration().queue)(), bound("plain").prefetch(10));
+    assert_eq!(*(Few::registration().queue)(), bound("few").concurrency(4).prefetch(10));
+    assert_eq!(*(Many::registration().queue)(), bound("many").concurrency(20).prefetch(20));
+    assert_eq!(*(One::registration().queue)(), bound("one").prefetch(1));
+    assert_eq!(*(Plain::registration().options)(), TaskOptions::default());
+}
+
+#[test]
+fn subscriber_has_the_options_of_a_task_and_its_bindings() {
+    #[subscriber(
+        queue = "full",
+        name = "other.name",
+        binding = "seen.a",
+        binding = "#.b",
+        bindings = "exact",
+        dlx = "dlx",
+        dead_letter_queue = "dead.letters",
+        dead_letter_key = "failed",
+        dead_letter_ttl = "7d",
+        queue_type = "classic",
+        ttl = "1h",
+        max_length = 10,
+        overflow = "reject",
+        max_priority = 3,
+        declare = "active",
+        prefetch = 3,
+        retries = 2,
+        backoff = fixed("2s"),
+        timeout = "5s"
+    )]
+    async fn full(_event: Seen) {}
+
+    let expected = QueueSpec::new("full")
+        .subscribe(subscription::<Seen>(None, None).key("seen.a").key("#.b").exact())
+        .dlx("dlx")
+        .dead_letter_queue("dead.letters")
+        .dead_letter_key("failed")
+        .dead_letter_ttl(7 * DAY)
+        .queue_type(QueueType::Classic)
+        .ttl(3600 * S)
+        .max_length(10)
+        .overflow(Overflow::Reject)
+        .max_priority(3)
+        .prefetch(3);
+    let registration = Full::registration();
+    assert_eq!(registration.name, "other.name");
+    assert_eq!(*(registration.queue)(), expected);
+    let options = defaults_but(|options| {
+        options.retry.retries = 2;
+        options.retry.backoff = Backoff::Fixed(2 * S);
+        options.timeout = Some(5 * S);
+    });
+    assert_eq!(*(registration.options)(), options);
 }
