@@ -43,6 +43,11 @@ pub fn task(attribute: TokenStream, function: TokenStream) -> TokenStream {
 /// | `bindings = "exact"` | takes bindings out that the code no longer has; on RabbitMQ by its management API, and refused without |
 /// | `prefetch` | default 10, or `concurrency` where that is more |
 ///
+/// A binding that is taken out of the code stays on a queue that exists, and its events go on coming: AMQP cannot list
+/// bindings, so nobody knows of it. Where `bindings = "exact"` cannot be had, take it out once: on the queue's page of
+/// RabbitMQ's management, with `rabbitmqadmin`, or in code by
+/// `client.declare(&Topology::new().unbind(BindingDecl::new("order.events", "order.events.email", "order.europe.*")))`.
+///
 /// All others are those of a task: `name`, `retries`, `backoff`, `timeout`, `permanent`, `dlx`, `dead_letter_queue`,
 /// `dead_letter_key`, `dead_letter_ttl`, `queue_type`, `declare`, `ttl`, `max_length`, `overflow`, `max_priority`,
 /// `concurrency`, `crate`.

@@ -195,7 +195,8 @@ impl Topology {
         self
     }
 
-    /// Takes a binding out.
+    /// Takes a binding out: of exactly this exchange, queue, key and these arguments. One that is not there is no error.
+    /// This is how a binding that was taken out of the code is taken out of a queue that exists.
     #[must_use]
     pub fn unbind(mut self, binding: BindingDecl) -> Self {
         self.unbindings.push(binding);
