@@ -352,7 +352,7 @@ impl QueueSpec {
         });
         if let Some(subscription) = &self.subscription {
             topology.exchanges.push(subscription.declaration(passive));
-            topology.bindings.extend(subscription.bindings(&self.name));
+            topology.bindings.extend(subscription.bindings(&self.name, passive));
         }
         Ok(topology)
     }
@@ -425,6 +425,14 @@ impl QueueSpec {
                     "queue `{dead}` is its own dead-letter queue; name another with `dead_letter_queue`"
                 )));
             }
+        }
+        if self.declare == Declare::Passive && self.subscription.as_ref().is_some_and(Subscription::is_exact)
+        {
+            let name = &self.name;
+            return Err(Error::config(format!(
+                "queue `{name}` is declared by others (`declare = \"passive\"`), and so are its bindings: remove \
+                 `bindings = \"exact\"`, which would take theirs out"
+            )));
         }
         Ok(())
     }
@@ -509,6 +517,21 @@ mod tests {
         assert_eq!(fanout.exchanges, [ExchangeDecl::new("orders", ExchangeKind::Fanout)]);
         assert_eq!(fanout.bindings, [BindingDecl::new("orders", "mails", "")]);
         assert_eq!(bindings(QueueSpec::new("mails").no_dlx().subscribe(some)).len(), 2);
+    }
+
+    #[test]
+    fn passive_queue_is_bound_only_as_the_subscription_says() {
+        let topic = || Subscription::new("orders", ExchangeKind::Topic);
+        let declared = |subscription| {
+            let spec = QueueSpec::new("theirs").declare(Declare::Passive).no_dlx().subscribe(subscription);
+            spec.topology(&Namespace::default())
+        };
+
+        assert!(declared(topic()).unwrap().bindings.is_empty());
+        let bound = declared(topic().key("order.*")).unwrap();
+        assert_eq!(bound.bindings, [BindingDecl::new("orders", "theirs", "order.*")]);
+        let refused = declared(topic().key("order.*").exact()).unwrap_err().to_string();
+        assert!(refused.contains("`theirs`") && refused.contains("exact"), "{refused}");
     }
 
     #[test]

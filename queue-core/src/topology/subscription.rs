@@ -66,8 +66,12 @@ impl Subscription {
         ExchangeDecl { passive, ..ExchangeDecl::new(self.exchange.clone(), self.kind) }
     }
 
-    /// The bindings of `queue`. Without any of its own it gets everything, where that can be said.
-    pub(super) fn bindings(&self, queue: &Name) -> Vec<BindingDecl> {
+    /// The bindings of `queue`. Without any of its own it gets everything, where that can be said; one that others
+    /// declare gets what they have bound.
+    pub(super) fn bindings(&self, queue: &Name, is_theirs: bool) -> Vec<BindingDecl> {
+        if is_theirs && self.bindings.is_empty() {
+            return Vec::new();
+        }
         let all = [(Name::Borrowed(if self.kind == ExchangeKind::Topic { "#" } else { "" }), Headers::new())];
         let bindings = if self.bindings.is_empty() { &all[..] } else { &self.bindings };
         let binding = |(key, arguments): &(Name, Headers)| BindingDecl {
