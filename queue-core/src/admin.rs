@@ -114,6 +114,23 @@ fn last_death(job: &Envelope) -> Option<&crate::envelope::Headers> {
     }
 }
 
+/// Keeps where an event came from that no worker has had: the broker wrote it into `x-death`, which is stripped.
+fn remember_origin(job: &mut Envelope) {
+    if job.headers.get(header::EXCHANGE).is_some() {
+        return;
+    }
+    let Some(death) = last_death(job) else { return };
+    let exchange = death.get("exchange").and_then(HeaderValue::as_str).filter(|name| !name.is_empty());
+    let key = match death.get("routing-keys") {
+        Some(HeaderValue::List(keys)) => keys.first().and_then(HeaderValue::as_str),
+        _ => None,
+    };
+    if let (Some(exchange), Some(key)) = (exchange.map(str::to_owned), key.map(str::to_owned)) {
+        job.headers.insert(header::EXCHANGE, exchange);
+        job.headers.insert(header::ROUTING_KEY, key);
+    }
+}
+
 impl Admin {
     pub(crate) fn new(client: Client) -> Self {
         Self { client }
@@ -196,6 +213,7 @@ impl Admin {
             return Err(Error::new(ErrorKind::Topology, words));
         };
         let mut job = delivery.envelope.clone();
+        remember_origin(&mut job);
         strip_broker_traces(&mut job);
         // Where an event came from stays true of its replay, and so does what its body is.
         let stays = |name: &str| [header::EXCHANGE, header::ROUTING_KEY, header::VERSION].contains(&name);

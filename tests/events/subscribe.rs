@@ -95,7 +95,13 @@ async fn event_of_a_performed_job_is_for_the_subscribers() {
 /// What others would have declared, a test has nobody to declare.
 #[tokio::test]
 async fn subscriber_of_a_queue_that_others_declare_can_be_tested() {
-    #[subscriber(queue = "theirs", exchange = "their.orders", kind = "topic", declare = "passive")]
+    #[subscriber(
+        queue = "theirs",
+        exchange = "their.orders",
+        kind = "topic",
+        binding = "a.*",
+        declare = "passive"
+    )]
     async fn theirs(log: &Log, message: RawMessage) {
         log.note(message.routing_key);
     }
@@ -160,6 +166,26 @@ async fn failed_event_is_retried_in_its_queue_alone_and_keeps_its_key() {
     assert_eq!(dead.len(), 1);
     assert_eq!((dead[0].attempts, dead[0].error.as_deref()), (2, Some("lost")));
     assert_eq!(dead[0].queue.as_deref(), Some("parcels.europe"));
+}
+
+#[subscriber(queue = "parcels.soon", binding = "parcel.*.sent", ttl = "1s")]
+async fn watch_soon(log: &Log, context: &Context, _parcel: ParcelSent) {
+    log.note(format!("{} {}", context.exchange(), context.routing_key()));
+}
+
+/// No worker has had it, so only the broker knows where it came from.
+#[tokio::test]
+async fn replayed_event_that_expired_comes_from_its_exchange_by_its_key() {
+    let log = Arc::new(Log::default());
+    let queue = TestQueue::new().task::<WatchSoon>().shared(log.clone());
+
+    let client = queue.client();
+    client.publish(ParcelSent { region: "europe".into(), number: 1 }).must_route().await.unwrap();
+    queue.advance(Duration::from_secs(2));
+    assert_eq!(client.admin().replay("parcels.soon.dead", 10, |_| true).await.unwrap(), 1);
+    queue.drain().await;
+
+    assert_eq!(log.sorted(), ["shop.parcels parcel.europe.sent"]);
 }
 
 /// A subscriber has no result to reply with, and a failed event must not be gone because somebody might have waited.
