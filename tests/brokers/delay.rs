@@ -7,11 +7,11 @@ use leveret::PublishError;
 use queue_core::broker::{ConsumeOptions, Publish};
 use queue_core::envelope::{Envelope, header};
 use queue_core::settlement::Settlement;
-use queue_core::topology::{Name, QueueDecl, QueueSpec, Topology};
+use queue_core::topology::{Name, Namespace, QueueDecl, QueueSpec, Topology, delay_ladder};
 
 use crate::settle::retry_in;
 use crate::support::fixture::message;
-use crate::support::{Fixture, next, take, text};
+use crate::support::{Fixture, next, ready, take, text, until_ready};
 
 /// How late a delayed job may be on a loaded machine. What is usual is milliseconds; the benchmarks tell.
 const LATENESS: Duration = Duration::from_secs(5);
@@ -142,7 +142,7 @@ pub(crate) async fn delayed_job_reaches_a_queue_that_nobody_consumes(t: &Fixture
 
     t.broker.publish(delayed(&queue, "later", Duration::from_millis(300))).await.unwrap();
 
-    crate::support::until_ready(&*t.broker, &queue, 1).await;
+    until_ready(&*t.broker, &queue, 1).await;
 }
 
 /// A queue that refuses holds up nobody but its own jobs.
@@ -157,10 +157,27 @@ pub(crate) async fn delayed_job_of_a_full_queue_waits_for_room(t: &Fixture) {
     t.broker.publish(delayed(&clock, "tick", Duration::from_millis(500))).await.unwrap();
     // When the tick is here, the patient one has been due, and has found the queue full.
     assert_eq!(text(&next(&mut ticks).await), "tick");
+    assert_eq!(ready(&*t.broker, spec.name()).await, filled);
     let mut consumer = t.work(&spec, 1).await;
 
     let texts = take(&mut consumer, filled as usize + 1).await;
     assert!(texts.contains(&"patient".to_owned()), "{texts:?}");
+}
+
+/// RabbitMQ 4 drops what has come back twenty times, unless its queue says otherwise.
+pub(crate) async fn what_has_nowhere_to_go_may_be_looked_at_often(t: &Fixture) {
+    let namespace = Namespace::new(t.name("namespace")).unwrap();
+    let ladder = delay_ladder(&namespace).queues;
+    let queue = ladder.into_iter().find(|queue| queue.name == namespace.unroutable()).unwrap();
+    let name = queue.name.clone();
+    t.declare(&Topology::new().queue(queue)).await;
+    t.send(&name, ["homeless"]).await;
+
+    for look in 0..25 {
+        // A quorum queue counts late what has come back to it.
+        until_ready(&*t.broker, &name, 1).await;
+        assert_eq!(t.client.admin().dead_letters(&name, 1).await.unwrap().len(), 1, "look {look}");
+    }
 }
 
 pub(crate) async fn delayed_job_whose_queue_is_gone_is_kept(t: &Fixture) {

@@ -69,7 +69,7 @@ pub(crate) async fn one_bad_declaration_does_not_undo_the_others(t: &Fixture) {
 
     t.broker.declare(&mixed).await.unwrap_err();
 
-    t.declare(&Topology::new().queue(QueueDecl::new(good.clone()))).await;
+    t.broker.inspect(&good).await.expect("declared before the bad one");
     t.send(&good, ["job"]).await;
     t.send(&bad, ["job"]).await;
 }
@@ -103,6 +103,15 @@ fn passive_exchange(name: &str, kind: ExchangeKind) -> ExchangeDecl {
     let mut exchange = ExchangeDecl::new(name.to_owned(), kind);
     exchange.passive = true;
     exchange
+}
+
+pub(crate) async fn quorum_queue_takes_no_highest_priority(t: &Fixture) {
+    let name = t.name("quorum");
+    let decl = quorum(name.clone()).argument("x-max-priority", 5_i64);
+
+    let refused = t.broker.declare(&Topology::new().queue(decl)).await.unwrap_err();
+
+    assert_topology_error(&refused, &[&name, "x-max-priority"]);
 }
 
 pub(crate) async fn exchange_of_another_kind_is_refused(t: &Fixture) {

@@ -408,6 +408,11 @@ impl ConsumerHandle {
         self.stop.cancelled().await;
     }
 
+    /// The same without the handle: while there is one, the consumer does not hear that nothing more will come.
+    pub(crate) fn until_stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.stop.clone().cancelled_owned()
+    }
+
     /// Whether the consumer is to be sent nothing more.
     pub fn is_stopped(&self) -> bool {
         self.stop.is_cancelled()

@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Namespace, QueueDecl, QueueSpec, Topology, millis};
-use crate::envelope::Headers;
+use super::{Name, Namespace, QueueDecl, QueueSpec, Topology, millis};
 
 /// The queues of the delay ladder, of `due` and of `unroutable`.
 pub fn delay_ladder(namespace: &Namespace) -> Topology {
-    let unroutable = QueueDecl {
-        arguments: Headers::from([("x-queue-type", "quorum")]),
-        ..QueueDecl::new(namespace.unroutable())
-    };
+    let unroutable = unroutable(namespace.unroutable());
     let mut due = QueueDecl::new(namespace.due());
     due.arguments.insert("x-queue-type", "quorum");
     due.arguments.insert("x-delivery-limit", QueueSpec::NO_DELIVERY_LIMIT);
@@ -27,6 +23,15 @@ pub fn delay_ladder(namespace: &Namespace) -> Topology {
         rung
     });
     Topology { queues: [unroutable, due].into_iter().chain(rungs).collect(), ..Topology::default() }
+}
+
+/// The queue of what has nowhere to go. Without a delivery limit, which RabbitMQ 4 sets by itself: it would drop a message
+/// that has been looked at twenty times.
+pub(crate) fn unroutable(name: Name) -> QueueDecl {
+    let mut queue = QueueDecl::new(name);
+    queue.arguments.insert("x-queue-type", "quorum");
+    queue.arguments.insert("x-delivery-limit", QueueSpec::NO_DELIVERY_LIMIT);
+    queue
 }
 
 /// How long rung `k` holds a message: `125 ms * 2^k`, from 0.125 s to 36 h.

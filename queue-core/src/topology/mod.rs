@@ -15,6 +15,8 @@ mod spec;
 mod subscription;
 
 pub use declaration::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Route, Topology};
+#[cfg(any(feature = "memory", feature = "sqlite-system"))]
+pub(crate) use ladder::unroutable;
 pub use ladder::{delay_ladder, rung_for, rung_wait};
 pub use spec::{Declare, Difference, Overflow, QueueSpec, QueueType};
 pub use subscription::Subscription;

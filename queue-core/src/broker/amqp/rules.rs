@@ -89,6 +89,10 @@ impl QueueRules {
             return Err(bad(queue, "x-dead-letter-routing-key", key.unwrap_or_default(), remedy));
         }
         let max_priority = number(queue, "x-max-priority", 255)?;
+        if let Some(max) = max_priority.filter(|_| quorum) {
+            let remedy = "a quorum queue has its levels by itself, remove it or take a classic queue";
+            return Err(bad(queue, "x-max-priority", max, remedy));
+        }
         let (top_level, default_level) = match (queue_type, max_priority) {
             // As RabbitMQ 4.3: 32 strict levels, and 4 for a message without a priority.
             (QueueType::Quorum, _) => (31, 4),

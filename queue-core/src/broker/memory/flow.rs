@@ -10,7 +10,7 @@ use super::state::State;
 use super::time::AGAIN;
 use crate::broker::amqp::{self, Death, DeathReason, Delayed, Message, QueueRules, Store};
 use crate::routing::Exchanges;
-use crate::topology::{Name, QueueDecl};
+use crate::topology::{self, Name};
 
 /// Nothing fails here.
 pub(super) type Never = std::convert::Infallible;
@@ -68,7 +68,7 @@ impl Store for State {
         if let Some(id) = self.names.get(&**name) {
             return Ok(Some(*id));
         }
-        let decl = QueueDecl::new(name.clone()).argument("x-queue-type", "quorum");
+        let decl = topology::unroutable(name.clone());
         let rules = QueueRules::read(&decl).ok();
         Ok(rules.map(|rules| self.add_queue(decl, rules, None)))
     }
@@ -93,8 +93,10 @@ impl State {
     /// After a queue has got messages or room: hands out what it can, drops what is too much or too old, and sees to
     /// it that it is looked at again in time.
     pub(super) fn flow(&mut self, id: QueueId) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
-        queue.dispatch(id, &mut self.consumers);
+        // What has just come counts, also if it may not wait; what it has stood before may have expired meanwhile.
+        while self.queues.get_mut(&id).is_some_and(|queue| queue.dispatch_one(id, &mut self.consumers)) {
+            self.drop_expired(id);
+        }
         while let Some(entry) = self.queues.get_mut(&id).and_then(|queue| queue.pop_overflow()) {
             self.die(id, DeathReason::MaxLength, entry);
         }

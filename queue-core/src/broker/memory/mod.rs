@@ -213,10 +213,8 @@ impl MemoryBroker {
 
     /// Does something, unless closed, and sees to it that somebody watches the clock if need be.
     fn act<R>(&self, act: impl FnOnce(&mut State) -> R) -> Result<R> {
-        if self.is_closed.load(Ordering::Acquire) {
-            return Err(closed());
-        }
-        let result = self.shared.with(act);
+        let is_open = |state: &State| state.clients.contains_key(&self.client);
+        let result = self.shared.with(|state| is_open(state).then(|| act(state))).ok_or_else(closed)?;
         if self.shared.needs_timer() {
             self.ensure_timer();
         }
@@ -289,7 +287,7 @@ impl Broker for MemoryBroker {
             Error::config("consuming needs a tokio runtime: call it from within one").with_source(error)
         })?;
         let (handle, consumer) = Consumer::channel();
-        let stop = handle.clone();
+        let stopped = handle.until_stopped();
         let id = self.act(|state| match &*options.queue {
             DIRECT_REPLY_TO => state.consume_replies(self.client, handle),
             _ => state.consume(self.client, options, handle),
@@ -300,9 +298,8 @@ impl Broker for MemoryBroker {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.all.try_join_next().is_some() {}
         let watch = async move {
-            stop.stopped().await;
-            // The consumer hears that nothing more will come when all its handles are gone, so ours goes too.
-            drop((stop, leaving));
+            stopped.await;
+            drop(leaving);
         };
         tasks.all.spawn_on(watch, &runtime);
         Ok(consumer)
@@ -323,8 +320,8 @@ impl Broker for MemoryBroker {
     async fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         self.shared.with(|state| state.close_client(self.client));
-        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner)).all;
-        tasks.shutdown().await;
+        // Not waited for: the runtime that they are on may be one that nobody drives.
+        drop(std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner)));
     }
 }
 

@@ -97,17 +97,17 @@ impl Queue {
         self.unused_since = now;
     }
 
-    /// Hands messages to consumers in turn, as long as there are both.
-    pub(super) fn dispatch(&mut self, id: QueueId, consumers: &mut Consumers) {
+    /// Hands one message to the consumer whose turn it is. Whether there were both, so that there may be more.
+    pub(super) fn dispatch_one(&mut self, id: QueueId, consumers: &mut Consumers) -> bool {
         while self.ready.len() > 0 {
-            let Some(consumer_id) = self.turn.pop_front() else { return };
+            let Some(consumer_id) = self.turn.pop_front() else { return false };
             let Some(consumer) = consumers.by_id.get_mut(&consumer_id) else { continue };
             consumer.is_in_turn = false;
             // One that has been stopped is taken out by its own task; until then it only loses its turn.
             if consumer.handle.is_stopped() {
                 continue;
             }
-            let Some(entry) = self.ready.pop() else { return };
+            let Some(entry) = self.ready.pop() else { return false };
             consumers.tags += 1;
             let ticket = Ticket {
                 client: consumer.client,
@@ -130,7 +130,9 @@ impl Queue {
                 // Dropping it releases it, for which it needs the lock that is held here.
                 Err(refused) => consumers.discarded.deliveries.push(*refused),
             }
+            return true;
         }
+        false
     }
 }
 

@@ -248,7 +248,7 @@ impl Broker for SqliteBroker {
             Error::config("consuming needs a tokio runtime: call it from within one").with_source(error)
         })?;
         let (handle, consumer) = Consumer::channel();
-        let stop = handle.clone();
+        let stopped = handle.until_stopped();
         let id = self
             .ask(|reply| Command::Consume { options, handle, reply })
             .await
@@ -258,9 +258,8 @@ impl Broker for SqliteBroker {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         let watch = async move {
-            stop.stopped().await;
-            // The consumer hears that nothing more will come when all its handles are gone, so ours goes too.
-            drop((stop, leaving));
+            stopped.await;
+            drop(leaving);
         };
         tasks.spawn_on(watch, &runtime);
         Ok(consumer)
@@ -287,7 +286,8 @@ impl Broker for SqliteBroker {
         if tokio::time::timeout(CLOSING, self.ask(Command::Close)).await.is_err() {
             tracing::warn!(path = %self.path.display(), "the database could not be closed within {CLOSING:?}");
         }
-        self.end_tasks().shutdown().await;
+        // Not waited for: the runtime that they are on may be one that nobody drives.
+        drop(self.end_tasks());
     }
 }
 

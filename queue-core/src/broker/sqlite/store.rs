@@ -14,7 +14,7 @@ use crate::broker::amqp::{
 use crate::broker::reply;
 use crate::error::PublishError;
 use crate::routing::Exchanges;
-use crate::topology::{Name, QueueDecl};
+use crate::topology::{self, Name};
 
 /// How long a message waits before it is tried again on a queue that could not take it.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -106,7 +106,7 @@ impl Store for State {
         if let Some(id) = self.names.get(&**name) {
             return Ok(Some(*id));
         }
-        let decl = QueueDecl::new(name.clone()).argument("x-queue-type", "quorum");
+        let decl = topology::unroutable(name.clone());
         match QueueRules::read(&decl) {
             Ok(rules) => self.add_queue(decl, rules, None).map(Some),
             Err(_) => Ok(None),
