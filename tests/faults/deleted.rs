@@ -16,6 +16,7 @@ on_each!(Node:
     deleted_queue_of_a_worker_is_declared_again,
     deleted_queue_of_ours_costs_one_attempt_and_one_line,
     deleted_queue_of_somebody_else_is_waited_for,
+    deleted_queue_is_declared_again_though_another_cannot_be,
 );
 
 #[task(queue = "test.faults.deleted")]
@@ -92,6 +93,28 @@ async fn deleted_queue_of_somebody_else_is_waited_for(node: Node) {
     direct.declare(&Topology::new().queue(decl)).await.unwrap();
     direct.broker().publish(message(&queue, unique("x"))).await.unwrap();
     next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+    client.close().await;
+    direct.close().await;
+}
+
+/// That a refusal closes the channel must not cost the queues behind it.
+async fn deleted_queue_is_declared_again_though_another_cannot_be(node: Node) {
+    let (direct, client) = (client(&node.url).await, client(&node.url).await);
+    let theirs = queue(&client, "theirs").await;
+    let ours = queue(&client, "ours").await;
+    let mut consumer = consume(&client, &ours, 1).await;
+    direct.broker().delete(&theirs).await.unwrap();
+    let other =
+        QueueDecl::new(theirs.clone()).argument("x-expires", 600_000_i64).argument("x-max-length", 1_i64);
+    direct.declare(&Topology::new().queue(other)).await.unwrap();
+
+    direct.broker().delete(&ours).await.unwrap();
+    until("it is declared again", async || direct.broker().inspect(&ours).await.is_ok()).await;
+
+    client.broker().publish(message(&ours, "x")).await.unwrap();
+    next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+    let said = log::lines(&["ERROR", "cannot be declared again", &theirs, "x-max-length"]);
+    assert!(!said.is_empty(), "nothing is said of the other");
     client.close().await;
     direct.close().await;
 }

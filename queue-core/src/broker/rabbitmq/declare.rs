@@ -1,13 +1,17 @@
 //! Declares topology over a short-lived connection of its own, so that a conflict never ends traffic, and says
 //! in words what conflicts.
 
+use std::time::Duration;
+
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::{Channel, ExchangeKind as Kind};
 
+use super::aside;
+use super::connect::Link;
 use super::convert::{short, table};
 use super::fault::{self, code};
 use crate::broker::amqp;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, chain};
 use crate::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Topology};
 
 /// Declares all of `topology`, in its order.
@@ -38,6 +42,29 @@ pub(super) async fn declare(channel: &Channel, topology: &Topology) -> Result<()
     }
     for binding in &topology.unbindings {
         unbind(channel, binding).await.map_err(|error| refusal("queue", &binding.queue, &error))?;
+    }
+    Ok(())
+}
+
+/// Declares each part of `topology` by itself, and logs what is refused: a refusal closes its channel, which must not
+/// cost the others.
+///
+/// # Errors
+/// [`ErrorKind::Connection`] if the connection was lost.
+pub(super) async fn declare_each(link: &Link, deadline: Duration, topology: &Topology) -> Result<(), Error> {
+    let new = Topology::new;
+    let exchanges = topology.exchanges.iter().cloned().map(|exchange| new().exchange(exchange));
+    let queues = topology.queues.iter().cloned().map(|queue| new().queue(queue));
+    let bindings = topology.bindings.iter().cloned().map(|binding| new().binding(binding));
+    let unbindings = topology.unbindings.iter().cloned().map(|binding| new().unbind(binding));
+    for part in exchanges.chain(queues).chain(bindings).chain(unbindings) {
+        match aside::on_channel(link, deadline, async |channel| declare(channel, &part).await).await {
+            Err(error) if error.kind() == ErrorKind::Connection => return Err(error),
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "what was declared cannot be declared again");
+            }
+            Ok(()) => {}
+        }
     }
     Ok(())
 }

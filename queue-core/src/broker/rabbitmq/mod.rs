@@ -231,21 +231,23 @@ impl Shared {
         declared
     }
 
-    /// Declares everything once more. Only a lost connection is an error: a conflict must not keep the other
-    /// queues from working, and is logged.
+    /// Declares everything once more. Only a lost connection is an error: a conflict is logged, and must not keep the
+    /// other queues from working.
     async fn redeclare(&self) -> Result<(), Fault> {
         let topology = self.remembered().clone();
         if topology == Topology::default() {
             return Ok(());
         }
-        match self.declare(&topology).await {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::Connection => Err(Fault { permanent: false, error }),
-            Err(error) => {
-                tracing::error!(error = %chain(&error), "what was declared cannot be declared again");
-                Ok(())
+        let declared = match self.declare(&topology).await {
+            Err(error) if error.kind() != ErrorKind::Connection => {
+                let link = session::open_any(self, "declare").await?;
+                let declared = declare::declare_each(&link, self.target.deadline, &topology).await;
+                link.close(Duration::from_secs(1)).await;
+                declared
             }
-        }
+            declared => declared,
+        };
+        declared.map_err(|error| Fault { permanent: false, error })
     }
 }
 
@@ -386,7 +388,7 @@ impl Core {
         self.ensure_ladder().await.map_err(|error| match error.kind() {
             ErrorKind::Closed => PublishError::Closed,
             ErrorKind::Connection => PublishError::Unavailable { waited, source: Some(error.into()) },
-            _ => PublishError::Invalid(format!("the delay queues cannot be declared: {}", chain(&error))),
+            _ => PublishError::Refused(format!("the delay queues cannot be declared: {}", chain(&error))),
         })?;
         let namespace = &self.shared.settings.namespace;
         let left = eta.duration_since(self.shared.settings.clock.now()).unwrap_or_default();
