@@ -161,6 +161,10 @@ pub enum PublishError {
     /// A name or header that AMQP cannot carry.
     #[error("{0}")]
     Invalid(String),
+    /// The broker does not take it as things are: the user lacks a permission, or a queue that it needs exists with other
+    /// settings. Nothing was kept; put right, it can be published.
+    #[error("{0}")]
+    Refused(String),
     /// The client has been closed.
     #[error("the client is closed")]
     Closed,

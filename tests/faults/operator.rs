@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
-use leveret::task;
+use leveret::{PublishError, task};
+use queue_core::broker::Publish;
+use queue_core::envelope::Envelope;
 use queue_core::error::SettleError;
 use queue_core::settlement::Settlement;
+use queue_core::topology::{ExchangeDecl, ExchangeKind, Name, Topology};
 
 use crate::support::{
     Book, Private, client, consume, fresh, log, message, next, queue, send, soon, unique, until, work,
@@ -14,6 +17,7 @@ use crate::support::{
 on_each!(Private:
     closed_connections_come_back,
     changed_password_is_said_aloud_and_tried_again,
+    permission_that_is_missing_is_refused_for_now_and_to_nobody_else,
     job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue,
 );
 
@@ -60,6 +64,28 @@ async fn changed_password_is_said_aloud_and_tried_again(node: Private) {
     client.close().await;
     // Who is refused must not hammer: servers lock accounts. These took seconds each.
     assert!(said().len() <= 6, "{:?}", said());
+}
+
+async fn permission_that_is_missing_is_refused_for_now_and_to_nobody_else(node: Private) {
+    let user = unique("user");
+    node.ctl(&["add_user", &user, "secret"]).await;
+    node.ctl(&["set_permissions", &user, ".*", "^test", ".*"]).await;
+    let client = client(&node.url.replace("guest:guest", &format!("{user}:secret"))).await;
+    let exchange: Name = unique("topic").into();
+    let topic = ExchangeDecl::new(exchange.clone(), ExchangeKind::Topic);
+    client.declare(&Topology::new().exchange(topic)).await.unwrap();
+    node.ctl(&["set_topic_permissions", &user, &exchange, "^good", ".*"]).await;
+
+    // To the default exchange.
+    let refused = client.broker().publish(message(&unique("nowhere").into(), "x")).await.unwrap_err();
+    assert!(matches!(&refused, PublishError::Refused(words) if words.contains("amq.default")), "{refused:?}");
+    let key = |n| if n == 50 { "bad" } else { "good" };
+    let events = (0..100).map(|n| Publish::to_exchange(exchange.clone(), key(n), Envelope::new("{}")));
+    let outcomes = client.broker().publish_all(events.collect()).await;
+
+    let failed: Vec<_> = outcomes.iter().enumerate().filter(|(_, outcome)| outcome.is_err()).collect();
+    assert!(matches!(failed[..], [(50, Err(PublishError::Refused(_)))]), "{failed:?}");
+    client.close().await;
 }
 
 async fn job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue(node: Private) {

@@ -43,7 +43,9 @@ impl Suspects {
 
 /// Whether the server's text is about this message, or others like it.
 fn is_named(text: &str, outgoing: &Outgoing) -> bool {
-    names_exchange(text, exchange(outgoing)) || names_size(text, outgoing.publish().envelope.payload.len())
+    let publish = outgoing.publish();
+    let is_address = names_exchange(text, exchange(outgoing)) && names_key(text, &publish.route.routing_key);
+    is_address || names_size(text, publish.envelope.payload.len())
 }
 
 fn exchange(outgoing: &Outgoing) -> &str {
@@ -67,6 +69,11 @@ fn names_exchange(text: &str, exchange: &str) -> bool {
     text.contains(&format!(" exchange '{exchange}' in vhost "))
 }
 
+/// Whether the server's text names this routing key as forbidden, or none: other keys of that exchange are not refused.
+fn names_key(text: &str, routing_key: &str) -> bool {
+    !text.contains(" to topic '") || text.contains(&format!(" to topic '{routing_key}' in exchange "))
+}
+
 /// What the server's reason for closing the channel means for the message that it was about.
 fn refusal(outgoing: &Outgoing, code: u16, text: &str) -> PublishError {
     match code {
@@ -77,6 +84,9 @@ fn refusal(outgoing: &Outgoing, code: u16, text: &str) -> PublishError {
             let size = outgoing.publish().envelope.payload.len();
             PublishError::TooLarge { size, limit: limit.unwrap_or(size) }
         }
+        code::ACCESS_REFUSED => PublishError::Refused(format!(
+            "RabbitMQ refused the message: {text}; grant it (`rabbitmqctl set_permissions`, `set_topic_permissions`)"
+        )),
         _ => PublishError::Invalid(format!("RabbitMQ refused the message: {text}")),
     }
 }
@@ -93,6 +103,9 @@ mod tests {
 
         assert!(names_exchange(missing, "it's") && !names_exchange(missing, "it"));
         assert!(names_exchange(forbidden, "a.b") && !names_exchange(forbidden, "a"));
+        let topic = "ACCESS_REFUSED - write access to topic 'k.l' in exchange 'a.b' in vhost '/' refused for user 'u'";
+        assert!(names_exchange(topic, "a.b") && names_key(topic, "k.l") && !names_key(topic, "k"));
+        assert!(names_key(forbidden, "k"));
         assert!(!names_exchange(large, ""));
         assert!([missing, forbidden, large].into_iter().all(names_something));
         assert!(!names_something("NOT_FOUND - no exchange 'a-name-that-is-cut-o"));

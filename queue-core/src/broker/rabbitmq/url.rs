@@ -138,7 +138,7 @@ impl Target {
                     }
                 }
                 "retry_delay" => self.retry_delay = seconds(name, &value)?,
-                "socket_timeout" => {
+                "socket_timeout" | "stack_timeout" => {
                     self.deadline = seconds(name, &value)?;
                     if self.deadline.is_zero() {
                         return Err(bad_value(name, &value, "more than 0 seconds"));
