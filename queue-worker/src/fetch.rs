@@ -3,6 +3,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -11,7 +12,7 @@ use queue_core::envelope::{Headers, header};
 use queue_core::error::{Error, ErrorKind, Result, chain};
 use queue_core::settlement::Settlement;
 use queue_core::topology::Name;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tracing::Instrument;
 
 use crate::context::Context;
@@ -39,23 +40,49 @@ pub(crate) struct Lane {
     has_one_slot: bool,
     /// As many permits as jobs may still begin.
     slots: Semaphore,
+    /// How many deliveries are taken and not settled.
+    in_hand: AtomicUsize,
+    /// Told when there is one less.
+    settled: Notify,
 }
 
 /// The right to run one job. Given back when dropped.
 pub(crate) struct Slot(Arc<Lane>);
+
+/// A delivery that is not settled, until this is dropped.
+struct InHand(Arc<Lane>);
 
 impl Lane {
     pub(crate) fn new(shared: Arc<Shared>, plan: Queue, concurrency: u16) -> Arc<Self> {
         let queue = plan.spec.name().clone();
         let slots = Semaphore::new(concurrency.into());
         let has_one_slot = concurrency == 1 && plan.spec.get_prefetch().is_none_or(|prefetch| prefetch <= 1);
-        Arc::new(Self { shared, queue, plan, concurrency, has_one_slot, slots })
+        let (in_hand, settled) = (AtomicUsize::new(0), Notify::new());
+        Arc::new(Self { shared, queue, plan, concurrency, has_one_slot, slots, in_hand, settled })
     }
 
     /// Waits for a free slot. Cancel safe.
     pub(crate) async fn slot(self: &Arc<Self>) -> Slot {
         self.slots.acquire().await.expect("slots are never closed").forget();
         Slot(Arc::clone(self))
+    }
+
+    /// Waits until all slots are held by functions that go on after their timeout. What the broker sends then nobody would
+    /// run, and no other worker would get. Cancel safe.
+    async fn clogged(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.in_hand.load(Ordering::SeqCst) == 0 && self.slots.available_permits() == 0 {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// Notes that a delivery is taken.
+    fn take_in_hand(self: &Arc<Self>) -> InHand {
+        self.in_hand.fetch_add(1, Ordering::SeqCst);
+        InHand(Arc::clone(self))
     }
 
     /// Waits until no job runs: not even a blocking function that has outlived its timeout. Only after fetching
@@ -97,6 +124,14 @@ impl Drop for Slot {
     }
 }
 
+impl Drop for InHand {
+    fn drop(&mut self) {
+        if self.0.in_hand.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.settled.notify_one();
+        }
+    }
+}
+
 /// What is left when a queue is not fetched from any more.
 pub(crate) struct Fetched {
     /// To be [finished](Consumer::finish) when all jobs are settled.
@@ -116,6 +151,11 @@ pub(crate) async fn fetch(lane: Arc<Lane>, mut consumer: Consumer) -> Fetched {
         match ended {
             Ended::Stopped => break Ok(()),
             Ended::Closed => break Err(closed(&lane)),
+            Ended::Clogged => match consume_once_free(&lane).await {
+                Ok(Some(again)) => consumer = again,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            },
             // Its jobs will not be done, so there is nothing to wait for.
             Ended::GivenUp(error) if lane.shared.activity.is_watched() => {
                 break Err(cannot_consume(&lane).with_source(error));
@@ -138,6 +178,8 @@ enum Ended {
     Closed,
     /// The broker cannot consume it, for this reason.
     GivenUp(Error),
+    /// See [`Lane::clogged`].
+    Clogged,
 }
 
 /// Permit first and then the work: nothing is taken that cannot be started at once.
@@ -150,6 +192,7 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
             biased;
             () = &mut stopping => return Ended::Stopped,
             slot = lane.slot() => slot,
+            () = lane.clogged() => return Ended::Clogged,
         };
         let delivery = tokio::select! {
             biased;
@@ -159,7 +202,12 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
         match delivery {
             Some(Ok(delivery)) => {
                 lane.shared.activity.began(&lane.queue, &delivery.envelope);
-                let job = async move { drop(process(slot, delivery).await) };
+                let in_hand = lane.take_in_hand();
+                // Whoever still holds the slot when it is in hand no more, holds it for longer.
+                let job = async move {
+                    drop(process(slot, delivery).await);
+                    drop(in_hand);
+                };
                 if !lane.has_one_slot {
                     lane.shared.jobs.spawn(job);
                     continue;
@@ -181,6 +229,29 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
             Some(Err(error)) => return Ended::GivenUp(error),
             None => return Ended::Closed,
         }
+    }
+}
+
+/// Leaves the queue to other workers until one of its functions has returned; `None` if the worker stops first.
+///
+/// # Errors
+/// If the client was closed.
+async fn consume_once_free(lane: &Arc<Lane>) -> Result<Option<Consumer>> {
+    let (queue, running) = (&lane.queue, lane.running());
+    tracing::warn!(
+        target: "leveret", worker = %lane.shared.name, %queue, running,
+        "all slots of the queue are held by functions that go on after their timeout; other workers may have its jobs \
+         until one returns"
+    );
+    tokio::select! {
+        biased;
+        () = lane.shared.steps.stopping() => return Ok(None),
+        slot = lane.slot() => drop(slot),
+    }
+    match lane.consume().await {
+        Ok(consumer) => Ok(Some(consumer)),
+        Err(error) if error.kind() == ErrorKind::Closed => Err(closed(lane)),
+        Err(error) => consume_again(lane, error).await,
     }
 }
 
