@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use leveret::{PublishError, task};
-use queue_core::broker::Publish;
+use queue_core::broker::{ConsumeOptions, Publish};
 use queue_core::envelope::Envelope;
 use queue_core::error::SettleError;
 use queue_core::settlement::Settlement;
@@ -19,6 +19,7 @@ on_each!(Private:
     changed_password_is_said_aloud_and_tried_again,
     permission_that_is_missing_is_refused_for_now_and_to_nobody_else,
     job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue,
+    queue_that_does_not_answer_disturbs_no_other_queue,
 );
 
 #[task(queue = "test.faults.operator.closed")]
@@ -123,4 +124,31 @@ async fn job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue(
          application:set_env(rabbit, channel_tick_interval, 60000).",
     )
     .await;
+}
+
+/// As a quorum queue without a majority, or a mirror that is being synchronised.
+async fn queue_that_does_not_answer_disturbs_no_other_queue(node: Private) {
+    let client = client(&node.url).await;
+    let (stuck, well) = (queue(&client, "stuck").await, queue(&client, "well").await);
+    let process = format!("rabbit_misc:r(<<\"/\">>, queue, <<\"{stuck}\">>)");
+    let to_process = |call: &str| {
+        format!("{{ok, Q}} = rabbit_amqqueue:lookup({process}), sys:{call}(amqqueue:get_pid(Q)).")
+    };
+    let mut well_consumer = consume(&client, &well, 1).await;
+    send(&client, &well, 1).await;
+    let held = next(&mut well_consumer).await;
+    node.eval(&to_process("suspend")).await;
+
+    // Its start is not waited for, or it would hold up the start of a worker's other queues.
+    let mut stuck_consumer =
+        soon("the start", client.broker().consume(ConsumeOptions::new(stuck.clone()))).await.unwrap();
+    held.settle(Settlement::Ack).await.unwrap();
+
+    node.eval(&to_process("resume")).await;
+    send(&client, &stuck, 1).await;
+    next(&mut stuck_consumer).await.settle(Settlement::Ack).await.unwrap();
+    assert!(!log::lines(&["WARN", "does not answer for the queue", &stuck]).is_empty());
+    let lost = log::lines(&["giving up the connection"]);
+    assert!(lost.is_empty(), "{lost:?}");
+    client.close().await;
 }

@@ -45,8 +45,9 @@ struct Feed {
     state: watch::Receiver<State>,
     /// Told once whether the queue can be consumed at all.
     ready: Option<oneshot::Sender<Result<()>>>,
-    /// Whether it consumes on a connection of its own. A message that lapin cannot parse ends the connection, and
-    /// nobody can tell whose it was; so whoever was on it goes apart, and the others are left in peace.
+    /// Whether it consumes on a connection of its own, so that the others are left in peace. A message that lapin cannot
+    /// parse ends the connection, and nobody can tell whose it was, so whoever was on it goes apart; and so does a queue
+    /// that does not answer.
     is_apart: bool,
     /// How many connections of its own ended by such a message, and when the last one did.
     unparsable: u32,
@@ -63,6 +64,8 @@ enum End {
     Lost,
     /// The server sent something that lapin cannot parse.
     Unparsable,
+    /// The queue does not answer, and the connection is well.
+    Unanswered,
     /// The server ended it: the queue was deleted, or its leader is gone.
     Cancelled,
     /// The server closed the channel or refused to consume.
@@ -169,10 +172,8 @@ impl Feed {
             if let Some(session) = state.session.filter(|session| session.is_connected()) {
                 return Some(session);
             }
-            if state.down.is_some()
-                && let Some(ready) = self.ready.take()
-            {
-                let _ = ready.send(Ok(()));
+            if state.down.is_some() {
+                self.count_as_started();
             }
             self.state.changed().await.ok()?;
         }
@@ -180,19 +181,27 @@ impl Feed {
 
     /// Consumes on a channel of its own until it ends.
     async fn consume(&mut self, session: &Arc<Session>) -> End {
-        let opened = tokio::time::timeout(ANSWER, self.open(session)).await;
+        let channel = match session.channel(ANSWER).await {
+            Ok(channel) => channel,
+            Err(error) => return self.failed(session, error),
+        };
+        let opened = tokio::time::timeout(ANSWER, self.open(channel.clone())).await;
         let (ledger, deliveries) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => return self.failed(session, error),
+            // To end the connection would give back what others are at.
+            Err(_) if self.may_go_apart() && session.channel(ANSWER).await.is_ok() => {
+                // When the answer comes after all, deliveries come with it, which nobody would take.
+                self.core.handle.spawn(async move { channel.close(200, short("no answer")).await });
+                return End::Unanswered;
+            }
             Err(_) => {
                 session.fail("it does not answer `basic.consume`");
                 return End::Lost;
             }
         };
         self.complained = false;
-        if let Some(ready) = self.ready.take() {
-            let _ = ready.send(Ok(()));
-        }
+        self.count_as_started();
         let tag = deliveries.tag();
         let taken = ledger.clone();
         // Where more are out than one, the ledger sends acks of many.
@@ -256,8 +265,7 @@ impl Feed {
         let _ = tokio::time::timeout(Duration::from_secs(2), ledger.barrier(queue)).await;
     }
 
-    async fn open(&self, session: &Arc<Session>) -> lapin::Result<(Arc<Ledger>, lapin::Consumer)> {
-        let channel = session.channel(ANSWER).await?;
+    async fn open(&self, channel: lapin::Channel) -> lapin::Result<(Arc<Ledger>, lapin::Consumer)> {
         // Before consuming: without it the server sends the whole queue.
         channel.basic_qos(self.options.prefetch.max(1), BasicQosOptions { global: false }).await?;
         let name = self.options.name.as_deref().unwrap_or(&self.core.shared.settings.name);
@@ -295,6 +303,12 @@ impl Feed {
             End::Stopped(_) => Next::End,
             End::Lost => Next::AtOnce,
             End::Unparsable => self.judge_unparsable(),
+            End::Unanswered => {
+                self.complain("RabbitMQ does not answer for the queue (no majority of its nodes, perhaps)");
+                self.count_as_started();
+                self.go_apart();
+                Next::AfterPause
+            }
             End::Cancelled => {
                 self.complain("RabbitMQ ended the consumer: its queue was deleted, or its leader is gone");
                 self.redeclare().await;
@@ -341,15 +355,11 @@ impl Feed {
     /// Goes apart, to see whose message it was; if it was ours, again and again, gives the queue up.
     fn judge_unparsable(&mut self) -> Next {
         // It can be consumed, but for this message.
-        if let Some(ready) = self.ready.take() {
-            let _ = ready.send(Ok(()));
-        }
+        self.count_as_started();
         let queue = &self.options.queue;
         if !self.is_apart {
-            // An exclusive queue cannot go apart from its connection, but was deleted with it, message and all.
-            if !self.core.shared.is_exclusive(queue) {
-                self.is_apart = true;
-                self.state = self.core.new_consuming();
+            if self.may_go_apart() {
+                self.go_apart();
             }
             return Next::AtOnce;
         }
@@ -370,6 +380,24 @@ impl Feed {
         self.core.unparsable().insert(queue.clone());
         self.handle.send(Err(error));
         Next::End
+    }
+
+    /// Tells who waits for the start, if somebody does.
+    fn count_as_started(&mut self) {
+        if let Some(ready) = self.ready.take() {
+            let _ = ready.send(Ok(()));
+        }
+    }
+
+    /// Not where it is apart already. And an exclusive queue cannot go apart from its connection, but is deleted with it,
+    /// message and all.
+    fn may_go_apart(&self) -> bool {
+        !self.is_apart && !self.core.shared.is_exclusive(&self.options.queue)
+    }
+
+    fn go_apart(&mut self) {
+        self.is_apart = true;
+        self.state = self.core.new_consuming();
     }
 
     /// Says once what is wrong with the queue, until it works again.
