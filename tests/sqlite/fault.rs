@@ -42,7 +42,7 @@ async fn program_that_is_too_old_for_the_tables_leaves_them_alone() {
     // As a newer program does it: another version, and other tables.
     newer
         .execute_batch(
-            "BEGIN IMMEDIATE; UPDATE leveret_meta SET schema = 2; PRAGMA user_version = 2; \
+            "BEGIN IMMEDIATE; UPDATE leveret_meta SET schema = 2; \
              ALTER TABLE leveret_job RENAME COLUMN level TO rank; COMMIT",
         )
         .unwrap();

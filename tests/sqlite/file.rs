@@ -77,12 +77,30 @@ async fn database_of_an_application_is_shared() {
     assert_eq!(version, 7, "the application's own number is not ours to change");
 }
 
+/// Whichever of the two opens the file first: an application that counts its migrations begins with its first.
+#[tokio::test]
+async fn application_marks_and_numbers_a_file_of_ours_as_its_own() {
+    let database = Database::new();
+    database.client("").await.close().await;
+    let theirs = Connection::open(&database.0).unwrap();
+
+    let version: i64 = theirs.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    let marks = "PRAGMA user_version = 5; PRAGMA application_id = 252006673; CREATE TABLE account (name)";
+    theirs.execute_batch(marks).unwrap();
+    let client = Client::connect(&database.url("")).await;
+
+    assert_eq!(version, 0, "its first migrations would be left out");
+    client.unwrap_or_else(|error| panic!("{}", leveret::error_chain(&error))).close().await;
+    let version: i64 = theirs.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, 5);
+}
+
 #[tokio::test]
 async fn newer_tables_are_refused_by_their_version() {
     let database = Database::new();
     database.client("").await.close().await;
     let newer = Connection::open(&database.0).unwrap();
-    newer.execute_batch("PRAGMA user_version = 99").unwrap();
+    newer.execute_batch("UPDATE leveret_meta SET schema = 99").unwrap();
     drop(newer);
 
     let (kind, words) = refusal(&database.0).await;

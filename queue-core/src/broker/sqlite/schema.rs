@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// The version of the tables that this program writes.
 const VERSION: i64 = 1;
 /// `Lvrt`: the file was made by us. One that has another program's mark is refused; one without a mark is shared with
-/// the tables of an application.
+/// the tables of an application, and so is one of ours that an application has given its own mark.
 const APPLICATION_ID: i64 = 0x4c76_7274;
 /// What each version adds to the one before; the first is all of `schema.sql`.
 const MIGRATIONS: [&str; VERSION as usize] = [include_str!("schema.sql")];
@@ -99,16 +99,11 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The version of our tables in the file; `None` if there are none.
+/// The version of our tables in the file; `None` if there are none. It stands in a table of ours, because `user_version`
+/// belongs to the application that shares the file: many count their own migrations in it.
 fn look(connection: &Connection, path: &Path) -> Result<Option<i64>> {
     let faulty = |fault| opening(path, fault);
     let shown = path.display();
-    let application = pragma(connection, "application_id").map_err(faulty)?;
-    if application != 0 && application != APPLICATION_ID {
-        return Err(Error::config(format!(
-            "`{shown}` belongs to another program (application id {application:#x}): name another file"
-        )));
-    }
     let there: i64 = connection
         .query_row(
             "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'leveret_meta'",
@@ -116,23 +111,25 @@ fn look(connection: &Connection, path: &Path) -> Result<Option<i64>> {
             |row| row.get(0),
         )
         .map_err(faulty)?;
-    let tables = if there == 0 {
-        None
-    } else {
-        connection
-            .query_row("SELECT schema FROM leveret_meta", [], |row| row.get::<_, i64>(0))
-            .optional()
-            .map_err(faulty)?
-    };
-    // In a file of ours the number stands in `user_version` too, where tools look for it.
-    let user_version = pragma(connection, "user_version").map_err(faulty)?;
-    let version = if application == APPLICATION_ID { tables.max(Some(user_version)) } else { tables };
+    if there == 0 {
+        let application = pragma(connection, "application_id").map_err(faulty)?;
+        if application != 0 && application != APPLICATION_ID {
+            return Err(Error::config(format!(
+                "`{shown}` belongs to another program (application id {application:#x}): name another file"
+            )));
+        }
+        return Ok(None);
+    }
+    let version: Option<i64> = connection
+        .query_row("SELECT schema FROM leveret_meta", [], |row| row.get(0))
+        .optional()
+        .map_err(faulty)?;
     match version {
         Some(newer) if newer > VERSION => Err(Error::config(format!(
             "`{shown}` was written by a newer Leveret: its tables are of version {newer}, and this program knows \
              {VERSION}; update this program, or name another file"
         ))),
-        _ => Ok(tables),
+        _ => Ok(version),
     }
 }
 
@@ -151,17 +148,15 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
     let faulty = |fault| opening(path, fault);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(faulty)?;
     let tables = look(&transaction, path)?.unwrap_or(0);
-    let is_ours = pragma(&transaction, "application_id").map_err(faulty)? == APPLICATION_ID
-        || transaction
-            .query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0))
-            .map_err(faulty)?
-            == 0;
+    let others: i64 = transaction
+        .query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))
+        .map_err(faulty)?;
     for migration in MIGRATIONS.iter().skip(usize::try_from(tables).unwrap_or(0)) {
         transaction.execute_batch(migration).map_err(faulty)?;
     }
-    if is_ours {
-        let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}");
-        transaction.execute_batch(&marks).map_err(faulty)?;
+    if others == 0 {
+        let mark = format!("PRAGMA application_id = {APPLICATION_ID}");
+        transaction.execute_batch(&mark).map_err(faulty)?;
     }
     transaction.commit().map_err(faulty)
 }
