@@ -151,27 +151,57 @@ async fn file_shrinks_when_its_jobs_are_done() {
     client.close().await;
 }
 
+/// Publishes a job, and acks it.
+async fn finish(client: &Client, payload: &str) {
+    client.declare(&Topology::new().queue(QueueDecl::new("jobs"))).await.unwrap();
+    client.broker().publish(Publish::to_queue("jobs", Envelope::new(payload.to_owned()))).await.unwrap();
+    let mut consumer = client.broker().consume(ConsumeOptions::new("jobs")).await.unwrap();
+    next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+}
+
+fn finished(connection: &Connection) -> Vec<String> {
+    let mut select = connection.prepare("SELECT payload FROM leveret_finished ORDER BY finished").unwrap();
+    select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+/// Nothing signals that a finished job is pruned.
+async fn until_pruned(connection: &Connection, left: &[&str]) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while finished(connection) != left {
+        assert!(std::time::Instant::now() < deadline, "{:?} stay", finished(connection));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test]
 async fn finished_jobs_are_kept_as_long_as_asked() {
     let database = Database::new();
     let client = database.client("?keep=2s").await;
-    client.declare(&Topology::new().queue(QueueDecl::new("jobs"))).await.unwrap();
-    client.broker().publish(Publish::to_queue("jobs", Envelope::new("kept"))).await.unwrap();
-    let mut consumer = client.broker().consume(ConsumeOptions::new("jobs")).await.unwrap();
-    let finished = Connection::open(&database.0).unwrap();
-    let count = || -> i64 {
-        finished
-            .query_row("SELECT count(*) FROM leveret_finished WHERE payload = 'kept'", [], |row| row.get(0))
-            .unwrap()
-    };
+    let looker = Connection::open(&database.0).unwrap();
 
-    next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+    finish(&client, "kept").await;
 
-    assert_eq!(count(), 1);
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while count() > 0 {
-        assert!(std::time::Instant::now() < deadline, "it is never pruned");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    assert_eq!(finished(&looker), ["kept"]);
+    until_pruned(&looker, &[]).await;
     client.close().await;
+}
+
+#[tokio::test]
+async fn finished_jobs_are_kept_as_whoever_finished_them_asked() {
+    let database = Database::new();
+    let long = database.client("?keep=1h").await;
+    finish(&long, "long").await;
+    let short = database.client("?keep=1ms").await;
+    finish(&short, "short").await;
+    let other = database.client("").await;
+
+    // Whoever does it, one that goes by a `keep` of its own prunes both.
+    let looker = Connection::open(&database.0).unwrap();
+    until_pruned(&looker, &["long"]).await;
+    finish(&other, "gone").await;
+
+    assert_eq!(finished(&looker), ["long"]);
+    for client in [long, short, other] {
+        client.close().await;
+    }
 }

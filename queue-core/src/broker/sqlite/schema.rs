@@ -148,9 +148,8 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
     let faulty = |fault| opening(path, fault);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(faulty)?;
     let tables = look(&transaction, path)?.unwrap_or(0);
-    let others: i64 = transaction
-        .query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))
-        .map_err(faulty)?;
+    let others: i64 =
+        transaction.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(faulty)?;
     for migration in MIGRATIONS.iter().skip(usize::try_from(tables).unwrap_or(0)) {
         transaction.execute_batch(migration).map_err(faulty)?;
     }

@@ -103,10 +103,11 @@ CREATE TABLE leveret_delayed (
 CREATE INDEX leveret_delayed_due ON leveret_delayed (due);
 CREATE INDEX leveret_delayed_for ON leveret_delayed (queue) WHERE exchange IS NULL;
 
--- Jobs that are done, as long as `?keep=` says.
+-- Jobs that are done, as long as `?keep=` of whoever finished them says.
 CREATE TABLE leveret_finished (
     finished    INTEGER PRIMARY KEY,
     finished_at INTEGER NOT NULL,
+    until       INTEGER NOT NULL,   -- when it is deleted, whichever client does it
     queue       TEXT NOT NULL,
     id          TEXT NOT NULL,
     task        TEXT,
@@ -114,7 +115,7 @@ CREATE TABLE leveret_finished (
     attempt     INTEGER NOT NULL,
     enqueued_at INTEGER
 );
-CREATE INDEX leveret_finished_at ON leveret_finished (finished_at);
+CREATE INDEX leveret_finished_until ON leveret_finished (until);
 
 -- Replies to the callers of other programs, until these pick them up.
 CREATE TABLE leveret_reply (

@@ -7,10 +7,9 @@ use async_trait::async_trait;
 use rusqlite::params;
 
 use super::command::{Command, Reply, Settled, Ticket};
-use super::row::micros;
 use super::state::State;
 use crate::broker::Settler;
-use crate::broker::amqp::{self, Message, Published, Store as _};
+use crate::broker::amqp::{self, Message, Published};
 use crate::broker::tries::{Tries, is_refusal};
 use crate::envelope::Envelope;
 use crate::error::SettleError;
@@ -92,18 +91,23 @@ impl State {
         Ok(())
     }
 
-    /// A job that is done stays as long as the URL says, for those who look in.
+    /// A job that is done stays as long as our URL says, for those who look in. Written down, because others of the file
+    /// prune it too, whose URLs may say something else.
     fn keep_finished(&mut self, ticket: &Ticket) -> rusqlite::Result<()> {
         if self.setup.keep.is_zero() {
             return Ok(());
         }
+        let now = self.now_micros();
+        let kept = i64::try_from(self.setup.keep.as_micros()).unwrap_or(i64::MAX);
+        let until = now.saturating_add(kept);
         self.connection
             .prepare_cached(
-                "INSERT INTO leveret_finished (finished, finished_at, queue, id, task, payload, attempt, enqueued_at) \
-                 SELECT job, ?2, ?3, id, task, payload, attempt, enqueued_at FROM leveret_job WHERE job = ?1",
+                "INSERT INTO leveret_finished \
+                 (finished, finished_at, until, queue, id, task, payload, attempt, enqueued_at) \
+                 SELECT job, ?2, ?3, ?4, id, task, payload, attempt, enqueued_at FROM leveret_job WHERE job = ?1",
             )?
-            .execute(params![ticket.job, micros(self.now()), &*ticket.queue_name])?;
-        self.deadlines.prune_at(self.prune_time(self.now_micros()));
+            .execute(params![ticket.job, now, until, &*ticket.queue_name])?;
+        self.deadlines.prune_after(until);
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use crate::topology::Route;
 
 /// How many rows one transaction moves by the clock, so that none takes long.
 const STEP: i64 = 500;
-/// How long finished jobs outstay their time at most.
+/// How long finished jobs outstay their time, so that many go at once.
 const PRUNING: Duration = Duration::from_secs(1);
 
 /// When something happens by itself, in microseconds since 1970.
@@ -41,7 +41,9 @@ impl Deadlines {
         self.expiry = Some(self.expiry.map_or(expiry, |before| before.min(expiry)));
     }
 
-    pub(super) fn prune_at(&mut self, prune: i64) {
+    /// Has what is kept until then be pruned, with others of the same second.
+    pub(super) fn prune_after(&mut self, until: i64) {
+        let prune = until.saturating_add(PRUNING.as_micros() as i64);
         self.prune = Some(self.prune.map_or(prune, |before| before.min(prune)));
     }
 
@@ -96,8 +98,7 @@ impl State {
         self.deadlines.due = self.first("SELECT min(due) FROM leveret_delayed")?;
         self.deadlines.expiry =
             self.first("SELECT min(expires) FROM leveret_job WHERE expires IS NOT NULL AND client IS NULL")?;
-        self.deadlines.prune =
-            self.first("SELECT min(finished_at) FROM leveret_finished")?.map(|at| self.prune_time(at));
+        self.read_prune()?;
         self.deadlines.unused = None;
         let expiring: Vec<QueueId> = self
             .queues
@@ -115,15 +116,6 @@ impl State {
 
     fn first(&self, sql: &str) -> rusqlite::Result<Option<i64>> {
         self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
-    }
-
-    fn kept(&self) -> i64 {
-        i64::try_from(self.setup.keep.as_micros()).unwrap_or(i64::MAX)
-    }
-
-    /// When a job that was finished at this time is pruned, with others of the same second.
-    pub(super) fn prune_time(&self, finished_at: i64) -> i64 {
-        finished_at.saturating_add(self.kept()).saturating_add(PRUNING.as_micros() as i64)
     }
 
     fn let_fall_due(&mut self, now: i64) -> rusqlite::Result<()> {
@@ -220,12 +212,18 @@ impl State {
             .connection
             .prepare_cached(
                 "DELETE FROM leveret_finished WHERE finished IN \
-                 (SELECT finished FROM leveret_finished WHERE finished_at <= ?1 ORDER BY finished_at LIMIT ?2)",
+                 (SELECT finished FROM leveret_finished WHERE until <= ?1 ORDER BY until LIMIT ?2)",
             )?
-            .execute(params![now.saturating_sub(self.kept()), STEP])?;
+            .execute(params![now, STEP])?;
         tracing::debug!(pruned, "pruned finished jobs");
-        self.deadlines.prune =
-            self.first("SELECT min(finished_at) FROM leveret_finished")?.map(|at| self.prune_time(at));
+        self.read_prune()
+    }
+
+    fn read_prune(&mut self) -> rusqlite::Result<()> {
+        self.deadlines.prune = None;
+        if let Some(until) = self.first("SELECT min(until) FROM leveret_finished")? {
+            self.deadlines.prune_after(until);
+        }
         Ok(())
     }
 
