@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use leveret::{Client, Error, Outbox, Task, task};
 use queue_core::broker::{ConsumeOptions, Consumer};
 use queue_core::settlement::Settlement;
+use queue_core::topology::{QueueDecl, Topology};
 use rusqlite::{Connection, TransactionBehavior, params_from_iter};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -185,6 +186,37 @@ async fn jobs_that_no_queue_takes_hold_up_no_other_queue() {
     assert_eq!(text(&delivery), r#"{"name":"Ada"}"#);
     relaying.stop().await;
     assert_eq!(left(&application), 600);
+}
+
+/// Once it were sent, nobody would look for its queue before its time, and a queue that is missing then loses it.
+#[tokio::test]
+async fn delayed_job_is_not_relayed_before_its_queue_is_declared() {
+    let database = Database::new();
+    Outbox::open(&database.url("")).unwrap();
+    let application = application(&database);
+    let insert =
+        "INSERT INTO leveret_outbox (queue, due, id, payload) VALUES (?1, ?2, 'id', '\"' || ?1 || '\"')";
+    let due = SystemTime::now() + Duration::from_millis(300);
+    let micros = due.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros().to_string();
+    for queue in ["later", "welcomes"] {
+        application.execute(insert, [queue, &micros]).unwrap();
+    }
+    let relaying = Relaying::start(&database).await;
+    let mut welcomes = consume(&relaying.broker).await;
+
+    // The time of both has come.
+    assert_eq!(text(&next(&mut welcomes).await), r#""welcomes""#);
+    let waiting: i64 = application
+        .query_row("SELECT count(*) FROM leveret_outbox WHERE queue = 'later'", [], |row| row.get(0))
+        .unwrap();
+    relaying.broker.declare(&Topology::new().queue(QueueDecl::new("later"))).await.unwrap();
+    let mut later = relaying.broker.broker().consume(ConsumeOptions::new("later")).await.unwrap();
+
+    assert_eq!(waiting, 1, "it was sent to a queue that is missing");
+    assert_eq!(text(&next(&mut later).await), r#""later""#);
+    assert!(SystemTime::now() >= due);
+    relaying.stop().await;
+    assert_eq!(left(&application), 0);
 }
 
 /// The runtime of this test has one thread, which must not wait for the file.

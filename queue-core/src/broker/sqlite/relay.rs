@@ -261,10 +261,11 @@ struct Rows {
     refused: Vec<(i64, String)>,
 }
 
-/// Sends rows of one queue, one after the other. Ends with the first that the broker does not take, or when it is
-/// stopped.
+/// Sends rows of one queue, one after the other. Ends with the first that the broker does not take, with a delayed one
+/// whose queue is missing, or when it is stopped.
 async fn send(client: Client, target: Target, entries: Vec<Entry>, stop: CancellationToken) -> Sent {
     let (mut rows, mut end) = (Rows::default(), None);
+    let mut is_declared = false;
     for Entry { number, publish } in entries {
         if stop.is_cancelled() {
             break;
@@ -277,6 +278,13 @@ async fn send(client: Client, target: Target, entries: Vec<Entry>, stop: Cancell
             }
         };
         publish.not_before = publish.not_before.filter(|due| *due > SystemTime::now());
+        if publish.not_before.is_some() && !is_declared {
+            if let Err(error) = look_for(&client, &publish.route.routing_key).await {
+                end = Some(error);
+                break;
+            }
+            is_declared = true;
+        }
         match client.broker().publish(publish).await {
             Ok(()) => rows.sent.push(number),
             Err(error) if outbox::is_for_good(&error) => rows.refused.push((number, chain(&error))),
@@ -287,6 +295,21 @@ async fn send(client: Client, target: Target, entries: Vec<Entry>, stop: Cancell
         }
     }
     Sent { target, rows, end }
+}
+
+/// No broker looks for the queue of a delayed job before its time, and then it would be too late to keep it.
+async fn look_for(client: &Client, queue: &str) -> Result<(), PublishError> {
+    let since = Instant::now();
+    let Err(error) = client.broker().inspect(queue).await else { return Ok(()) };
+    Err(match error.kind() {
+        ErrorKind::Topology => {
+            PublishError::Unroutable { exchange: String::new(), routing_key: queue.to_owned() }
+        }
+        ErrorKind::Closed => PublishError::Closed,
+        // It may be there. A job that this user may not send either is refused when it is sent.
+        ErrorKind::Refused => return Ok(()),
+        _ => PublishError::Unavailable { waited: since.elapsed(), source: Some(error.into()) },
+    })
 }
 
 /// What is to be sent.
