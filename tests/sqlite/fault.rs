@@ -82,6 +82,30 @@ async fn transaction_of_another_program_is_waited_for() {
     client.close().await;
 }
 
+/// A file that has no log yet gets one, for which SQLite itself does not wait.
+#[tokio::test]
+async fn transaction_in_another_journal_mode_is_waited_for() {
+    let database = Database::new();
+    let mut application = Connection::open(&database.0).unwrap();
+    application.execute_batch("CREATE TABLE account (name)").unwrap();
+    let (began, begins) = std::sync::mpsc::channel();
+    let writing = std::thread::spawn(move || {
+        let transaction = application.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+        transaction.execute("INSERT INTO account VALUES ('Ada')", []).unwrap();
+        began.send(()).unwrap();
+        // Nothing signals that somebody waits.
+        std::thread::sleep(Duration::from_millis(500));
+        transaction.commit().unwrap();
+    });
+    begins.recv().unwrap();
+
+    let client = database.client("").await;
+
+    writing.join().unwrap();
+    declare(&client).await;
+    client.close().await;
+}
+
 #[tokio::test]
 async fn file_that_stays_locked_is_an_error_after_the_publish_timeout_that_loses_nothing() {
     let database = Database::new();

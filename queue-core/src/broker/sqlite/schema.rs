@@ -1,11 +1,11 @@
 //! Opens the file: creates the tables, brings older ones up to date, and refuses what is not ours, in words.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, ffi};
 
-use super::fault;
+use super::fault::{self, Trouble};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The version of the tables that this program writes.
@@ -17,6 +17,8 @@ const APPLICATION_ID: i64 = 0x4c76_7274;
 const MIGRATIONS: [&str; VERSION as usize] = [include_str!("schema.sql")];
 /// How long opening waits for a program that writes.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it rests between two tries where SQLite does not wait.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Opens the file to write it, with tables as this version knows them.
 ///
@@ -83,8 +85,7 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
         connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL").map_err(faulty)?;
     }
     let before = look(connection, path)?;
-    let mode: String =
-        connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(faulty)?;
+    let mode = begin_log(connection).map_err(faulty)?;
     if mode != "wal" {
         return Err(Error::config(format!(
             "`{}` is on a file system that cannot share memory (journal mode `{mode}` instead of `wal`): put it on a \
@@ -97,6 +98,21 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
     }
     // What is written by a program that opened the file a moment before us is as new as what we look at.
     Ok(())
+}
+
+/// Has the file written by a log, and says its journal mode. SQLite does not wait by itself for a program that writes in
+/// another mode.
+fn begin_log(connection: &Connection) -> rusqlite::Result<String> {
+    let since = Instant::now();
+    loop {
+        let mode = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0));
+        match mode {
+            Err(error) if fault::trouble(&error) == Trouble::Busy && since.elapsed() < PATIENCE => {
+                std::thread::sleep(PAUSE);
+            }
+            mode => return mode,
+        }
+    }
 }
 
 /// The version of our tables in the file; `None` if there are none. It stands in a table of ours, because `user_version`
