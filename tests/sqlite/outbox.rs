@@ -219,6 +219,33 @@ async fn delayed_job_is_not_relayed_before_its_queue_is_declared() {
     assert_eq!(left(&application), 0);
 }
 
+/// By whatever path it reaches the file.
+#[cfg(unix)]
+#[tokio::test]
+async fn second_relay_waits_until_the_first_is_stopped() {
+    let (database, link) = (Database::new(), Database::new());
+    Outbox::open(&database.url("")).unwrap();
+    let application = application(&database);
+    std::os::unix::fs::symlink(&database.0, &link.0).unwrap();
+    let first = Relaying::start(&database).await;
+    let mut welcomes = consume(&first.broker).await;
+    sign_up(&application, &first.broker, "Ada");
+    next(&mut welcomes).await;
+    let second = Relaying::start(&link).await;
+    // A queue that only its broker has.
+    second.broker.declare(&Topology::new().queue(QueueDecl::new("second"))).await.unwrap();
+    let mut consumer = second.broker.broker().consume(ConsumeOptions::new("second")).await.unwrap();
+
+    let insert = "INSERT INTO leveret_outbox (queue, id, payload) VALUES ('second', 'id', '{}')";
+    application.execute(insert, []).unwrap();
+    let nothing = tokio::time::timeout(Duration::from_millis(500), consumer.next()).await;
+    first.stop().await;
+
+    assert!(nothing.is_err(), "two relay at a time: {nothing:?}");
+    next(&mut consumer).await;
+    second.stop().await;
+}
+
 /// The runtime of this test has one thread, which must not wait for the file.
 #[tokio::test]
 async fn locked_file_does_not_stop_the_runtime_or_the_relay() {

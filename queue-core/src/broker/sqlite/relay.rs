@@ -30,6 +30,7 @@ const QUEUES: usize = 64;
 /// file open as its broker, which would take the jobs itself.
 #[derive(Debug)]
 pub struct Outbox {
+    /// Of the file itself, to which links lead: relays that reach it by different ones are to find the same lock.
     path: PathBuf,
 }
 
@@ -47,7 +48,8 @@ impl Outbox {
             ));
         }
         let Options { path, .. } = Options::parse(url)?;
-        schema::open(&path)?;
+        let connection = schema::open(&path)?;
+        let path = connection.path().map_or(path, PathBuf::from);
         Ok(Self { path })
     }
 
