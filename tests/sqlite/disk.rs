@@ -14,7 +14,7 @@ use queue_core::settlement::Settlement;
 use queue_core::topology::{QueueDecl, Topology};
 use rusqlite::Connection;
 
-use crate::support::{Database, Program, next, say, text, this_binary};
+use crate::support::{Database, PATIENCE, Program, next, say, text, this_binary};
 
 /// A job of 20 KB that begins with its number.
 fn job(number: usize) -> Publish {
@@ -61,6 +61,35 @@ async fn full_disk_refuses_and_loses_nothing() {
     disk.remount("size=64m");
     work_all(&client, kept).await;
     client.broker().publish(job(0)).await.unwrap();
+    client.close().await;
+}
+
+/// Somebody else fills it, while a job runs.
+#[tokio::test]
+async fn finished_job_is_acked_when_there_is_room_again() {
+    let Some(disk) = Disk::tmpfs("size=2m") else { return };
+    let client = Client::connect(&disk.url()).await.unwrap();
+    client.declare(&Topology::new().queue(QueueDecl::new("jobs"))).await.unwrap();
+    client.broker().publish(job(0)).await.unwrap();
+    let mut consumer = client.broker().consume(ConsumeOptions::new("jobs")).await.unwrap();
+    let delivery = next(&mut consumer).await;
+    let rest = disk.0.join("rest");
+    let mut filling = std::fs::File::create(&rest).unwrap();
+    while std::io::Write::write(&mut filling, &[0; 4096]).is_ok() {}
+
+    let making_room = async {
+        // Nothing signals a client's health.
+        while !matches!(client.broker().info().health, Health::Blocked(_)) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        std::fs::remove_file(&rest).unwrap();
+        drop(filling);
+    };
+    let acking = async { tokio::join!(delivery.settle(Settlement::Ack), making_room) };
+    let (settled, ()) = tokio::time::timeout(PATIENCE, acking).await.expect("it was full");
+
+    settled.unwrap();
+    assert_eq!(client.admin().depth("jobs").await.unwrap().unsettled, Some(0));
     client.close().await;
 }
 

@@ -11,6 +11,7 @@ use super::*;
 use crate::broker::Delivery;
 use crate::clock::Clock;
 use crate::envelope::Envelope;
+use crate::error::SettleError;
 use crate::settlement::{Reason, ReasonKind, Settlement};
 use crate::topology::QueueDecl;
 
@@ -136,6 +137,89 @@ async fn enqueue_waits_for_room() {
     let refused: Vec<_> = published.into_iter().filter_map(Result::err).collect();
     assert!(refused.is_empty(), "{refused:?}");
     assert_eq!(broker.info().health, Health::Up);
+    broker.close().await;
+}
+
+/// A client that keeps what it finishes, for which there is no room: three jobs of 20 KB are all that the file may hold.
+/// Comes with the first of them.
+async fn without_room(database: &Database, publish_timeout: Duration) -> (SqliteBroker, Consumer, Delivery) {
+    let mut state = database.state(&Clock::system());
+    (state.setup.keep, state.setup.lease) = (HOUR, HOUR);
+    state.setup.publish_timeout = publish_timeout;
+    declare_now(&mut state, QueueDecl::new("jobs"));
+    for _ in 0..3 {
+        let (reply, _) = Reply::channel();
+        let publish = Published::from(job("x".repeat(20_000)));
+        state.transact(&[Command::Publish { publish, reply }]).unwrap();
+    }
+    // No less than it has.
+    state.connection.execute_batch("PRAGMA max_page_count = 1").unwrap();
+    let broker = SqliteBroker::start(state, || Ok(())).unwrap();
+    let mut consumer = broker.consume(ConsumeOptions::new("jobs")).await.unwrap();
+    let first = next(&mut consumer).await;
+    (broker, consumer, first)
+}
+
+/// Nothing signals it.
+async fn until_blocked(broker: &SqliteBroker) {
+    let waiting = async {
+        while !matches!(broker.info().health, Health::Blocked(_)) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("there is room");
+}
+
+/// A job that has run is not to run again because the disk is full for a moment.
+#[tokio::test]
+async fn settlement_waits_for_room() {
+    let database = Database::new();
+    let (broker, _consumer, first) = without_room(&database, PATIENCE).await;
+
+    let making_room = async {
+        until_blocked(&broker).await;
+        broker.purge("jobs").await.unwrap()
+    };
+    let (settled, purged) = tokio::join!(first.settle(Settlement::Ack), making_room);
+
+    settled.unwrap();
+    assert_eq!(purged, 2);
+    let stats = broker.inspect("jobs").await.unwrap();
+    assert_eq!((stats.ready, stats.unsettled), (0, Some(0)));
+    assert_eq!(broker.info().health, Health::Up);
+    broker.close().await;
+}
+
+#[tokio::test]
+async fn settlement_is_tried_once_more_before_the_end() {
+    let database = Database::new();
+    let (broker, _consumer, first) = without_room(&database, PATIENCE).await;
+    let application = Connection::open(&database.0).unwrap();
+
+    let ending = async {
+        until_blocked(&broker).await;
+        application.execute("DELETE FROM leveret_job WHERE client IS NULL", []).unwrap();
+        broker.close().await;
+    };
+    let (settled, ()) = tokio::join!(first.settle(Settlement::Ack), ending);
+
+    settled.unwrap();
+    assert_eq!((count(&application, "leveret_finished"), count(&application, "leveret_job")), (1, 0));
+}
+
+#[tokio::test]
+async fn job_that_could_not_be_settled_comes_again_as_soon_as_there_is_room() {
+    let database = Database::new();
+    let (broker, mut consumer, first) = without_room(&database, Duration::from_millis(50)).await;
+    let id = first.envelope.id.clone();
+
+    let unsettled = first.settle(Settlement::Ack).await;
+    // Its lease of an hour is not waited for, nor the next beat of it.
+    broker.purge("jobs").await.unwrap();
+    let again = next(&mut consumer).await;
+
+    assert!(matches!(unsettled, Err(SettleError::Lost)), "{unsettled:?}");
+    assert_eq!((&again.envelope.id, again.redelivered), (&id, true));
     broker.close().await;
 }
 

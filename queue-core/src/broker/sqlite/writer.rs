@@ -41,7 +41,7 @@ pub(super) struct Writer {
     pub(super) health: Arc<Mutex<Health>>,
     /// Deliveries whose settlement failed: they go back as soon as the file can be written.
     owed: Vec<Ticket>,
-    /// Publishes for which there was no room on the disk, while they have time.
+    /// Publishes and settlements for which there was no room on the disk, while they have time.
     blocked: Vec<Command>,
     /// SQLite's number of the content that we last looked through for work.
     peeked: Option<i64>,
@@ -144,10 +144,14 @@ impl Writer {
         if let Err(error) = self.wait_for_others(&commands) {
             tracing::debug!(%error, "how long others are waited for was not changed");
         }
-        if self.rest_until.is_none() {
-            // First, so that `Close` stays the last.
-            let owed = std::mem::take(&mut self.owed).into_iter().map(Command::GiveBack);
-            commands.splice(0..0, owed.chain(std::mem::take(&mut self.blocked)));
+        let is_resting = self.rest_until.is_some();
+        let is_last = matches!(commands.last(), Some(Command::Close(_)));
+        // First, so that `Close` stays the last, which gives back what is owed by itself.
+        if !is_resting || is_last {
+            commands.splice(0..0, std::mem::take(&mut self.blocked));
+        }
+        if !is_resting {
+            commands.splice(0..0, std::mem::take(&mut self.owed).into_iter().map(Command::GiveBack));
         }
         if let Err(error) = self.resolve_doubt() {
             self.is_unwell(&error);
@@ -286,11 +290,11 @@ impl Writer {
         let _ = consumer.handle.offer(delivery);
     }
 
-    /// Answers a command whose transaction was rolled back; but a publish waits for room on the disk while it has time.
+    /// Answers a command whose transaction was rolled back; but a publish or a settlement waits for room on the disk while
+    /// it has time.
     fn refuse(&mut self, command: Command, error: &rusqlite::Error) {
         self.is_unwell(error);
-        let is_publish = matches!(command, Command::Publish { .. } | Command::PublishAll { .. });
-        if is_publish && fault::trouble(error) == Trouble::Full && self.has_time(&command) {
+        if fault::trouble(error) == Trouble::Full && waits_for_room(&command) && self.has_time(&command) {
             self.blocked.push(command);
             return;
         }
@@ -373,9 +377,7 @@ impl Writer {
     fn look(&mut self) {
         let has_rested = self.rest_until.take().is_some();
         match self.has_work() {
-            Ok(has_work)
-                if has_work || has_rested || self.syncer.is_in_doubt() || !self.blocked.is_empty() =>
-            {
+            Ok(has_work) if has_work || has_rested || self.syncer.is_in_doubt() || self.has_left_over() => {
                 self.carry_out(Vec::new());
             }
             Ok(_) if self.tidied.elapsed() >= TIDYING => {
@@ -389,6 +391,11 @@ impl Writer {
             Ok(_) => {}
             Err(error) => self.is_unwell(&error),
         }
+    }
+
+    /// Whether something waits that did not go with the commands which ended the rest.
+    fn has_left_over(&self) -> bool {
+        !(self.owed.is_empty() && self.blocked.is_empty())
     }
 
     fn has_work(&mut self) -> rusqlite::Result<bool> {
@@ -407,6 +414,15 @@ impl Writer {
             self.peeked = Some(version);
         }
         Ok(has_work)
+    }
+}
+
+/// What its sender would have to send again, or what would be run again. What only goes back is owed at once.
+fn waits_for_room(command: &Command) -> bool {
+    match command {
+        Command::Publish { .. } | Command::PublishAll { .. } => true,
+        Command::Settle { settled, .. } => !matches!(settled.settlement, Settlement::Release),
+        _ => false,
     }
 }
 
