@@ -149,7 +149,8 @@ impl State {
         Ok(())
     }
 
-    /// Ends a client: its consumers go, its exclusive queues are deleted, and what it has not settled goes back.
+    /// Ends a client: its consumers go, with the replies that nobody else reads; its exclusive queues are deleted; and
+    /// what it has not settled goes back.
     pub(super) fn retire(&mut self, client: ClientId) -> rusqlite::Result<()> {
         let mut select = self
             .connection
@@ -157,6 +158,12 @@ impl State {
         let consumed: Vec<String> =
             select.query_map([client], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         drop(select);
+        self.connection
+            .prepare_cached(
+                "DELETE FROM leveret_reply WHERE address IN \
+                 (SELECT queue FROM leveret_consumer WHERE client = ?1)",
+            )?
+            .execute([client])?;
         self.connection
             .prepare_cached("DELETE FROM leveret_consumer WHERE client = ?1")?
             .execute([client])?;

@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::outbox::{AGAIN, STEP};
 use super::*;
-use crate::broker::Delivery;
+use crate::broker::{DIRECT_REPLY_TO, Delivery};
 use crate::clock::Clock;
 use crate::envelope::Envelope;
 use crate::error::SettleError;
@@ -434,4 +434,27 @@ fn full_queue_is_tried_again_after_a_pause() {
     left.push(count(&application, "leveret_outbox"));
 
     assert_eq!(left, [2, 2, 2, 1]);
+}
+
+/// Nobody else reads them, and each call that died with its program would leave one for ever.
+#[test]
+fn replies_go_with_the_caller_that_died() {
+    let database = Database::new();
+    let mut caller = database.state(&Clock::system());
+    let mut worker = database.state(&Clock::system());
+    let (handle, _consumer) = Consumer::channel();
+    let (reply, _) = Reply::channel();
+    caller
+        .transact(&[Command::Consume { options: ConsumeOptions::new(DIRECT_REPLY_TO), handle, reply }])
+        .unwrap();
+    let address = caller.replies.as_ref().unwrap().address.clone();
+    let (reply, _) = Reply::channel();
+    let publish = Published::from(Publish::to_exchange("", address, Envelope::new("3")));
+    worker.transact(&[Command::Publish { publish, reply }]).unwrap();
+    let looker = Connection::open(&database.0).unwrap();
+    let before = count(&looker, "leveret_reply");
+
+    worker.retire(caller.me).unwrap();
+
+    assert_eq!((before, count(&looker, "leveret_reply")), (1, 0));
 }
