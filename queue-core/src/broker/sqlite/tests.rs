@@ -436,6 +436,30 @@ fn full_queue_is_tried_again_after_a_pause() {
     assert_eq!(left, [2, 2, 2, 1]);
 }
 
+/// An idle writer would write to it, and move its log, ten times a second.
+#[test]
+fn file_that_cannot_shrink_is_left_alone() {
+    let database = Database::new();
+    let application = Connection::open(&database.0).unwrap();
+    application.execute_batch("CREATE TABLE account (name)").unwrap();
+    let mut state = database.state(&Clock::system());
+    declare_now(&mut state, QueueDecl::new("jobs"));
+    let (reply, _) = Reply::channel();
+    let publish = Published::from(job("x".repeat(200_000)));
+    state.transact(&[Command::Publish { publish, reply }]).unwrap();
+    let (reply, _) = Reply::channel();
+    state.transact(&[Command::Purge { queue: "jobs".to_owned(), reply }]).unwrap();
+
+    let free = schema::pragma(&application, "freelist_count").unwrap();
+    // It does not even ask to write.
+    application.execute_batch("BEGIN IMMEDIATE").unwrap();
+    state.connection.busy_timeout(Duration::ZERO).unwrap();
+    let has_shrunk = state.shrink(0).unwrap();
+
+    assert!(free > 40, "{free}");
+    assert!(!has_shrunk);
+}
+
 /// Nobody else reads them, and each call that died with its program would leave one for ever.
 #[test]
 fn replies_go_with_the_caller_that_died() {

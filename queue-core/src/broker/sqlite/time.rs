@@ -5,12 +5,15 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{OptionalExtension as _, params};
 
 use super::row::{self, micros, moment};
+use super::schema;
 use super::state::{QueueId, State};
 use crate::broker::amqp::{self, DeathReason, Delayed};
 use crate::topology::Route;
 
 /// How many rows one transaction moves by the clock, so that none takes long.
 const STEP: i64 = 500;
+/// What `auto_vacuum` is in a file that can give pages back when it is told to.
+const INCREMENTAL: i64 = 2;
 /// How long finished jobs outstay their time, so that many go at once.
 const PRUNING: Duration = Duration::from_secs(1);
 
@@ -231,9 +234,9 @@ impl State {
     /// becomes smaller when the log is moved into it. A file that was made by another program may not know how; it does
     /// not grow for that, since free pages are used again.
     pub(super) fn shrink(&mut self, spare: i64) -> rusqlite::Result<bool> {
-        let free: i64 =
-            self.connection.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get(0))?;
-        if free <= spare {
+        if schema::pragma(&self.connection, "freelist_count")? <= spare
+            || schema::pragma(&self.connection, "auto_vacuum")? != INCREMENTAL
+        {
             return Ok(false);
         }
         // Each row that it yields is a page less; all of them are asked for.
