@@ -15,7 +15,7 @@ pub use crate::task::{Task, TaskOptions};
 pub use crate::topology::{Declare, ExchangeKind, Name, Overflow, QueueSpec, QueueType, Subscription};
 
 #[cfg(feature = "schema")]
-pub use crate::asyncapi::shape::{Described, Shape, Undescribed};
+pub use crate::asyncapi::shape::{Described, Shape, Undescribed, Unstated};
 #[cfg(feature = "schema")]
 pub use crate::asyncapi::{Description, EventDescription, SubscriberDescription, TaskDescription};
 #[cfg(feature = "schema")]

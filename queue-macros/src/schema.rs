@@ -4,7 +4,16 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
+use syn::punctuated::Punctuated;
 use syn::{Attribute, Expr, GenericArgument, Lit, LitStr, Meta, PathArguments, Token, Type};
+
+/// The options of serde that schemars is told of: those that are as true of the copy. The others name functions and types
+/// for the struct itself, or do not change what is read.
+const TOLD_OF_CONTAINER: [&str; 3] = ["rename_all", "deny_unknown_fields", "transparent"];
+const TOLD_OF_FIELD: [&str; 5] = ["rename", "skip", "skip_serializing", "skip_deserializing", "flatten"];
+
+/// With one of these, serde calls a function of the user's to write or read the field.
+const WRITTEN_BY_HAND: [&str; 4] = ["with", "serialize_with", "deserialize_with", "getter"];
 
 /// A field of the struct.
 pub(crate) struct Field<'a> {
@@ -20,12 +29,25 @@ pub(crate) fn shape<'a>(
     container: &[Attribute],
     fields: impl Iterator<Item = Field<'a>>,
 ) -> TokenStream {
+    let options = Options::of(container);
+    if let Some(read) = options.text("from").or_else(|| options.text("try_from")) {
+        // What serde reads is of that type, which may know as little of schemars as any.
+        return match read.parse::<Type>() {
+            Ok(read) => quote!(#private::shape_of!(__Shape, #read);),
+            Err(error) => error.into_compile_error(),
+        };
+    }
     let schemars = path(quote!(#private::schemars));
-    let container = container.iter().filter(|attribute| is_told_to_schemars(attribute));
+    let told = options.told(&TOLD_OF_CONTAINER);
+    let docs = container.iter().filter(|attribute| attribute.path().is_ident("doc"));
+    let may_all_be_missing = options.has("default");
     let mut types = TokenStream::new();
     let fields = fields.enumerate().map(|(index, Field { attributes, ident, ty })| {
-        let told = attributes.iter().filter(|attribute| is_told_to_schemars(attribute));
-        let described = if attributes.iter().any(is_written_by_hand) {
+        let options = Options::of(attributes);
+        let told = options.told(&TOLD_OF_FIELD);
+        let docs = attributes.iter().filter(|attribute| attribute.path().is_ident("doc"));
+        let is_by_hand = WRITTEN_BY_HAND.iter().any(|option| options.has(option));
+        let described = if is_by_hand {
             // Nobody but the function that writes it knows what it looks like.
             path(quote!(#private::serde_json::Value))
         } else {
@@ -37,21 +59,71 @@ pub(crate) fn shape<'a>(
             types.extend(quote!(#private::shape_of!(#stand_in, #ty);));
             path(stands_in)
         };
-        quote!(#(#told)* #[schemars(with = #described)] #ident: #ty)
+        let is_plain = options.is_bare("default") && !is_by_hand && !options.has("skip_serializing_if");
+        let default = if is_plain {
+            Some(quote!(#[serde(default)]))
+        } else {
+            // A function may make another value each time, and what it is for is to make one, not to describe it.
+            let unstated = path(quote!(#private::Unstated));
+            (options.has("default") || may_all_be_missing).then(|| quote!(#[serde(default = #unstated)]))
+        };
+        quote!(#(#docs)* #told #default #[schemars(with = #described)] #ident: #ty)
     });
     let fields: Vec<_> = fields.collect();
     quote! {
-        // schemars counts on it being in scope, which a module without the prelude has not.
-        #[allow(unused_imports, reason = "most modules have it")]
-        use ::core::convert::Into as _;
+        // schemars counts on these being in scope, which a module without the prelude has not.
+        #[allow(unused_imports, reason = "most modules have them")]
+        use ::core::{convert::Into as _, default::Default as _, option::Option::Some};
 
         #types
 
         #[derive(#private::schemars::JsonSchema)]
         #[schemars(crate = #schemars, rename = #name)]
-        #(#container)*
+        #(#docs)*
+        #told
         #[allow(dead_code, reason = "it is never made: its fields are all that matters")]
         struct __Shape { #(#fields,)* }
+    }
+}
+
+/// What serde is told of a struct or a field.
+struct Options(Vec<Meta>);
+
+impl Options {
+    fn of(attributes: &[Attribute]) -> Self {
+        let serde = attributes.iter().filter(|attribute| attribute.path().is_ident("serde"));
+        // What this cannot read, serde refuses.
+        let read = serde.filter_map(|attribute| {
+            attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).ok()
+        });
+        Self(read.flatten().collect())
+    }
+
+    fn find(&self, option: &str) -> Option<&Meta> {
+        self.0.iter().find(|meta| meta.path().is_ident(option))
+    }
+
+    fn has(&self, option: &str) -> bool {
+        self.find(option).is_some()
+    }
+
+    /// Whether it stands there without a value.
+    fn is_bare(&self, option: &str) -> bool {
+        matches!(self.find(option), Some(Meta::Path(_)))
+    }
+
+    /// Its value, which serde wants in quotes.
+    fn text(&self, option: &str) -> Option<LitStr> {
+        match self.find(option)? {
+            Meta::NameValue(meta) => syn::parse2(meta.value.to_token_stream()).ok(),
+            _ => None,
+        }
+    }
+
+    /// Those of them that the copy has too.
+    fn told(&self, names: &[&str]) -> TokenStream {
+        let told = self.0.iter().filter(|meta| names.iter().any(|name| meta.path().is_ident(name)));
+        quote!(#(#[serde(#told)])*)
     }
 }
 
@@ -74,30 +146,6 @@ pub(crate) fn doc(attributes: &[Attribute]) -> String {
 /// A path or type in quotes, as attributes want it.
 fn path(tokens: TokenStream) -> LitStr {
     LitStr::new(&tokens.to_string().replace(' ', ""), Span::call_site())
-}
-
-fn is_told_to_schemars(attribute: &Attribute) -> bool {
-    attribute.path().is_ident("serde") || attribute.path().is_ident("doc")
-}
-
-/// Whether serde calls a function of the user's to write or read the field.
-fn is_written_by_hand(attribute: &Attribute) -> bool {
-    let mut is_by_hand = false;
-    if attribute.path().is_ident("serde") {
-        // What this cannot read, serde refuses.
-        let _ = attribute.parse_nested_meta(|meta| {
-            is_by_hand |= ["with", "serialize_with", "deserialize_with", "getter"]
-                .iter()
-                .any(|option| meta.path.is_ident(option));
-            if meta.input.peek(Token![=]) {
-                meta.value()?.parse::<Expr>()?;
-            } else if meta.input.peek(syn::token::Paren) {
-                meta.input.parse::<proc_macro2::TokenTree>()?;
-            }
-            Ok(())
-        });
-    }
-    is_by_hand
 }
 
 /// The `T` of an `Option<T>`: a field that may be missing.

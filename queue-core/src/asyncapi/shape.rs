@@ -50,6 +50,11 @@ impl<T: ?Sized> Undescribed for &Shape<T> {
     }
 }
 
+/// The default of a field that may be missing, where the document does not state it. schemars calls it in place of
+/// serde's, and leaves out what cannot be serialized.
+#[derive(Debug)]
+pub struct Unstated();
+
 /// A type with the schema of another that may have none: what a field is described by.
 #[doc(hidden)]
 #[macro_export]
