@@ -1,7 +1,7 @@
 //! `#[derive(Event)]`: reads `#[event(..)]` and writes the impl. Small enough to be one file: options, the key's
 //! template, the code.
 
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt as _;
 use syn::punctuated::Punctuated;
@@ -312,7 +312,9 @@ fn description(input: &DeriveInput, options: &Options, private: &TokenStream) ->
     let Data::Struct(data) = &input.data else { return TokenStream::new() };
     let fields = data.fields.iter().filter_map(|field| {
         let ident = field.ident.as_ref()?;
-        Some(schema::Field { attributes: &field.attrs, ident, ty: field.ty.to_token_stream() })
+        // In the copy, `Self` would be another type.
+        let ty = named(field.ty.to_token_stream(), &input.ident);
+        Some(schema::Field { attributes: &field.attrs, ident, ty })
     });
     let shape = schema::shape(private, &name, &input.attrs, fields);
     let event = quote!(<#ident as #private::Event>);
@@ -343,6 +345,20 @@ fn description(input: &DeriveInput, options: &Options, private: &TokenStream) ->
             };
         }
     }
+}
+
+/// A type with the struct's name for `Self`.
+fn named(ty: TokenStream, name: &Ident) -> TokenStream {
+    let token = |token| match token {
+        TokenTree::Ident(ident) if ident == "Self" => TokenTree::Ident(name.clone()),
+        TokenTree::Group(group) => {
+            let mut inner = Group::new(group.delimiter(), named(group.stream(), name));
+            inner.set_span(group.span());
+            TokenTree::Group(inner)
+        }
+        other => other,
+    };
+    ty.into_iter().map(token).collect()
 }
 
 /// Beside a mistake: an impl that never runs, so that one typo is one error.

@@ -77,6 +77,12 @@ impl From<Ticks> for ClockTicked {
     }
 }
 
+#[derive(Debug, Serialize, Deserialize, Event)]
+#[event(exchange = "shop.shelves", kind = "fanout")]
+struct ShelfMoved {
+    with: Vec<Self>,
+}
+
 /// Another one each time, like a UUID.
 fn next() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -138,4 +144,13 @@ fn default_that_a_function_makes_is_not_stated() {
     assert_eq!(next(), before + 1, "the function was called for a description");
     assert!(fits::<BellRang>("BellRang", &json!({})));
     assert!(fits::<AnswerBell>("answer_bell", &json!({})));
+}
+
+#[test]
+fn event_that_contains_itself_has_a_description_that_ends() {
+    let document = shop();
+    let shelf = &document["components"]["messages"]["ShelfMoved"]["payload"]["properties"]["with"];
+
+    let comment = shelf["$comment"].as_str().unwrap();
+    assert!(comment.contains("ShelfMoved") && comment.contains("does not implement"), "{comment}");
 }
