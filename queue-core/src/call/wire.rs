@@ -17,7 +17,7 @@ use crate::broker::{DIRECT_REPLY_TO, Publish};
 use crate::clock;
 use crate::envelope::{Envelope, HeaderValue, header, truncate};
 use crate::error::BoxError;
-use crate::format::Format;
+use crate::format::{DecodeError, Format};
 use crate::settlement::{MAX_ERROR, Reason, ReasonKind};
 use crate::task::Task;
 
@@ -96,13 +96,15 @@ pub(crate) fn read<T: Task>(reply: &Envelope) -> Result<T::Output, CallError> {
     })
 }
 
-/// Reads a body of any shape, unlike [`Format::decode`], which wants an object.
+/// Reads a body of any shape.
 fn decode<T: DeserializeOwned>(reply: &Envelope) -> Result<T, BoxError> {
     match Format::of(reply.content_type.as_deref())? {
         // A program that has nothing to say sends nothing.
         Format::Json if reply.payload.is_empty() => Ok(serde_json::from_str("null")?),
-        Format::Json => Ok(serde_json::from_slice(&reply.payload)?),
-        binary => Ok(serde_json::from_value(binary.to_json(&reply.payload)?)?),
+        format => format.decode_value(&reply.payload).map_err(|error| match error {
+            DecodeError::Misfit(source) => source,
+            error @ DecodeError::NotAnObject(_) => error.into(),
+        }),
     }
 }
 
@@ -178,6 +180,37 @@ mod tests {
         assert_eq!(reply.envelope.content_type.as_deref(), Some("application/json"));
         assert_eq!(read::<Add>(&reply.envelope).unwrap(), Some(7));
         assert_eq!(read::<Add>(&Envelope::new("")).unwrap(), None);
+    }
+
+    #[test]
+    fn result_that_json_could_not_carry_is_read_as_it_was_written() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Ack;
+
+        for format in [Format::MessagePack, Format::Cbor] {
+            let mut request = request();
+            request.content_type = Some(format.content_type().to_owned());
+            let written = (7_u128, i128::MIN, Ack, f64::INFINITY);
+
+            let reply = result(&request, format.encode(&written).unwrap().into()).unwrap().envelope;
+
+            assert_eq!(decode::<(u128, i128, Ack, f64)>(&reply).unwrap(), written, "{format:?}");
+            let nan = Envelope { payload: format.encode(&f64::NAN).unwrap().into(), ..reply };
+            assert!(decode::<f64>(&nan).unwrap().is_nan(), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn result_that_fits_as_json_is_read_however_it_was_written() {
+        let read = |format: Format, body: &'static [u8]| {
+            let mut reply = Envelope::new(body);
+            reply.content_type = Some(format.content_type().to_owned());
+            decode::<Vec<u8>>(&reply).unwrap()
+        };
+
+        // Bytes where an array of numbers is read.
+        assert_eq!(read(Format::MessagePack, b"\xc4\x02ab"), b"ab");
+        assert_eq!(read(Format::Cbor, b"\x42ab"), b"ab");
     }
 
     #[test]

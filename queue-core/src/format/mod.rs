@@ -110,6 +110,21 @@ impl Format {
         }
     }
 
+    /// Reads a value of any shape, unlike [`decode`](Self::decode): what a task returned. What fits only as JSON would
+    /// have it is read so, since other programs answer in types of their own.
+    ///
+    /// # Errors
+    /// If the body is not in this format, or does not fit `T`.
+    pub(crate) fn decode_value<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, DecodeError> {
+        // First as it stands: JSON has no infinity, and another form of numbers of 128 bits.
+        let read = match self {
+            Self::Json => return serde_json::from_slice(body).map_err(misfit),
+            Self::MessagePack => message_pack::decode(body),
+            Self::Cbor => cbor::tree(body).and_then(|tree| cbor::from_tree(&tree)),
+        };
+        read.or_else(|_| serde_json::from_value(self.to_json(body)?).map_err(misfit))
+    }
+
     /// Reads a body as JSON would have it: bytes become an array of numbers, and keys become text.
     ///
     /// # Errors
