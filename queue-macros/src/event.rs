@@ -260,7 +260,7 @@ fn expand(
         quote!(const FORMAT: #private::Format = #format;)
     });
     let key = parts.map(|parts| {
-        let span = options.key.as_ref().map_or_else(Span::call_site, LitStr::span);
+        let span = ours(options.key.as_ref().map_or_else(Span::call_site, LitStr::span));
         let steps = parts.iter().map(|part| match part {
             Part::Literal(text) => quote!(.literal(#text)),
             Part::Field(name) => {
@@ -277,7 +277,7 @@ fn expand(
     let headers = options.headers.as_ref().map(|fields| {
         let inserts = fields.iter().map(|field| {
             let name = field.unraw().to_string();
-            quote_spanned!(field.span()=> __headers.insert(#name, ::core::clone::Clone::clone(&self.#field));)
+            quote_spanned!(ours(field.span())=> __headers.insert(#name, ::core::clone::Clone::clone(&self.#field));)
         });
         quote! {
             fn headers(&self) -> #private::Headers {
@@ -383,6 +383,11 @@ fn fallback(
             const KIND: #private::ExchangeKind = #kind;
         }
     }
+}
+
+/// The same place, with names that mean what they mean here: in a `macro_rules!`, its caller's `self` is another.
+fn ours(span: Span) -> Span {
+    span.resolved_at(Span::call_site())
 }
 
 fn field_ident(name: &str, span: Span) -> Ident {
