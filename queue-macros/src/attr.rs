@@ -223,7 +223,19 @@ impl Attribute {
             ),
             "debug" => assign(&mut self.debug, option, value::boolean),
             "crate" => {
-                assign_path(&mut self.krate, option, "expected the path of the crate, as in `crate = ::jobs`")
+                let expected = "expected the path of the crate, as in `crate = ::jobs`";
+                assign_path(&mut self.krate, option, expected)?;
+                // A subscriber has no payload, whose derives serde is told of the crate in quotes.
+                let first = self.krate.as_ref().and_then(|krate| krate.value.segments.first().cloned());
+                match first {
+                    Some(first) if self.kind_of == Kind::Task && first.ident == "$crate" => {
+                        // So that the payload beside this mistake is not one more.
+                        self.krate = None;
+                        let words = "serde cannot follow `$crate`: name the crate, as in `crate = ::jobs`";
+                        Err(Error::new_spanned(first, words))
+                    }
+                    _ => Ok(()),
+                }
             }
             "exchange" => assign(&mut self.exchange, option, value::exchange_name),
             "kind" => assign(&mut self.exchange_kind, option, value::exchange_kind),

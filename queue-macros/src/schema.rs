@@ -2,7 +2,7 @@
 //! makes a JSON Schema as it makes one of the struct itself. A copy, since whether the feature is on is known only to
 //! `__private::described!`, which keeps all this or drops it: the struct that the program uses stays the same.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote};
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Expr, GenericArgument, Lit, LitStr, Meta, PathArguments, Token, Type};
@@ -37,7 +37,6 @@ pub(crate) fn shape<'a>(
             Err(error) => error.into_compile_error(),
         };
     }
-    let schemars = path(quote!(#private::schemars));
     let told = options.told(&TOLD_OF_CONTAINER);
     let docs = container.iter().filter(|attribute| attribute.path().is_ident("doc"));
     let may_all_be_missing = options.has("default");
@@ -49,28 +48,30 @@ pub(crate) fn shape<'a>(
         let is_by_hand = WRITTEN_BY_HAND.iter().any(|option| options.has(option));
         let described = if is_by_hand {
             // Nobody but the function that writes it knows what it looks like.
-            path(quote!(#private::serde_json::Value))
+            "__private::serde_json::Value".to_owned()
         } else {
             let stand_in = format_ident!("__Field{index}");
             let (ty, stands_in) = match optional(&ty) {
-                Some(inner) => (inner, quote!(::core::option::Option<#stand_in>)),
-                None => (ty.clone(), stand_in.to_token_stream()),
+                Some(inner) => (inner, format!("::core::option::Option<{stand_in}>")),
+                None => (ty.clone(), stand_in.to_string()),
             };
             types.extend(quote!(#private::shape_of!(#stand_in, #ty);));
-            path(stands_in)
+            stands_in
         };
         let is_plain = options.is_bare("default") && !is_by_hand && !options.has("skip_serializing_if");
         let default = if is_plain {
             Some(quote!(#[serde(default)]))
         } else {
             // A function may make another value each time, and what it is for is to make one, not to describe it.
-            let unstated = path(quote!(#private::Unstated));
-            (options.has("default") || may_all_be_missing).then(|| quote!(#[serde(default = #unstated)]))
+            (options.has("default") || may_all_be_missing)
+                .then(|| quote!(#[serde(default = "__private::Unstated")]))
         };
         quote!(#(#docs)* #told #default #[schemars(with = #described)] #ident: #ty)
     });
     let fields: Vec<_> = fields.collect();
     quote! {
+        // Attributes name it in quotes, where `$crate` cannot stand.
+        use #private as __private;
         // schemars counts on these being in scope, which a module without the prelude has not.
         #[allow(unused_imports, reason = "most modules have them")]
         use ::core::{convert::Into as _, default::Default as _, option::Option::Some};
@@ -78,7 +79,7 @@ pub(crate) fn shape<'a>(
         #types
 
         #[derive(#private::schemars::JsonSchema)]
-        #[schemars(crate = #schemars, rename = #name)]
+        #[schemars(crate = "__private::schemars", rename = #name)]
         #(#docs)*
         #told
         #[allow(dead_code, reason = "it is never made: its fields are all that matters")]
@@ -141,11 +142,6 @@ pub(crate) fn doc(attributes: &[Attribute]) -> String {
     });
     let lines: Vec<_> = lines.map(|line| line.strip_prefix(' ').unwrap_or(&line).to_owned()).collect();
     lines.join("\n").trim().to_owned()
-}
-
-/// A path or type in quotes, as attributes want it.
-fn path(tokens: TokenStream) -> LitStr {
-    LitStr::new(&tokens.to_string().replace(' ', ""), Span::call_site())
 }
 
 /// The `T` of an `Option<T>`: a field that may be missing.

@@ -92,6 +92,29 @@ async fn on_labelled(event: Labelled) {
     assert!(!event.region.is_empty());
 }
 
+/// Writes an event and its subscriber for a framework that passes Leveret on.
+macro_rules! framework {
+    ($event:ident, $subscriber:ident) => {
+        /// Written by a macro.
+        #[derive(Debug, jobs::__private::serde::Serialize, jobs::__private::serde::Deserialize, jobs::Event)]
+        #[serde(crate = "jobs::__private::serde")]
+        #[event(crate = $crate::reexported::framework::queue, exchange = "wrapped.framework", kind = "fanout")]
+        pub(crate) struct $event {
+            /// A number.
+            #[serde(default)]
+            number: u32,
+        }
+
+        /// Written by a macro.
+        #[jobs::subscriber(crate = $crate::reexported::framework::queue, queue = "wrapped.framework")]
+        pub(crate) fn $subscriber(event: $event) {
+            assert!(event.number > 0);
+        }
+    };
+}
+
+framework!(Framed, on_framed);
+
 #[test]
 fn events_that_a_macro_writes_are_routed_by_their_fields() {
     use jobs::Event as _;
