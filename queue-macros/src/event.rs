@@ -9,7 +9,7 @@ use syn::{Data, DeriveInput, Error, Fields, LitStr, Path, Token};
 
 use crate::errors::Errors;
 use crate::value::{self, ExchangeKind, Format};
-use crate::{schema, suggest};
+use crate::{function, schema, suggest};
 
 const OPTIONS: [&str; 7] = ["exchange", "kind", "key", "headers", "name", "format", "crate"];
 
@@ -288,7 +288,9 @@ fn expand(
         }
     });
     let description = description(input, options, private);
+    let allowances = allowances(input);
     quote! {
+        #allowances
         #[automatically_derived]
         impl #private::Event for #ident {
             const NAME: &'static ::core::primitive::str = #name;
@@ -300,6 +302,21 @@ fn expand(
         }
         #description
     }
+}
+
+/// Lints that generated code must not raise beside the struct's own, for it repeats names and types of its fields.
+fn allowances(input: &DeriveInput) -> TokenStream {
+    let fields = match &input.data {
+        Data::Struct(data) => Some(data.fields.iter().flat_map(|field| &field.attrs)),
+        _ => None,
+    };
+    let attributes: Vec<_> = input.attrs.iter().chain(fields.into_iter().flatten()).collect();
+    let mut allowances: TokenStream =
+        attributes.iter().filter_map(|attribute| function::allowance(attribute)).collect();
+    if attributes.iter().any(|attribute| attribute.path().is_ident("deprecated")) {
+        allowances.extend(quote!(#[allow(deprecated, reason = "a deprecated event is still published")]));
+    }
+    allowances
 }
 
 /// What describes the event, in a program that wants to know. Its own `JsonSchema` counts, where it has one.
@@ -318,8 +335,10 @@ fn description(input: &DeriveInput, options: &Options, private: &TokenStream) ->
     });
     let shape = schema::shape(private, &name, &input.attrs, fields);
     let event = quote!(<#ident as #private::Event>);
+    let allowances = allowances(input);
     quote! {
         #private::described! {
+            #allowances
             const _: () = {
                 #shape
 
@@ -375,7 +394,9 @@ fn fallback(
     // As far as they are known, so that its subscribers are right.
     let exchange = options.exchange.as_ref().map_or_else(String::new, LitStr::value);
     let kind = kind.unwrap_or(ExchangeKind::Topic).expand(private);
+    let allowances = allowances(input);
     quote! {
+        #allowances
         #[automatically_derived]
         impl #private::Event for #ident {
             const NAME: &'static ::core::primitive::str = "";

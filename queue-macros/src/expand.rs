@@ -429,7 +429,7 @@ fn job(model: &Model, call: &Ident, reading: &Reading) -> TokenStream {
 pub(crate) fn allowances(model: &Model) -> TokenStream {
     let mut allowances = model.function.allowances();
     if model.function.attributes("deprecated").next().is_some() {
-        allowances.extend(quote!(#[allow(deprecated, reason = "a deprecated task still runs")]));
+        allowances.extend(quote!(#[allow(deprecated, reason = "what is deprecated still runs")]));
     }
     allowances
 }

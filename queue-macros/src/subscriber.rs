@@ -24,6 +24,7 @@ pub(crate) fn expand(model: &Model) -> TokenStream {
 pub(crate) fn fallback(model: &Model) -> TokenStream {
     let Model { function, private, payload, .. } = model;
     let conditions = function.conditions();
+    let allowances = expand::allowances(model);
     let marker = marker(model);
     let function = function.emit();
     quote! {
@@ -31,6 +32,7 @@ pub(crate) fn fallback(model: &Model) -> TokenStream {
         #marker
         #(#conditions)*
         #private::register_subscriber! {
+            #allowances
             impl #private::Runnable for #payload {
                 fn registration() -> #private::Registration {
                     ::core::unreachable!()
@@ -44,6 +46,8 @@ pub(crate) fn fallback(model: &Model) -> TokenStream {
 fn marker(model: &Model) -> TokenStream {
     let Model { function, payload, .. } = model;
     let conditions = function.conditions();
+    let deprecated = function.attributes("deprecated");
+    let allowances = expand::allowances(model);
     let visibility = &function.visibility;
     let name = function.ident().to_string();
     let doc =
@@ -52,12 +56,15 @@ fn marker(model: &Model) -> TokenStream {
     let item = quote_spanned!(payload.span()=> #visibility struct #payload;);
     quote! {
         #(#conditions)*
+        #(#deprecated)*
+        #allowances
         #[doc = #doc]
         #[derive(::core::clone::Clone, ::core::marker::Copy, ::core::fmt::Debug)]
         #item
 
         // So that neither is dead code where nobody names them.
         #(#conditions)*
+        #allowances
         const _: #payload = {
             let _ = #ident;
             #payload
@@ -69,6 +76,7 @@ fn marker(model: &Model) -> TokenStream {
 fn checks(model: &Model) -> TokenStream {
     let Model { function, private, attribute, .. } = model;
     let conditions = function.conditions();
+    let allowances = expand::allowances(model);
     let Some(event) = event(model) else { return TokenStream::new() };
     let ty = &event.ty;
     let exchange = option(attribute.exchange.as_ref().map(|exchange| {
@@ -90,6 +98,7 @@ fn checks(model: &Model) -> TokenStream {
         quote_spanned!(span=> #private::check_subscription::<#ty>(#exchange, #kind, &[#(#by_headers),*]));
     quote! {
         #(#conditions)*
+        #allowances
         const _: () = #check;
     }
 }
