@@ -17,6 +17,7 @@ pub(crate) struct Made {
     /// A word.
     r#type: ::std::string::String,
     /// A number.
+    #[serde(default)]
     count: u32,
 }
 
