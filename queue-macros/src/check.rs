@@ -212,8 +212,26 @@ fn bindings(attribute: &Attribute, errors: &mut Errors) {
             (Binding::Headers { .. }, Some(_)) if kind != Some(ExchangeKind::Headers) => {
                 errors.at(binding.span, "only a headers exchange looks at headers: write `binding = \"key\"`");
             }
+            (Binding::Key(key), Some(ExchangeKind::Topic)) => pattern(key, binding.span, "", errors),
+            (Binding::Key(key), None) if !attribute.mentions("kind") => {
+                let literally = "; on a direct exchange, where a key is literal, add `kind = \"direct\"`";
+                pattern(key, binding.span, literally, errors);
+            }
             _ => {}
         }
+    }
+}
+
+fn pattern(key: &str, span: Span, otherwise: &str, errors: &mut Errors) {
+    let is_partial = |word: &&str| word.len() > 1 && word.contains(['*', '#']);
+    if let Some(word) = key.split('.').find(is_partial) {
+        errors.at(
+            span,
+            format!(
+                "`{word}` is no pattern: `*` stands for one whole word and `#` for any number of words, with dots \
+                 around them{otherwise}"
+            ),
+        );
     }
 }
 

@@ -130,16 +130,6 @@ pub(crate) fn binding_key(value: &Expr) -> Result<String> {
         let words = format!("a key of {} bytes: AMQP carries at most {MAX_NAME}, shorten it", key.len());
         return Err(Error::new_spanned(literal, words));
     }
-    let is_partial = |word: &&str| word.len() > 1 && word.contains(['*', '#']);
-    if let Some(word) = key.split('.').find(is_partial) {
-        return Err(Error::new_spanned(
-            literal,
-            format!(
-                "`{word}` is no pattern: `*` stands for one whole word and `#` for any number of words, with dots \
-                 around them"
-            ),
-        ));
-    }
     Ok(key)
 }
 

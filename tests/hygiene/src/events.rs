@@ -57,3 +57,12 @@ async fn on_anything(message: ::jobs::RawMessage) {
     ::core::mem::drop(message.body);
     ::core::future::ready(()).await;
 }
+
+/// Takes messages by keys that would be patterns of half words on a topic exchange.
+#[::jobs::subscriber(
+    crate = ::jobs, exchange = "amq.direct", kind = "direct", queue = "hygiene.direct", binding = "C#", binding = "a*.b"
+)]
+async fn on_literal_keys(message: ::jobs::RawMessage) {
+    ::core::mem::drop(message.body);
+    ::core::future::ready(()).await;
+}
