@@ -2,6 +2,7 @@
 //! memory alarm is in `alarm`.)
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use leveret::{PublishError, task};
 use queue_core::broker::{ConsumeOptions, Publish};
@@ -20,6 +21,7 @@ on_each!(Private:
     permission_that_is_missing_is_refused_for_now_and_to_nobody_else,
     job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue,
     queue_that_does_not_answer_disturbs_no_other_queue,
+    queue_that_does_not_confirm_holds_up_no_other_queue,
 );
 
 #[task(queue = "test.faults.operator.closed")]
@@ -130,25 +132,55 @@ async fn job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue(
 async fn queue_that_does_not_answer_disturbs_no_other_queue(node: Private) {
     let client = client(&node.url).await;
     let (stuck, well) = (queue(&client, "stuck").await, queue(&client, "well").await);
-    let process = format!("rabbit_misc:r(<<\"/\">>, queue, <<\"{stuck}\">>)");
-    let to_process = |call: &str| {
-        format!("{{ok, Q}} = rabbit_amqqueue:lookup({process}), sys:{call}(amqqueue:get_pid(Q)).")
-    };
     let mut well_consumer = consume(&client, &well, 1).await;
     send(&client, &well, 1).await;
     let held = next(&mut well_consumer).await;
-    node.eval(&to_process("suspend")).await;
+    tell_process(&node, "suspend", &stuck).await;
 
     // Its start is not waited for, or it would hold up the start of a worker's other queues.
     let mut stuck_consumer =
         soon("the start", client.broker().consume(ConsumeOptions::new(stuck.clone()))).await.unwrap();
     held.settle(Settlement::Ack).await.unwrap();
 
-    node.eval(&to_process("resume")).await;
+    tell_process(&node, "resume", &stuck).await;
     send(&client, &stuck, 1).await;
     next(&mut stuck_consumer).await.settle(Settlement::Ack).await.unwrap();
     assert!(!log::lines(&["WARN", "does not answer for the queue", &stuck]).is_empty());
     let lost = log::lines(&["giving up the connection"]);
     assert!(lost.is_empty(), "{lost:?}");
     client.close().await;
+}
+
+async fn queue_that_does_not_confirm_holds_up_no_other_queue(node: Private) {
+    let client = client(&node.url).await;
+    let (stuck, well) = (queue(&client, "stuck").await, queue(&client, "well").await);
+    tell_process(&node, "suspend", &stuck).await;
+    let hung = tokio::spawn({
+        let (client, message) = (client.clone(), message(&stuck, "hung"));
+        async move { client.broker().publish(message).await }
+    });
+    // One goes by the publisher's task when another is on its way.
+    until("it is on its way", async || {
+        node.ctl(&["list_channels", "messages_unconfirmed"]).await.contains('1')
+    })
+    .await;
+
+    // More than are let wait for their confirms at once.
+    let since = Instant::now();
+    send(&client, &well, 5_000).await;
+    let gone = client.broker().publish(message(&unique("gone").into(), "x")).await.unwrap_err();
+    let took = since.elapsed();
+
+    assert!(matches!(gone, PublishError::Unroutable { .. }), "{gone:?}");
+    assert!(!hung.is_finished(), "the queue was not stuck");
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
+    tell_process(&node, "resume", &stuck).await;
+    soon("its confirm", hung).await.unwrap().unwrap();
+    client.close().await;
+}
+
+/// Suspends a classic queue, or resumes it.
+async fn tell_process(node: &Private, what: &str, queue: &Name) {
+    let lookup = format!("rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>))");
+    node.eval(&format!("{{ok, Q}} = {lookup}, sys:{what}(amqqueue:get_pid(Q)).")).await;
 }

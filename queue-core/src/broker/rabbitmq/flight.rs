@@ -8,7 +8,7 @@
 //! each confirm rings with its number when it is completed, and nothing is released before all who rang have been heard
 //! and all who have no bell yet have been asked.
 //!
-//! Answers count in order, so nobody needs to be woken for any but the first.
+//! Answers count in order, so nobody needs to be woken for any but the first. (Of some `wire` knows earlier that they count.)
 
 use std::collections::VecDeque;
 use std::pin::Pin;

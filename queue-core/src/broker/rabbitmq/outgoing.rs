@@ -28,8 +28,11 @@ pub(super) struct Outgoing {
     pub(super) sent: bool,
     /// Whether its caller has been told; that no confirm came in time, for example. The confirm is awaited nevertheless.
     pub(super) is_told: bool,
-    /// What RabbitMQ confirmed, once it has: `true` is an ack. It counts when it is [released](super::flight).
+    /// What RabbitMQ confirmed, once it has: `true` is an ack. It counts when it is [released](super::flight), or `is_sure`.
     pub(super) acked: Option<bool>,
+    /// Whether its confirm came without any returned message: then none was waiting to be handed out, and this one, had it
+    /// come back, was handed out with a confirm that was completed before.
+    pub(super) is_sure: bool,
     /// Whether its caller wants to know that RabbitMQ has it. Otherwise it [waits for something else](super::asked).
     pub(super) wants_confirm: bool,
 }
@@ -74,7 +77,8 @@ impl Outgoing {
     }
 
     fn new(source: Source, id: i64, since: Instant) -> Self {
-        Self { source, id, since, sent: false, is_told: false, acked: None, wants_confirm: true }
+        let (sent, is_told, acked, is_sure) = (false, false, None, false);
+        Self { source, id, since, sent, is_told, acked, is_sure, wants_confirm: true }
     }
 
     pub(super) fn publish(&self) -> &Publish {

@@ -22,7 +22,7 @@ use super::fault;
 use super::outgoing::{One, Outgoing};
 use super::reply::Replies;
 use super::session::{Session, State};
-use super::wire::{OPEN, Wire};
+use super::wire::Wire;
 use crate::broker::{ConsumerHandle, closed};
 use crate::error::{Error, ErrorKind, PublishError, Result};
 
@@ -32,7 +32,8 @@ type Opening = Pin<Box<dyn Future<Output = lapin::Result<Wire>> + Send>>;
 /// two million a second.
 const WINDOW: usize = 2048;
 
-/// How often it is looked whether requests have come back, or been refused. Nearly always the reply is here by then.
+/// How often it is looked whether requests have come back, or been refused: nearly always the reply is here by then. And
+/// what is known of messages that stand behind another: nearly always that is confirmed by then.
 const TICK: Duration = Duration::from_millis(20);
 
 /// A publisher that its task and its callers share.
@@ -166,7 +167,8 @@ impl Publisher {
         // From now on this task looks after it.
         self.lone = None;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(Duration::ZERO)));
-        if self.armed.is_some() && timer.as_mut().poll(cx).is_ready() {
+        let is_tick = self.armed.is_some() && timer.as_mut().poll(cx).is_ready();
+        if is_tick {
             self.armed = None;
             self.expire();
         }
@@ -186,6 +188,9 @@ impl Publisher {
         }
         if self.is_stopping && self.queue.is_empty() && self.in_flight() == 0 {
             return Poll::Ready(());
+        }
+        if is_tick && let Some(wire) = &mut self.wire {
+            wire.tell_sure();
         }
         while let Some(deadline) = self.earliest_deadline()
             && self.armed.is_none_or(|at| at > deadline)
@@ -521,7 +526,10 @@ impl Publisher {
         let mut waiting = in_flight.chain(&self.queue).filter(|outgoing| !outgoing.is_told);
         let outgoing = waiting.next().map(|outgoing| outgoing.since + self.timeout);
         let reader = self.replies.as_ref().and_then(|replies| replies.deadline(self.timeout));
-        let is_tick = self.replies.is_some() && self.wire.as_ref().is_some_and(Wire::is_busy);
+        let is_tick = self.wire.as_ref().is_some_and(|wire| {
+            // Of requests nothing else tells; and of others nothing but the first.
+            if self.replies.is_some() { wire.is_busy() } else { wire.flight.len() > 1 }
+        });
         let tick = is_tick.then(|| Instant::now() + TICK);
         outgoing.into_iter().chain(reader).chain(tick).min()
     }
@@ -534,14 +542,7 @@ impl Publisher {
         if let Some(replies) = &mut self.replies {
             replies.expire(timeout, self.state.borrow().down.clone());
         }
-        let mut stuck = false;
-        if let Some(wire) = &mut self.wire {
-            for outgoing in wire.flight.iter_mut().take_while(|outgoing| is_up(outgoing)) {
-                // Nothing came for twice as long as anybody waits: what follows must not wait behind it for ever.
-                stuck |= now >= outgoing.since + timeout * 2 + OPEN;
-                outgoing.tell(Err(PublishError::Unconfirmed { waited: timeout }));
-            }
-        }
+        let is_stuck = self.wire.as_mut().is_some_and(|wire| wire.expire(timeout));
         while self.queue.front().is_some_and(is_up)
             && let Some(mut outgoing) = self.queue.pop_front()
         {
@@ -556,7 +557,7 @@ impl Publisher {
                 PublishError::Unavailable { waited: timeout, source }
             }));
         }
-        if stuck
+        if is_stuck
             && self.state.borrow().blocked.is_none()
             && let Some(wire) = &self.wire
         {

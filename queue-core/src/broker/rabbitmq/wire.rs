@@ -25,6 +25,9 @@ use super::tap::{self, Ended, Keeper};
 use crate::broker::{ConsumerHandle, DIRECT_REPLY_TO, Delivery, reply};
 use crate::error::PublishError;
 
+/// How often the window is let pass by what has been told and still stands behind one whose confirm does not come.
+const MOST: usize = 16;
+
 /// How long opening the channel may take.
 pub(super) const OPEN: Duration = Duration::from_secs(10);
 
@@ -36,6 +39,8 @@ pub(super) struct Wire {
     channel: Arc<Channel>,
     pub(super) session: Arc<Session>,
     pub(super) flight: Flight<Outgoing, Writing, PublisherConfirm, lapin::Error>,
+    /// How many in flight have been told, and only stand in line.
+    told: usize,
     /// What was sent without confirms.
     asked: Asked,
     confirms: Confirms,
@@ -76,6 +81,7 @@ impl Wire {
             channel: Arc::new(channel),
             session,
             flight: Flight::new(),
+            told: 0,
             asked: Asked::default(),
             confirms,
             returns: Returns::default(),
@@ -87,7 +93,10 @@ impl Wire {
     /// Whether one may be sent now, with so many unconfirmed at most.
     pub(super) fn has_room(&mut self, wants_confirm: bool, window: usize) -> bool {
         match self.confirms {
-            Confirms::On => self.flight.len() < window && self.flight.has_room(),
+            Confirms::On => {
+                let waiting = self.flight.len().saturating_sub(self.told);
+                waiting < window && self.flight.len() < window * MOST && self.flight.has_room()
+            }
             Confirms::Off => !wants_confirm && self.asked.has_room(),
             Confirms::Switching(_) => false,
         }
@@ -97,6 +106,7 @@ impl Wire {
     pub(super) fn send(&mut self, mut outgoing: Outgoing) {
         outgoing.sent = true;
         outgoing.acked = None;
+        outgoing.is_sure = false;
         let channel = self.channel.clone();
         let mark = self.returns.expect(&outgoing);
         let publish = outgoing.publish();
@@ -183,10 +193,38 @@ impl Wire {
         })
     }
 
+    /// Tells what is certain already of those that stand behind one whose confirm does not come: a queue that hangs must
+    /// not hold up what goes to others. To be called after [`poll`](Self::poll), which has heard all there was.
+    pub(super) fn tell_sure(&mut self) {
+        for outgoing in self.flight.iter_mut().filter(|outgoing| !outgoing.is_told) {
+            match outgoing.acked {
+                Some(_) if self.returns.has(outgoing) => outgoing.tell_unroutable(),
+                Some(acked) if outgoing.is_sure => outgoing.tell_confirmed(acked),
+                _ => continue,
+            }
+            self.told += 1;
+        }
+    }
+
+    /// Tells those whose time is up. Whether one has waited so long that it holds up too much.
+    pub(super) fn expire(&mut self, timeout: Duration) -> bool {
+        let mut is_stuck = false;
+        let is_up = |outgoing: &&mut Outgoing| outgoing.since.elapsed() >= timeout;
+        for outgoing in self.flight.iter_mut().take_while(is_up) {
+            is_stuck |= outgoing.since.elapsed() >= timeout * 2 + OPEN;
+            if !outgoing.is_told {
+                outgoing.tell(Err(PublishError::Unconfirmed { waited: timeout }));
+                self.told += 1;
+            }
+        }
+        is_stuck
+    }
+
     /// Tells what has become certain, and how much that was.
     fn release(&mut self) -> usize {
         let mut released = 0;
         while let Some(mut outgoing) = self.flight.release() {
+            self.told = self.told.saturating_sub(outgoing.is_told.into());
             if self.returns.take(&outgoing) {
                 outgoing.tell_unroutable();
             } else {
@@ -205,7 +243,9 @@ impl Wire {
         self.flight.ask_all(|outgoing, confirmation| note(outgoing, confirmation, returns));
         // What came back for these may have been handed out with others, which were asked before that. Confirms that
         // have come since want a third look, so they do not count.
-        self.flight.ask_all(|_, confirmation| note_return(confirmation, returns));
+        self.flight.ask_all(|_, confirmation| {
+            note_return(confirmation, returns);
+        });
     }
 
     /// How many may have ended the channel, after [`hear_out`](Self::hear_out).
@@ -233,7 +273,9 @@ impl Wire {
             is_certain &= outgoing.acked.is_some();
             if self.returns.take(&outgoing) {
                 outgoing.tell_unroutable();
-            } else if let Some(acked) = outgoing.acked.filter(|acked| is_certain || !acked) {
+            } else if let Some(acked) =
+                outgoing.acked.filter(|acked| is_certain || outgoing.is_sure || !acked)
+            {
                 outgoing.tell_confirmed(acked);
             } else if reply::is_address(&outgoing.publish().route.routing_key) {
                 // Perhaps it was what ended the connection, and would end the next one (see `address`).
@@ -314,13 +356,16 @@ fn read_reply(message: lapin::message::Delivery) -> Delivery {
 /// Notes a confirm, and the message that came back with it, which may be another's.
 fn note(outgoing: &mut Outgoing, confirmation: Confirmation, returns: &mut Returns) {
     outgoing.acked = Some(!confirmation.is_nack());
-    note_return(confirmation, returns);
+    outgoing.is_sure = !note_return(confirmation, returns);
 }
 
-fn note_return(confirmation: Confirmation, returns: &mut Returns) {
-    if let Some(message) = confirmation.take_message() {
+/// Whether there was one.
+fn note_return(confirmation: Confirmation, returns: &mut Returns) -> bool {
+    let message = confirmation.take_message();
+    if let Some(message) = &message {
         returns.note(&message.properties);
     }
+    message.is_some()
 }
 
 /// Begins to receive direct replies: on this very channel, or the server refuses the requests. Without acks, since
