@@ -140,14 +140,13 @@ async fn queue_that_does_not_answer_disturbs_no_other_queue(node: Private) {
     // Its start is not waited for, or it would hold up the start of a worker's other queues.
     let mut stuck_consumer =
         soon("the start", client.broker().consume(ConsumeOptions::new(stuck.clone()))).await.unwrap();
+    // Which it could not be if its connection had ended.
     held.settle(Settlement::Ack).await.unwrap();
 
     tell_process(&node, "resume", &stuck).await;
     send(&client, &stuck, 1).await;
     next(&mut stuck_consumer).await.settle(Settlement::Ack).await.unwrap();
     assert!(!log::lines(&["WARN", "does not answer for the queue", &stuck]).is_empty());
-    let lost = log::lines(&["giving up the connection"]);
-    assert!(lost.is_empty(), "{lost:?}");
     client.close().await;
 }
 
