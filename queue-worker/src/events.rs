@@ -239,7 +239,7 @@ pub struct Summary {
     pub calls_failed: u64,
     /// Calls that were not run, because their callers had given up.
     pub abandoned: u64,
-    /// Jobs given back to their queue because the worker stopped.
+    /// Jobs given back to their queue because the worker stopped, or all its slots were blocked.
     pub released: u64,
     /// Settlements that did not reach the broker, which delivers those jobs again.
     pub settle_failed: u64,

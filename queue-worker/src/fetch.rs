@@ -40,10 +40,12 @@ pub(crate) struct Lane {
     has_one_slot: bool,
     /// As many permits as jobs may still begin.
     slots: Semaphore,
+    /// How many slots are taken. The semaphore does not say: it hands a permit over without ever having it.
+    taken: AtomicUsize,
     /// How many deliveries are taken and not settled.
     in_hand: AtomicUsize,
-    /// Told when there is one less.
-    settled: Notify,
+    /// Told when there is none.
+    none_in_hand: Notify,
 }
 
 /// The right to run one job. Given back when dropped.
@@ -57,13 +59,23 @@ impl Lane {
         let queue = plan.spec.name().clone();
         let slots = Semaphore::new(concurrency.into());
         let has_one_slot = concurrency == 1 && plan.spec.get_prefetch().is_none_or(|prefetch| prefetch <= 1);
-        let (in_hand, settled) = (AtomicUsize::new(0), Notify::new());
-        Arc::new(Self { shared, queue, plan, concurrency, has_one_slot, slots, in_hand, settled })
+        Arc::new(Self {
+            shared,
+            queue,
+            plan,
+            concurrency,
+            has_one_slot,
+            slots,
+            taken: AtomicUsize::new(0),
+            in_hand: AtomicUsize::new(0),
+            none_in_hand: Notify::new(),
+        })
     }
 
     /// Waits for a free slot. Cancel safe.
     pub(crate) async fn slot(self: &Arc<Self>) -> Slot {
         self.slots.acquire().await.expect("slots are never closed").forget();
+        self.taken.fetch_add(1, Ordering::SeqCst);
         Slot(Arc::clone(self))
     }
 
@@ -71,11 +83,12 @@ impl Lane {
     /// run, and no other worker would get. Cancel safe.
     async fn clogged(&self) {
         loop {
-            let settled = self.settled.notified();
-            if self.in_hand.load(Ordering::SeqCst) == 0 && self.slots.available_permits() == 0 {
+            let none_in_hand = self.none_in_hand.notified();
+            // In this order: a job gives its slot back before it is in hand no more.
+            if self.in_hand.load(Ordering::SeqCst) == 0 && self.running() == usize::from(self.concurrency) {
                 return;
             }
-            settled.await;
+            none_in_hand.await;
         }
     }
 
@@ -108,7 +121,7 @@ impl Lane {
 
     /// How many slots are taken.
     pub(crate) fn running(&self) -> usize {
-        usize::from(self.concurrency).saturating_sub(self.slots.available_permits())
+        self.taken.load(Ordering::SeqCst)
     }
 }
 
@@ -120,6 +133,8 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        // Before whoever waits for it takes it.
+        self.0.taken.fetch_sub(1, Ordering::SeqCst);
         self.0.slots.add_permits(1);
     }
 }
@@ -127,7 +142,7 @@ impl Drop for Slot {
 impl Drop for InHand {
     fn drop(&mut self) {
         if self.0.in_hand.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.settled.notify_one();
+            self.0.none_in_hand.notify_one();
         }
     }
 }
@@ -145,17 +160,10 @@ pub(crate) struct Fetched {
 pub(crate) async fn fetch(lane: Arc<Lane>, mut consumer: Consumer) -> Fetched {
     let ended = loop {
         let ended = consume(&lane, &mut consumer).await;
-        consumer.stop();
-        // Bounded, since a broker that is away cannot end the consumer; dropping it gives the rest back.
-        let _ = tokio::time::timeout(RELEASE_TIMEOUT, release(&lane, &mut consumer)).await;
+        stop(&lane, &mut consumer).await;
         match ended {
             Ended::Stopped => break Ok(()),
             Ended::Closed => break Err(closed(&lane)),
-            Ended::Clogged => match consume_once_free(&lane).await {
-                Ok(Some(again)) => consumer = again,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            },
             // Its jobs will not be done, so there is nothing to wait for.
             Ended::GivenUp(error) if lane.shared.activity.is_watched() => {
                 break Err(cannot_consume(&lane).with_source(error));
@@ -178,8 +186,6 @@ enum Ended {
     Closed,
     /// The broker cannot consume it, for this reason.
     GivenUp(Error),
-    /// See [`Lane::clogged`].
-    Clogged,
 }
 
 /// Permit first and then the work: nothing is taken that cannot be started at once.
@@ -192,7 +198,16 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
             biased;
             () = &mut stopping => return Ended::Stopped,
             slot = lane.slot() => slot,
-            () = lane.clogged() => return Ended::Clogged,
+            () = lane.clogged() => {
+                stop(lane, consumer).await;
+                match consume_once_free(lane).await {
+                    Ok(Some(again)) => *consumer = again,
+                    Ok(None) => return Ended::Stopped,
+                    Err(error) if error.kind() == ErrorKind::Closed => return Ended::Closed,
+                    Err(error) => return Ended::GivenUp(error),
+                }
+                continue;
+            }
         };
         let delivery = tokio::select! {
             biased;
@@ -203,7 +218,7 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
             Some(Ok(delivery)) => {
                 lane.shared.activity.began(&lane.queue, &delivery.envelope);
                 let in_hand = lane.take_in_hand();
-                // Whoever still holds the slot when it is in hand no more, holds it for longer.
+                // After the slot, unless a function goes on that has outlived its timeout.
                 let job = async move {
                     drop(process(slot, delivery).await);
                     drop(in_hand);
@@ -235,7 +250,7 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
 /// Leaves the queue to other workers until one of its functions has returned; `None` if the worker stops first.
 ///
 /// # Errors
-/// If the client was closed.
+/// If it cannot be consumed then.
 async fn consume_once_free(lane: &Arc<Lane>) -> Result<Option<Consumer>> {
     let (queue, running) = (&lane.queue, lane.running());
     tracing::warn!(
@@ -248,11 +263,7 @@ async fn consume_once_free(lane: &Arc<Lane>) -> Result<Option<Consumer>> {
         () = lane.shared.steps.stopping() => return Ok(None),
         slot = lane.slot() => drop(slot),
     }
-    match lane.consume().await {
-        Ok(consumer) => Ok(Some(consumer)),
-        Err(error) if error.kind() == ErrorKind::Closed => Err(closed(lane)),
-        Err(error) => consume_again(lane, error).await,
-    }
+    lane.consume().await.map(Some)
 }
 
 /// Consumes once more what the broker had given up; `None` if the worker stops first.
@@ -328,11 +339,17 @@ fn remember_origin(delivery: &mut Delivery) {
     }
 }
 
-async fn release(lane: &Arc<Lane>, consumer: &mut Consumer) {
-    while let Some(Ok(delivery)) = consumer.next().await {
-        lane.shared.activity.began(&lane.queue, &delivery.envelope);
-        settle::carry_out(lane, delivery, Settlement::Release.into(), Instant::now()).await;
-    }
+/// Stops a consumer, and gives back what it still brings.
+async fn stop(lane: &Lane, consumer: &mut Consumer) {
+    consumer.stop();
+    let release = async {
+        while let Some(Ok(delivery)) = consumer.next().await {
+            lane.shared.activity.began(&lane.queue, &delivery.envelope);
+            settle::carry_out(lane, delivery, Settlement::Release.into(), Instant::now()).await;
+        }
+    };
+    // Bounded, since a broker that is away cannot end the consumer; dropping it gives the rest back.
+    let _ = tokio::time::timeout(RELEASE_TIMEOUT, release).await;
 }
 
 fn cannot_consume(lane: &Lane) -> Error {

@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use queue_core::broker::memory::{MemoryBroker, Waiting};
 use queue_core::broker::{Broker, ConsumeOptions, Delivery, Settings, Settler};
+use queue_core::call::wire;
 use queue_core::client::Client;
 use queue_core::clock::Clock;
 use queue_core::envelope::{Envelope, header};
@@ -205,7 +206,7 @@ impl TestQueue {
     }
 
     /// Runs what is ready, one job after the other, queue by queue, until nothing is: also what these jobs enqueue. While a
-    /// job waits, for the reply to a call perhaps, calls that are ready are run beside it.
+    /// job waits, for the reply to a call perhaps, the queues of calls that are ready are run beside it, up to the call.
     /// Returns the outcomes in the order in which they came about. Retries and dead letters are made as on any
     /// broker; retries and delayed jobs wait for [`advance`](Self::advance).
     ///
@@ -277,15 +278,18 @@ impl TestQueue {
         at: &Location<'_>,
         outcomes: &mut Vec<Outcome>,
     ) {
-        let is_call = |waiting: &Waiting| waiting.envelope.reply_to.is_some();
+        let is_call = |waiting: &Waiting| wire::is_call(&waiting.envelope);
         let mut running = vec![run(lane.slot().await, delivery).boxed()];
         while !running.is_empty() {
+            let jobs = outcomes.len() + running.len();
+            assert!(
+                jobs < TOO_MANY,
+                "{jobs} jobs ran and there are still more: does one enqueue or call itself?"
+            );
             tokio::select! {
                 biased;
                 ran = next_of(&mut running) => {
                     outcomes.push(ran);
-                    let ran = outcomes.len();
-                    assert!(ran < TOO_MANY, "{ran} jobs ran and there are still more: does one enqueue itself?");
                 }
                 _ = self.broker.wait_for(|_| !self.lanes(u16::MAX, is_call).is_empty()) => {
                     // Up to the call: others may be before it.

@@ -212,7 +212,7 @@ async fn blocking_job_keeps_its_slot_after_its_timeout_until_it_returns() {
     worker.stop().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn worker_whose_slots_are_all_blocked_leaves_the_queue_to_others() {
     let (client, _clock) = client();
     let (open, opened) = mpsc::channel();
@@ -234,6 +234,19 @@ async fn worker_whose_slots_are_all_blocked_leaves_the_queue_to_others() {
     }
     other.stop().await.unwrap();
     blocked.stop().await.unwrap();
+}
+
+task!(Quick {} = "quick", queue: queue("quick").prefetch(10), options: options(), needs: [], async |_call, _job| {});
+
+/// A slot changes hands without ever being free.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn worker_whose_jobs_end_gives_nothing_back() {
+    let (client, _clock) = client();
+    client.enqueue_all((0..20_000).map(|_| Quick {})).await.into_iter().for_each(|job| drop(job.unwrap()));
+
+    let summary = work(Worker::new(&client).task::<Quick>().concurrency(2)).await;
+
+    assert_eq!((summary.succeeded, summary.released), (20_000, 0));
 }
 
 task!(Waits {} = "waits_for_a_thread", queue: queue("blocking"), options: timeout(Duration::from_millis(20)),

@@ -207,7 +207,7 @@ async fn code_may_do_other_things_before_it_calls_and_tasks_may_call_tasks() {
     assert_eq!((results.0.unwrap(), results.1.unwrap()), (4, 8));
 }
 
-/// The job's calls are run beside it, and nothing else is.
+/// It waits for them, and they run beside it.
 #[tokio::test]
 async fn drained_job_that_calls_a_task_has_its_reply() {
     let queue = TestQueue::new().task::<Double>().task::<Quadruple>().task::<Chain>();
