@@ -172,7 +172,7 @@ async fn queue_that_does_not_confirm_holds_up_no_other_queue(node: Private) {
 
     assert!(matches!(gone, PublishError::Unroutable { .. }), "{gone:?}");
     assert!(!hung.is_finished(), "the queue was not stuck");
-    assert!(took < Duration::from_secs(5), "it took {took:?}");
+    assert!(took < Duration::from_secs(20), "it took {took:?}");
     tell_process(&node, "resume", &stuck).await;
     soon("its confirm", hung).await.unwrap().unwrap();
     client.close().await;

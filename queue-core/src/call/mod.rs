@@ -189,7 +189,7 @@ impl Asking<'_> {
                 let waited = self.client.publish_timeout();
                 PublishError::Unavailable { waited, source: Some(error.into()) }
             }
-            _ => PublishError::Invalid(chain(&error)),
+            _ => PublishError::Refused(chain(&error)),
         };
         EnqueueError::Publish(error).into()
     }

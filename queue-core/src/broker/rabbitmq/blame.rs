@@ -84,10 +84,11 @@ fn refusal(outgoing: &Outgoing, code: u16, text: &str) -> PublishError {
             let size = outgoing.publish().envelope.payload.len();
             PublishError::TooLarge { size, limit: limit.unwrap_or(size) }
         }
+        code::PRECONDITION_FAILED => PublishError::Invalid(format!("RabbitMQ refused the message: {text}")),
         code::ACCESS_REFUSED => PublishError::Refused(format!(
             "RabbitMQ refused the message: {text}; grant it (`rabbitmqctl set_permissions`, `set_topic_permissions`)"
         )),
-        _ => PublishError::Invalid(format!("RabbitMQ refused the message: {text}")),
+        _ => PublishError::Refused(format!("RabbitMQ refused the message: {text}")),
     }
 }
 

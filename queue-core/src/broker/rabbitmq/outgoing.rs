@@ -81,6 +81,11 @@ impl Outgoing {
         Self { source, id, since, sent, is_told, acked, is_sure, wants_confirm: true }
     }
 
+    /// What RabbitMQ confirmed, where that counts: in its turn, or by itself. A nack always does.
+    pub(super) fn confirmed(&self, is_in_turn: bool) -> Option<bool> {
+        self.acked.filter(|acked| is_in_turn || self.is_sure || !acked)
+    }
+
     pub(super) fn publish(&self) -> &Publish {
         match &self.source {
             Source::One(publish, _) => publish,

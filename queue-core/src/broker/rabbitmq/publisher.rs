@@ -22,7 +22,7 @@ use super::fault;
 use super::outgoing::{One, Outgoing};
 use super::reply::Replies;
 use super::session::{Session, State};
-use super::wire::Wire;
+use super::wire::{Held, Wire};
 use crate::broker::{ConsumerHandle, closed};
 use crate::error::{Error, ErrorKind, PublishError, Result};
 
@@ -32,8 +32,8 @@ type Opening = Pin<Box<dyn Future<Output = lapin::Result<Wire>> + Send>>;
 /// two million a second.
 const WINDOW: usize = 2048;
 
-/// How often it is looked whether requests have come back, or been refused: nearly always the reply is here by then. And
-/// what is known of messages that stand behind another: nearly always that is confirmed by then.
+/// How often it is looked whether requests have come back, and whether messages are confirmed that stand behind another
+/// which is not. Nearly always the reply, or the other's confirm, is here before.
 const TICK: Duration = Duration::from_millis(20);
 
 /// A publisher that its task and its callers share.
@@ -527,8 +527,8 @@ impl Publisher {
         let outgoing = waiting.next().map(|outgoing| outgoing.since + self.timeout);
         let reader = self.replies.as_ref().and_then(|replies| replies.deadline(self.timeout));
         let is_tick = self.wire.as_ref().is_some_and(|wire| {
-            // Of requests nothing else tells; and of others nothing but the first.
-            if self.replies.is_some() { wire.is_busy() } else { wire.flight.len() > 1 }
+            // Nothing wakes us for a request that comes back, nor for a confirm behind another.
+            if self.replies.is_some() { wire.is_busy() } else { wire.are_some_behind() }
         });
         let tick = is_tick.then(|| Instant::now() + TICK);
         outgoing.into_iter().chain(reader).chain(tick).min()
@@ -542,7 +542,7 @@ impl Publisher {
         if let Some(replies) = &mut self.replies {
             replies.expire(timeout, self.state.borrow().down.clone());
         }
-        let is_stuck = self.wire.as_mut().is_some_and(|wire| wire.expire(timeout));
+        let held = self.wire.as_mut().map_or(Held::None, |wire| wire.expire(timeout));
         while self.queue.front().is_some_and(is_up)
             && let Some(mut outgoing) = self.queue.pop_front()
         {
@@ -557,11 +557,20 @@ impl Publisher {
                 PublishError::Unavailable { waited: timeout, source }
             }));
         }
-        if is_stuck
-            && self.state.borrow().blocked.is_none()
+        if self.state.borrow().blocked.is_none()
             && let Some(wire) = &self.wire
         {
-            wire.session.fail("it confirms nothing");
+            let session = wire.session.clone();
+            match held {
+                Held::None => {}
+                // On another channel nobody stands behind it.
+                Held::Some if session.is_connected() => {
+                    self.suspects = 0;
+                    self.take_back();
+                    self.open(session);
+                }
+                Held::Some | Held::All => session.fail("it confirms nothing"),
+            }
         }
     }
 

@@ -1,10 +1,10 @@
 //! The runtime that the broker runs on, and the tasks on it that closing waits for.
 //!
-//! A handler that blocks its thread must not keep heartbeats and acks, so connections are not on the runtime of the
-//! application. That costs, where no core is free: this thread hears of what arrives, wakes lapin's, and takes the
-//! core for it from the tasks at once, before more has gathered. With Linux's `SCHED_BATCH` it would wait until a core
-//! is free: 64 calls at a time were faster by a fifth then, but next to other busy programs one at a time was slower ten
-//! times.
+//! A handler that blocks its thread must not hold up heartbeats and acks, so connections are not on the runtime of the
+//! application. That costs something where no core is free: the kernel lets this thread, which hears of what arrives,
+//! interrupt the application's at once, before more has arrived. Under Linux's `SCHED_BATCH` it waits for a core instead.
+//! With that 64 calls at a time were a fifth faster, but beside other busy programs one call at a time was ten times
+//! slower, so it is not used.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -195,7 +195,7 @@ impl Target {
                 _ => {
                     return Err(Error::config(format!(
                         "the URL's option `{name}` is unknown; known are heartbeat, blocked_connection_timeout, \
-                         connection_attempts, retry_delay, socket_timeout, channel_max, frame_max, locale, \
+                         connection_attempts, retry_delay, socket_timeout, stack_timeout, channel_max, frame_max, locale, \
                          cacertfile, certfile, keyfile, server_name and verify"
                     )));
                 }

@@ -25,8 +25,8 @@ use super::tap::{self, Ended, Keeper};
 use crate::broker::{ConsumerHandle, DIRECT_REPLY_TO, Delivery, reply};
 use crate::error::PublishError;
 
-/// How often the window is let pass by what has been told and still stands behind one whose confirm does not come.
-const MOST: usize = 16;
+/// The flight holds at most so many windows, counting what has been told and only stands behind another.
+const WINDOWS: usize = 16;
 
 /// How long opening the channel may take.
 pub(super) const OPEN: Duration = Duration::from_secs(10);
@@ -49,6 +49,15 @@ pub(super) struct Wire {
     confirmed: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// The replies to what is sent here, if those are requests.
     replies: Option<ReplyTap>,
+}
+
+/// What is held up by a message that is not confirmed though its time is up.
+pub(super) enum Held {
+    None,
+    /// Others have been confirmed, and only stand behind it.
+    Some,
+    /// Nothing has come for twice as long as anybody waits.
+    All,
 }
 
 /// Whether a channel is in confirm mode.
@@ -95,7 +104,7 @@ impl Wire {
         match self.confirms {
             Confirms::On => {
                 let waiting = self.flight.len().saturating_sub(self.told);
-                waiting < window && self.flight.len() < window * MOST && self.flight.has_room()
+                waiting < window && self.flight.len() < window * WINDOWS && self.flight.has_room()
             }
             Confirms::Off => !wants_confirm && self.asked.has_room(),
             Confirms::Switching(_) => false,
@@ -197,27 +206,31 @@ impl Wire {
     /// not hold up what goes to others. To be called after [`poll`](Self::poll), which has heard all there was.
     pub(super) fn tell_sure(&mut self) {
         for outgoing in self.flight.iter_mut().filter(|outgoing| !outgoing.is_told) {
-            match outgoing.acked {
-                Some(_) if self.returns.has(outgoing) => outgoing.tell_unroutable(),
-                Some(acked) if outgoing.is_sure => outgoing.tell_confirmed(acked),
-                _ => continue,
+            match outgoing.confirmed(false) {
+                _ if self.returns.has(outgoing) => outgoing.tell_unroutable(),
+                Some(acked) => outgoing.tell_confirmed(acked),
+                None => continue,
             }
             self.told += 1;
         }
     }
 
-    /// Tells those whose time is up. Whether one has waited so long that it holds up too much.
-    pub(super) fn expire(&mut self, timeout: Duration) -> bool {
-        let mut is_stuck = false;
+    /// Tells those whose time is up.
+    pub(super) fn expire(&mut self, timeout: Duration) -> Held {
         let is_up = |outgoing: &&mut Outgoing| outgoing.since.elapsed() >= timeout;
-        for outgoing in self.flight.iter_mut().take_while(is_up) {
-            is_stuck |= outgoing.since.elapsed() >= timeout * 2 + OPEN;
-            if !outgoing.is_told {
-                outgoing.tell(Err(PublishError::Unconfirmed { waited: timeout }));
-                self.told += 1;
-            }
+        for outgoing in self.flight.iter_mut().take_while(is_up).filter(|outgoing| !outgoing.is_told) {
+            outgoing.tell(Err(PublishError::Unconfirmed { waited: timeout }));
+            self.told += 1;
         }
-        is_stuck
+        let Some(first) = self.flight.iter().next().filter(|first| first.acked.is_none()) else {
+            return Held::None;
+        };
+        let waited = first.since.elapsed();
+        match self.flight.iter().any(|outgoing| outgoing.acked.is_some()) {
+            true if waited >= timeout => Held::Some,
+            false if waited >= timeout * 2 + OPEN => Held::All,
+            _ => Held::None,
+        }
     }
 
     /// Tells what has become certain, and how much that was.
@@ -258,6 +271,11 @@ impl Wire {
         self.asked.take(&mut self.returns)
     }
 
+    /// Whether there are messages whose callers wait, behind another one.
+    pub(super) fn are_some_behind(&self) -> bool {
+        self.flight.len() > 1 && self.flight.len() > self.told
+    }
+
     /// Whether something may become certain of what was sent.
     pub(super) fn is_busy(&self) -> bool {
         self.flight.len() > 0 || !self.asked.is_empty()
@@ -273,9 +291,7 @@ impl Wire {
             is_certain &= outgoing.acked.is_some();
             if self.returns.take(&outgoing) {
                 outgoing.tell_unroutable();
-            } else if let Some(acked) =
-                outgoing.acked.filter(|acked| is_certain || outgoing.is_sure || !acked)
-            {
+            } else if let Some(acked) = outgoing.confirmed(is_certain) {
                 outgoing.tell_confirmed(acked);
             } else if reply::is_address(&outgoing.publish().route.routing_key) {
                 // Perhaps it was what ended the connection, and would end the next one (see `address`).
