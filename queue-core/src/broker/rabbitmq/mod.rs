@@ -32,7 +32,7 @@ use super::{
     closed,
 };
 use crate::declaring::Declaring;
-use crate::error::{Error, ErrorKind, PublishError, Result, chain};
+use crate::error::{ErrorKind, PublishError, Result, chain};
 use crate::topology::{Name, Topology, delay_ladder};
 
 mod address;
@@ -46,6 +46,7 @@ mod convert;
 mod declare;
 mod due;
 mod exact;
+mod exclusive;
 mod fault;
 mod flight;
 mod ledger;
@@ -205,14 +206,6 @@ impl Shared {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn exclusive(&self) -> std::sync::MutexGuard<'_, Topology> {
-        self.exclusive.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_exclusive(&self, queue: &str) -> bool {
-        self.exclusive().queues.iter().any(|decl| decl.name == queue)
-    }
-
     /// Declares this queue no more.
     fn forget(&self, queue: &str) {
         for mut topology in [self.remembered(), self.exclusive()] {
@@ -251,17 +244,6 @@ impl Shared {
     }
 }
 
-/// Splits the exclusive queues off, with their bindings: only their own connection may declare either.
-fn take_exclusive(topology: &mut Topology) -> Topology {
-    let mut exclusive = Topology::default();
-    exclusive.queues = topology.queues.extract_if(.., |queue| queue.exclusive).collect();
-    let is_exclusive = |name: &str| exclusive.queues.iter().any(|queue| queue.name == name);
-    exclusive.bindings = topology.bindings.extract_if(.., |binding| is_exclusive(&binding.queue)).collect();
-    exclusive.unbindings =
-        topology.unbindings.extract_if(.., |binding| is_exclusive(&binding.queue)).collect();
-    exclusive
-}
-
 impl Core {
     /// Runs a task on the broker's runtime that `close` waits for.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -294,7 +276,7 @@ impl Core {
         self.ensure_open()?;
         check_topology(&topology)?;
         let exact = self.shared.exact.take_from(&mut topology)?;
-        let exclusive = take_exclusive(&mut topology);
+        let exclusive = exclusive::take_from(&mut topology);
         let core = self.clone();
         on(&self.handle, async move {
             let shared = &core.shared;
@@ -337,31 +319,6 @@ impl Core {
             }
             pause = (pause * 2).min(Duration::from_secs(5));
         }
-    }
-
-    /// Runs `work` on a channel of the connection that consumes: exclusive queues belong to it.
-    async fn on_consuming<T>(&self, work: impl AsyncFnOnce(&lapin::Channel) -> Result<T>) -> Result<T> {
-        let deadline = self.shared.target.deadline;
-        let mut state = self.consuming();
-        let working = async {
-            let found = state.wait_for(|state| state.session.is_some()).await.ok();
-            let session = found.and_then(|state| state.session.clone()).ok_or_else(closed)?;
-            let channel = session.channel(deadline).await.map_err(|error| fault::lost(&error))?;
-            work(&channel).await
-        };
-        tokio::time::timeout(deadline, working).await.unwrap_or_else(|_| {
-            let words = format!("RabbitMQ did not answer within {deadline:?}");
-            Err(Error::new(ErrorKind::Connection, words))
-        })
-    }
-
-    /// Runs `work` on a queue, on the connection that may touch it.
-    async fn on_queue<T>(
-        self: &Arc<Self>,
-        is_exclusive: bool,
-        work: impl AsyncFnOnce(&lapin::Channel) -> Result<T>,
-    ) -> Result<T> {
-        if is_exclusive { self.on_consuming(work).await } else { self.aside(work).await }
     }
 
     /// Declares the delay ladder, once.

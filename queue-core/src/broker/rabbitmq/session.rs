@@ -123,7 +123,7 @@ pub(super) async fn supervise(
             // What was declared may be gone with the node's disk, or never have been on this one.
             shared.redeclare().await?;
             if role == CONSUMER {
-                declare_exclusive(&shared, &link).await?;
+                super::exclusive::declare(&shared, &link).await?;
             }
             Ok::<_, Fault>(link)
         };
@@ -174,28 +174,6 @@ pub(super) async fn supervise(
     state.send_replace(State::default());
 }
 
-/// Declares the queues that went with the last connection. One that somebody else has by now must not keep the
-/// others from working: whoever consumes it hears of it.
-async fn declare_exclusive(shared: &Shared, link: &Link) -> Result<(), Fault> {
-    let topology = shared.exclusive().clone();
-    if topology.queues.is_empty() {
-        return Ok(());
-    }
-    let declaring = async {
-        let channel = link.connection.create_channel().await.map_err(|error| super::fault::lost(&error))?;
-        super::declare::declare(&channel, &topology).await
-    };
-    match tokio::time::timeout(shared.target.deadline, declaring).await {
-        Ok(Err(error)) if error.kind() == ErrorKind::Connection => Err(Fault { permanent: false, error }),
-        Ok(Err(error)) => {
-            tracing::error!(error = %chain(&error), "an exclusive queue cannot be declared again");
-            Ok(())
-        }
-        Ok(Ok(())) => Ok(()),
-        Err(_) => Err(Fault { permanent: false, error: gone() }),
-    }
-}
-
 /// Watches a session until it is dead, or the broker is closed and flushed.
 async fn live(shared: &Shared, role: &str, state: &watch::Sender<State>, session: &Arc<Session>) -> Error {
     let mut events = Box::pin(session.link.connection.events_listener());
@@ -240,7 +218,7 @@ async fn live(shared: &Shared, role: &str, state: &watch::Sender<State>, session
     }
 }
 
-fn gone() -> Error {
+pub(super) fn gone() -> Error {
     Error::new(ErrorKind::Connection, "the connection to RabbitMQ is gone")
 }
 

@@ -1,0 +1,84 @@
+//! Exclusive queues: they belong to the connection that consumes, and go with it. Nobody else may declare, bind, ask
+//! about or consume them.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use super::connect::Link;
+use super::fault::{self, Fault};
+use super::{Core, Shared, session};
+use crate::broker::closed;
+use crate::error::{Error, ErrorKind, Result, chain};
+use crate::topology::Topology;
+
+/// Splits the exclusive queues off, with their bindings: only their own connection may declare either.
+pub(super) fn take_from(topology: &mut Topology) -> Topology {
+    let mut exclusive = Topology::default();
+    exclusive.queues = topology.queues.extract_if(.., |queue| queue.exclusive).collect();
+    let is_exclusive = |name: &str| exclusive.queues.iter().any(|queue| queue.name == name);
+    exclusive.bindings = topology.bindings.extract_if(.., |binding| is_exclusive(&binding.queue)).collect();
+    exclusive.unbindings =
+        topology.unbindings.extract_if(.., |binding| is_exclusive(&binding.queue)).collect();
+    exclusive
+}
+
+/// Declares the queues that went with the last connection. One that somebody else has by now must not keep the
+/// others from working: whoever consumes it hears of it.
+pub(super) async fn declare(shared: &Shared, link: &Link) -> Result<(), Fault> {
+    let topology = shared.exclusive().clone();
+    if topology.queues.is_empty() {
+        return Ok(());
+    }
+    let declaring = async {
+        let channel = link.connection.create_channel().await.map_err(|error| fault::lost(&error))?;
+        super::declare::declare(&channel, &topology).await
+    };
+    match tokio::time::timeout(shared.target.deadline, declaring).await {
+        Ok(Err(error)) if error.kind() == ErrorKind::Connection => Err(Fault { permanent: false, error }),
+        Ok(Err(error)) => {
+            tracing::error!(error = %chain(&error), "an exclusive queue cannot be declared again");
+            Ok(())
+        }
+        Ok(Ok(())) => Ok(()),
+        Err(_) => Err(Fault { permanent: false, error: session::gone() }),
+    }
+}
+
+impl Shared {
+    pub(super) fn exclusive(&self) -> MutexGuard<'_, Topology> {
+        self.exclusive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_exclusive(&self, queue: &str) -> bool {
+        self.exclusive().queues.iter().any(|decl| decl.name == queue)
+    }
+}
+
+impl Core {
+    /// Runs `work` on a channel of the connection that consumes: exclusive queues belong to it.
+    pub(super) async fn on_consuming<T>(
+        &self,
+        work: impl AsyncFnOnce(&lapin::Channel) -> Result<T>,
+    ) -> Result<T> {
+        let deadline = self.shared.target.deadline;
+        let mut state = self.consuming();
+        let working = async {
+            let found = state.wait_for(|state| state.session.is_some()).await.ok();
+            let session = found.and_then(|state| state.session.clone()).ok_or_else(closed)?;
+            let channel = session.channel(deadline).await.map_err(|error| fault::lost(&error))?;
+            work(&channel).await
+        };
+        tokio::time::timeout(deadline, working).await.unwrap_or_else(|_| {
+            let words = format!("RabbitMQ did not answer within {deadline:?}");
+            Err(Error::new(ErrorKind::Connection, words))
+        })
+    }
+
+    /// Runs `work` on a queue, on the connection that may touch it.
+    pub(super) async fn on_queue<T>(
+        self: &Arc<Self>,
+        is_exclusive: bool,
+        work: impl AsyncFnOnce(&lapin::Channel) -> Result<T>,
+    ) -> Result<T> {
+        if is_exclusive { self.on_consuming(work).await } else { self.aside(work).await }
+    }
+}
