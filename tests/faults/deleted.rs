@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use leveret::{Task, task};
+use queue_core::broker::Publish;
+use queue_core::envelope::Envelope;
 use queue_core::settlement::Settlement;
-use queue_core::topology::{QueueDecl, Topology};
+use queue_core::topology::{BindingDecl, Name, QueueDecl, Topology};
 
 use crate::support::{
-    Book, Node, Proxy, client, consume, fresh, log, message, next, queue, soon, unique, until, work,
+    Book, Node, Private, Proxy, client, consume, fresh, log, message, next, queue, soon, unique, until, work,
 };
 
 on_each!(Node:
@@ -18,6 +20,12 @@ on_each!(Node:
     deleted_queue_of_somebody_else_is_waited_for,
     deleted_queue_is_declared_again_though_another_cannot_be,
 );
+
+mod operator {
+    on_each!(Private: deleted_exclusive_queue_is_declared_again_with_its_bindings);
+
+    use super::deleted_exclusive_queue_is_declared_again_with_its_bindings;
+}
 
 #[task(queue = "test.faults.deleted")]
 async fn deleted(book: &Book, number: u64) {
@@ -117,4 +125,25 @@ async fn deleted_queue_is_declared_again_though_another_cannot_be(node: Node) {
     assert!(!said.is_empty(), "nothing is said of the other");
     client.close().await;
     direct.close().await;
+}
+
+/// Only by an operator: other clients may not delete it.
+async fn deleted_exclusive_queue_is_declared_again_with_its_bindings(node: Private) {
+    let client = client(&node.url).await;
+    let mine = Name::from(unique("mine"));
+    let binding = BindingDecl::new("amq.direct", mine.clone(), mine.clone());
+    let topology = Topology::new().queue(QueueDecl::new(mine.clone()).exclusive()).binding(binding);
+    client.declare(&topology).await.unwrap();
+    let mut consumer = consume(&client, &mine, 1).await;
+
+    node.ctl(&["delete_queue", &mine]).await;
+
+    let sent = async || {
+        let mut message = Publish::to_exchange("amq.direct", mine.clone(), Envelope::new("x"));
+        message.mandatory = true;
+        client.broker().publish(message).await.is_ok()
+    };
+    until("the queue to be there, and bound", sent).await;
+    next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+    client.close().await;
 }

@@ -411,11 +411,13 @@ impl Feed {
     /// Declares the queue again if it was ours.
     async fn redeclare(&self) {
         let queue = &self.options.queue;
-        let ours =
-            self.core.shared.remembered().queues.iter().any(|decl| decl.name == *queue && !decl.passive);
-        if ours {
-            // What went wrong has been logged, and shows at the next attempt to consume.
-            let _ = self.core.shared.redeclare().await;
+        let shared = &self.core.shared;
+        let ours = shared.remembered().queues.iter().any(|decl| decl.name == *queue && !decl.passive);
+        // What goes wrong shows at the next attempt to consume.
+        if shared.is_exclusive(queue) {
+            let _ = self.core.redeclare_exclusive(queue).await;
+        } else if ours {
+            let _ = shared.redeclare().await;
         }
     }
 }

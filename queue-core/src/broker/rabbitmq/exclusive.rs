@@ -54,6 +54,15 @@ impl Shared {
 }
 
 impl Core {
+    /// Declares one of them again, with its bindings.
+    pub(super) async fn redeclare_exclusive(&self, queue: &str) -> Result<()> {
+        let mut topology = self.shared.exclusive().clone();
+        topology.queues.retain(|decl| decl.name == queue);
+        topology.bindings.retain(|binding| binding.queue == queue);
+        topology.unbindings.retain(|binding| binding.queue == queue);
+        self.on_consuming(async |channel| super::declare::declare(channel, &topology).await).await
+    }
+
     /// Runs `work` on a channel of the connection that consumes: exclusive queues belong to it.
     pub(super) async fn on_consuming<T>(
         &self,
