@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use leveret::{Task, Worker, task};
 use queue_core::settlement::Settlement;
+use queue_core::topology::{Name, QueueDecl, Topology};
 
 use crate::support::{
     Book, Node, Private, Proxy, builder, client, connect, consume, fresh, log, message, next, queue, run,
@@ -15,6 +16,7 @@ use crate::support::{
 on_each!(Node:
     message_that_cannot_be_parsed_stops_its_own_queue_only,
     worker_goes_on_with_its_other_queues,
+    exclusive_queue_stays_with_the_connection_that_consumes_it,
 );
 
 mod router {
@@ -97,6 +99,24 @@ async fn worker_goes_on_with_its_other_queues(node: Node) {
     assert!(worker.is_running());
     assert!(said()[0].contains(&**Bad::queue().name()), "{:?}", said());
     worker.stop().await;
+    client.close().await;
+}
+
+/// Whoever goes apart does so on connections of his own, and must not take the queue along.
+async fn exclusive_queue_stays_with_the_connection_that_consumes_it(node: Node) {
+    let client = client(&node.url).await;
+    let (bad, mine) = (queue(&client, "bad").await, Name::from(unique("mine")));
+    client.declare(&Topology::new().queue(QueueDecl::new(mine.clone()).exclusive())).await.unwrap();
+    let mut consumers = [consume(&client, &bad, 1).await, consume(&client, &mine, 1).await];
+
+    poison(&node, &bad).await;
+    let given_up = soon("the error", consumers[0].next()).await.expect("it says why");
+    assert!(given_up.is_err());
+
+    // It went with its connection, and is back with the next.
+    let sent = async || client.broker().publish(message(&mine, "x")).await.is_ok();
+    until("the exclusive queue to be there", sent).await;
+    next(&mut consumers[1]).await.settle(Settlement::Ack).await.unwrap();
     client.close().await;
 }
 

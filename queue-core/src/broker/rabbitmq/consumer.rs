@@ -97,7 +97,7 @@ pub(super) async fn start(
     let (ready, outcome) = oneshot::channel();
     let is_apart = core.unparsable().contains(&options.queue);
     let feed = Feed {
-        state: if is_apart { core.new_consuming() } else { core.consuming() },
+        state: if is_apart { core.new_apart() } else { core.consuming() },
         core: core.clone(),
         options,
         handle,
@@ -397,7 +397,7 @@ impl Feed {
 
     fn go_apart(&mut self) {
         self.is_apart = true;
-        self.state = self.core.new_consuming();
+        self.state = self.core.new_apart();
     }
 
     /// Says once what is wrong with the queue, until it works again.

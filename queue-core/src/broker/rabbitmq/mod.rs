@@ -189,7 +189,7 @@ struct Shared {
     settings: Settings,
     /// Declared on every connect.
     remembered: Mutex<Topology>,
-    /// Declared on every connect of the consumers: a connection's exclusive queues go with it.
+    /// Declared on every connect of the shared consuming connection: its exclusive queues go with it.
     exclusive: Mutex<Topology>,
     /// Which host last worked.
     good_host: session::HostIndex,
@@ -250,19 +250,24 @@ impl Core {
         self.tasks.spawn(&self.handle, task);
     }
 
-    /// The connection for consuming, opened when it is first asked for.
+    /// The connection for consuming, opened when it is first asked for. Exclusive queues belong to it.
     fn consuming(&self) -> watch::Receiver<State> {
-        self.consuming.get_or_init(|| self.new_consuming()).clone()
+        self.consuming.get_or_init(|| self.keep_consuming(session::CONSUMER)).clone()
     }
 
     fn unparsable(&self) -> std::sync::MutexGuard<'_, HashSet<Name>> {
         self.unparsable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Another connection for consuming, which lives as long as somebody looks at its state.
-    fn new_consuming(&self) -> watch::Receiver<State> {
+    /// Another connection for consuming, which owns no exclusive queues.
+    fn new_apart(&self) -> watch::Receiver<State> {
+        self.keep_consuming(session::APART)
+    }
+
+    /// A connection for consuming that lives as long as somebody looks at its state.
+    fn keep_consuming(&self, role: &'static str) -> watch::Receiver<State> {
         let (state, receiver) = watch::channel(State::default());
-        let keeping = session::supervise(self.shared.clone(), session::CONSUMER, state, None);
+        let keeping = session::supervise(self.shared.clone(), role, state, None);
         self.connections.spawn(&self.handle, keeping);
         receiver
     }

@@ -21,6 +21,8 @@ use crate::error::{Error, ErrorKind, chain};
 /// The connections' roles, which stand in their names.
 pub(super) const PUBLISHER: &str = "publisher";
 pub(super) const CONSUMER: &str = "consumer";
+/// That of a queue which consumes apart from the others.
+pub(super) const APART: &str = "apart consumer";
 /// How long a session must have lived for the pauses to begin anew.
 const SETTLED: Duration = Duration::from_secs(30);
 /// How long a polite close may take.
@@ -122,6 +124,7 @@ pub(super) async fn supervise(
             };
             // What was declared may be gone with the node's disk, or never have been on this one.
             shared.redeclare().await?;
+            // Of those that consume only this one: whoever declares an exclusive queue owns it.
             if role == CONSUMER {
                 super::exclusive::declare(&shared, &link).await?;
             }
