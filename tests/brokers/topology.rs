@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use leveret::{Error, ErrorKind};
-use queue_core::broker::ConsumeOptions;
+use queue_core::broker::{ConsumeOptions, Publish};
+use queue_core::envelope::Envelope;
 use queue_core::settlement::Settlement;
-use queue_core::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, QueueSpec, Topology};
+use queue_core::topology::{BindingDecl, ExchangeDecl, ExchangeKind, Name, QueueDecl, QueueSpec, Topology};
 
 use crate::support::fixture::{message, quorum};
 use crate::support::wait::PATIENCE;
@@ -170,6 +171,25 @@ pub(crate) async fn exclusive_queue_belongs_to_one_client(t: &Fixture) {
     while t.broker.publish(message(&queue, "too late")).await.is_ok() {
         assert!(std::time::Instant::now() < deadline, "the exclusive queue outlives its client");
     }
+}
+
+/// Also by a declaration that does not name the queue, and taken out by another.
+pub(crate) async fn exclusive_queue_can_be_bound_and_unbound_later(t: &Fixture) {
+    let exchange = t.exchange("news", ExchangeKind::Direct).await;
+    let (mine, theirs) = (t.name("mine"), t.plain_queue("theirs").await);
+    t.declare(&Topology::new().queue(QueueDecl::new(mine.clone()).exclusive())).await;
+    let binding = |queue: &Name| BindingDecl::new(exchange.clone(), queue.clone(), "key");
+    let publish = async || {
+        let event = Publish::to_exchange(exchange.clone(), "key", Envelope::new("event"));
+        t.broker.publish(event).await.unwrap();
+        (ready(&*t.broker, &mine).await, ready(&*t.broker, &theirs).await)
+    };
+
+    t.declare(&Topology::new().binding(binding(&mine)).binding(binding(&theirs))).await;
+    assert_eq!(publish().await, (1, 1));
+
+    t.declare(&Topology::new().unbind(binding(&mine)).unbind(binding(&theirs))).await;
+    assert_eq!(publish().await, (1, 1), "it is bound still");
 }
 
 pub(crate) async fn inspect_counts_what_is_ready_and_who_consumes(t: &Fixture) {

@@ -8,18 +8,7 @@ use super::fault::{self, Fault};
 use super::{Core, Shared, session};
 use crate::broker::closed;
 use crate::error::{Error, ErrorKind, Result, chain};
-use crate::topology::Topology;
-
-/// Splits the exclusive queues off, with their bindings: only their own connection may declare either.
-pub(super) fn take_from(topology: &mut Topology) -> Topology {
-    let mut exclusive = Topology::default();
-    exclusive.queues = topology.queues.extract_if(.., |queue| queue.exclusive).collect();
-    let is_exclusive = |name: &str| exclusive.queues.iter().any(|queue| queue.name == name);
-    exclusive.bindings = topology.bindings.extract_if(.., |binding| is_exclusive(&binding.queue)).collect();
-    exclusive.unbindings =
-        topology.unbindings.extract_if(.., |binding| is_exclusive(&binding.queue)).collect();
-    exclusive
-}
+use crate::topology::{Name, Topology};
 
 /// Declares the queues that went with the last connection. One that somebody else has by now must not keep the
 /// others from working: whoever consumes it hears of it.
@@ -50,6 +39,20 @@ impl Shared {
 
     pub(super) fn is_exclusive(&self, queue: &str) -> bool {
         self.exclusive().queues.iter().any(|decl| decl.name == queue)
+    }
+
+    /// Splits the exclusive queues off, with their bindings, also those of queues that were declared before: only their
+    /// own connection may declare either.
+    pub(super) fn take_exclusive(&self, topology: &mut Topology) -> Topology {
+        let mut exclusive = Topology::default();
+        exclusive.queues = topology.queues.extract_if(.., |queue| queue.exclusive).collect();
+        let is_exclusive =
+            |name: &Name| exclusive.queues.iter().any(|queue| queue.name == *name) || self.is_exclusive(name);
+        exclusive.bindings =
+            topology.bindings.extract_if(.., |binding| is_exclusive(&binding.queue)).collect();
+        exclusive.unbindings =
+            topology.unbindings.extract_if(.., |binding| is_exclusive(&binding.queue)).collect();
+        exclusive
     }
 }
 

@@ -281,7 +281,7 @@ impl Core {
         self.ensure_open()?;
         check_topology(&topology)?;
         let exact = self.shared.exact.take_from(&mut topology)?;
-        let exclusive = exclusive::take_from(&mut topology);
+        let exclusive = self.shared.take_exclusive(&mut topology);
         let core = self.clone();
         on(&self.handle, async move {
             let shared = &core.shared;
