@@ -120,6 +120,7 @@ macro_rules! contract {
                     binding_to_what_is_missing_is_an_error,
                     missing_queue_cannot_be_consumed_or_inspected_or_purged,
                     exclusive_queue_belongs_to_one_client,
+                    exclusive_queue_can_be_looked_at_by_its_client_only,
                     exclusive_queue_can_be_bound_and_unbound_later,
                     inspect_counts_what_is_ready_and_who_consumes,
                     purge_drops_what_is_ready_and_counts_it,

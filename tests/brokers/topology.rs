@@ -173,6 +173,17 @@ pub(crate) async fn exclusive_queue_belongs_to_one_client(t: &Fixture) {
     }
 }
 
+pub(crate) async fn exclusive_queue_can_be_looked_at_by_its_client_only(t: &Fixture) {
+    let (queue, other) = (t.name("mine"), t.other_client().await);
+    let passive = Topology::new().queue(QueueDecl::new(queue.clone()).passive());
+    t.declare(&Topology::new().queue(QueueDecl::new(queue.clone()).exclusive())).await;
+
+    t.broker.declare(&passive).await.unwrap();
+    let refused = other.broker().declare(&passive).await.unwrap_err();
+
+    assert_topology_error(&refused, &[&queue, "exclusive to another client"]);
+}
+
 /// Also by a declaration that does not name the queue, and taken out by another.
 pub(crate) async fn exclusive_queue_can_be_bound_and_unbound_later(t: &Fixture) {
     let exchange = t.exchange("news", ExchangeKind::Direct).await;

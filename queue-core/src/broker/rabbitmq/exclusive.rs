@@ -8,7 +8,7 @@ use super::fault::{self, Fault};
 use super::{Core, Shared, session};
 use crate::broker::closed;
 use crate::error::{Error, ErrorKind, Result, chain};
-use crate::topology::{Name, Topology};
+use crate::topology::{Name, QueueDecl, Topology};
 
 /// Declares the queues that went with the last connection. One that somebody else has by now must not keep the
 /// others from working: whoever consumes it hears of it.
@@ -41,11 +41,13 @@ impl Shared {
         self.exclusive().queues.iter().any(|decl| decl.name == queue)
     }
 
-    /// Splits the exclusive queues off, with their bindings, also those of queues that were declared before: only their
-    /// own connection may declare either.
+    /// Splits the exclusive queues off, with their bindings, also where the queue was declared before: only their own
+    /// connection may declare either, or look at them.
     pub(super) fn take_exclusive(&self, topology: &mut Topology) -> Topology {
         let mut exclusive = Topology::default();
-        exclusive.queues = topology.queues.extract_if(.., |queue| queue.exclusive).collect();
+        let is_ours =
+            |queue: &mut QueueDecl| queue.exclusive || queue.passive && self.is_exclusive(&queue.name);
+        exclusive.queues = topology.queues.extract_if(.., is_ours).collect();
         let is_exclusive =
             |name: &Name| exclusive.queues.iter().any(|queue| queue.name == *name) || self.is_exclusive(name);
         exclusive.bindings =
