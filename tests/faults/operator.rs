@@ -9,10 +9,11 @@ use queue_core::broker::{ConsumeOptions, Publish};
 use queue_core::envelope::Envelope;
 use queue_core::error::SettleError;
 use queue_core::settlement::Settlement;
-use queue_core::topology::{ExchangeDecl, ExchangeKind, Name, Topology};
+use queue_core::topology::{ExchangeDecl, ExchangeKind, Name, QueueDecl, Topology};
 
 use crate::support::{
-    Book, Private, client, consume, fresh, log, message, next, queue, send, soon, unique, until, work,
+    Book, Private, Proxy, client, consume, fresh, log, message, next, queue, send, soon, text, unique, until,
+    work,
 };
 
 on_each!(Private:
@@ -22,6 +23,8 @@ on_each!(Private:
     job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue,
     queue_that_does_not_answer_disturbs_no_other_queue,
     queue_that_does_not_confirm_holds_up_no_other_queue,
+    last_acks_to_a_slow_quorum_queue_arrive,
+    last_acks_to_a_slow_queue_of_a_single_active_consumer_arrive,
 );
 
 #[task(queue = "test.faults.operator.closed")]
@@ -182,4 +185,64 @@ async fn queue_that_does_not_confirm_holds_up_no_other_queue(node: Private) {
 async fn tell_process(node: &Private, what: &str, queue: &Name) {
     let lookup = format!("rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>))");
     node.eval(&format!("{{ok, Q}} = {lookup}, sys:{what}(amqqueue:get_pid(Q)).")).await;
+}
+
+async fn last_acks_to_a_slow_quorum_queue_arrive(node: Private) {
+    last_acks_arrive(node, |decl| decl).await;
+}
+
+/// Which refuses `basic.get`, and closes the channel of whoever asks.
+async fn last_acks_to_a_slow_queue_of_a_single_active_consumer_arrive(node: Private) {
+    last_acks_arrive(node, |decl| decl.argument("x-single-active-consumer", true)).await;
+}
+
+/// A channel has 32 settlements on their way to a quorum queue, and stashes the others: they go with it when it closes.
+async fn last_acks_arrive(node: Private, with: impl FnOnce(QueueDecl) -> QueueDecl) {
+    const COUNT: usize = 40;
+    let proxy = Proxy::to(&node.url);
+    let (direct, client) = (client(&node.url).await, client(&proxy.url("")).await);
+    let queue: Name = unique("last").into();
+    let decl = with(QueueDecl::new(queue.clone()).argument("x-queue-type", "quorum"));
+    direct.declare(&Topology::new().queue(decl)).await.unwrap();
+    let mut consumer = consume(&client, &queue, COUNT as u16).await;
+    send(&direct, &queue, COUNT as u64).await;
+    let mut held = Vec::new();
+    for _ in 0..COUNT {
+        held.push(next(&mut consumer).await);
+    }
+    // As a worker does that waits for the running jobs.
+    consumer.stop();
+    until("the cancel", async || proxy.sent(&[0, 60, 0, 30]) > 0).await;
+    // Suspended until there is a queue of that name.
+    let go = unique("go");
+    node.eval(&format!(
+        "Of = fun(Name) -> rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, Name)) end, \
+         {{ok, Q}} = Of(<<\"{queue}\">>), Pid = amqqueue:get_pid(Q), sys:suspend(Pid), \
+         spawn(fun Wait() -> case Of(<<\"{go}\">>) of {{ok, _}} -> sys:resume(Pid); \
+         _ -> timer:sleep(20), Wait() end end)."
+    ))
+    .await;
+
+    // The first comes last: none of them acks those before it as well.
+    let acked = async |count| until("the acks", async || proxy.sent(&[0, 60, 0, 80]) >= count).await;
+    while let Some(delivery) = held.pop() {
+        delivery.settle(Settlement::Ack).await.unwrap();
+        if held.len() == 1 {
+            acked(COUNT - 1).await;
+        }
+    }
+    let resume = async {
+        acked(COUNT).await;
+        let decl = QueueDecl::new(go.clone()).argument("x-expires", 600_000_i64);
+        direct.declare(&Topology::new().queue(decl)).await.unwrap();
+    };
+    tokio::join!(soon("the end", consumer.finish()), resume);
+    client.close().await;
+
+    send(&direct, &queue, 1).await;
+    let first = next(&mut consume(&direct, &queue, 1).await).await;
+    assert!(!first.redelivered, "ack {} was lost", text(&first));
+    drop(first);
+    direct.broker().delete(&queue).await.unwrap();
+    direct.close().await;
 }

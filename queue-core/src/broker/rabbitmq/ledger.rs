@@ -90,7 +90,8 @@ impl Ledger {
     /// With a `queue`, returns when that has them as well. A channel has only so many settlements on their way to a
     /// quorum queue, stashes the others until it hears that those have arrived, and forgets them when it closes. The
     /// answer to a first `basic.get` comes after the arrival; that to a second one after the news of it; and the stash
-    /// is sent before the next question is handled. What the queue hands over goes back.
+    /// is sent before the next question is handled. What the queue hands over goes back. One with a single active consumer
+    /// refuses to be asked, when it has what came before, and the channel sends its stash before it closes.
     pub(super) async fn barrier(&self, queue: Option<&str>) -> lapin::Result<()> {
         self.send_due();
         for queue in [queue, queue].into_iter().flatten() {
