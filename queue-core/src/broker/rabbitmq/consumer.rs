@@ -66,7 +66,8 @@ enum End {
     Unparsable,
     /// The queue does not answer, and the connection is well.
     Unanswered,
-    /// The server ended it: the queue was deleted, or its leader is gone.
+    /// The server ended it: the queue was deleted, its leader is gone, or (from RabbitMQ 4.3) a job ran for longer than
+    /// `consumer_timeout`. It does not say which.
     Cancelled,
     /// The server closed the channel or refused to consume.
     Refused(lapin::Error),
@@ -310,7 +311,10 @@ impl Feed {
                 Next::AfterPause
             }
             End::Cancelled => {
-                self.complain("RabbitMQ ended the consumer: its queue was deleted, or its leader is gone");
+                self.complain(
+                    "RabbitMQ ended the consumer: its queue was deleted, its leader is gone, or a job ran for longer than \
+                     `consumer_timeout`",
+                );
                 self.redeclare().await;
                 Next::AfterPause
             }
