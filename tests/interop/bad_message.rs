@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use leveret::{Context, Task, Worker, task};
+use leveret::{Context, Properties, Task, Worker, task};
 use queue_core::settlement::{Reason, ReasonKind};
 
 use crate::support::foreign::{Foreign, Header, Message};
@@ -25,6 +25,7 @@ on_each_broker!(
     array_that_would_fit_by_position,
     empty_array_for_a_task_without_parameters,
     huge_body_of_the_wrong_shape,
+    content_type_that_we_do_not_know,
     message_without_type_in_a_queue_of_two_tasks,
     empty_type_is_no_type,
     type_that_is_not_ours_is_kept_for_an_hour,
@@ -150,6 +151,24 @@ async fn huge_body_of_the_wrong_shape(t: &Setting) {
         "{words}"
     );
     assert!(words.contains("xxx\", expected u64 at line 1 column "), "{words}");
+}
+
+/// Even where the body would do.
+async fn content_type_that_we_do_not_know(t: &Setting) {
+    t.client.declare_queue(Charge::queue()).await.unwrap();
+    let properties = Properties::new().content_type("application/x-yaml");
+    let body = r#"{"order": 1}"#;
+    t.client.publish_raw("", "interop.bad", body, properties).must_route().await.unwrap();
+    let mut worker = worker(t);
+
+    let reason = worker.dead().await;
+    worker.stop().await;
+
+    let words = "the payload of task `charge` cannot be read: its content type `application/x-yaml` is not understood; \
+                 send `application/json`, `application/msgpack` or `application/cbor`, or leave it out for JSON";
+    assert_eq!(reason, Reason::new(ReasonKind::BadMessage, words));
+    let letter = t.foreign.get("interop.bad.dead").await.expect("it lies in the dead-letter queue");
+    assert_eq!((&*letter.body, letter.text("q-error")), (body.as_bytes(), Some(words)));
 }
 
 async fn message_without_type_in_a_queue_of_two_tasks(t: &Setting) {

@@ -8,7 +8,9 @@
 mod support;
 
 mod bad_message;
+mod call;
 mod declare;
+mod event;
 mod example;
 mod example_config;
 mod example_events;

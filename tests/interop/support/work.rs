@@ -22,7 +22,7 @@ impl Work {
     }
 
     /// What became of the next attempt.
-    async fn fate(&mut self) -> JobEvent {
+    pub(crate) async fn fate(&mut self) -> JobEvent {
         loop {
             match self.events.next().await {
                 Some(JobEvent::Started { .. }) => {}
