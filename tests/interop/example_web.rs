@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::http::{Answer, Server};
+use crate::support::http::{Answer, Asking, Server};
 use crate::support::place::Place;
 use crate::support::program::Program;
 use crate::support::proxy::Proxy;
@@ -19,7 +19,7 @@ const ORDER: &str = r#"{"customer": "ada@example.com", "items": [{"name": "tea",
 on_each_broker!(
     order_is_queued_and_packed,
     what_is_no_order_is_refused_with_a_reason,
-    request_under_way_at_sigterm_is_answered,
+    worker_works_until_the_last_request_at_sigterm_is_answered,
 );
 
 /// Starts the example, and waits until it listens.
@@ -84,27 +84,47 @@ async fn what_is_no_order_is_refused_with_a_reason(t: &Setting) {
 }
 
 /// Requests end before the worker, and the worker before the connection.
-async fn request_under_way_at_sigterm_is_answered(t: &Setting) {
-    let (program, server) = start(&t.url).await;
-    let headers = "content-type: application/json\r\nexpect: 100-continue\r\n";
-    let mut order = server.begin("POST /orders HTTP/1.1", headers, ORDER.len()).await;
-    order.until_it_is_read().await;
+async fn worker_works_until_the_last_request_at_sigterm_is_answered(t: &Setting) {
+    let (mut program, server) = start(&t.url).await;
+    let order =
+        |customer| format!(r#"{{"customer": "{customer}", "items": [{{"name": "tea", "count": 2}}]}}"#);
+    let (adas, graces) = (order("ada@example.com"), order("grace@example.com"));
+    let mut ada = begin(server, &adas).await;
+    let mut grace = begin(server, &graces).await;
 
-    let finish = async {
-        // Polls, since a server does not say that it takes no more.
-        while tokio::net::TcpStream::connect(server.0).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        order.send(ORDER).await;
-        order.answer().await
-    };
-    let (ended, answer) = tokio::join!(program.terminate(), finish);
+    program.signal().await;
+    until_it_takes_no_more(server).await;
 
-    assert_queued(&answer);
+    grace.send(&graces).await;
+    assert_queued(&grace.answer().await);
+    // A request is open, so the worker must be.
+    program.wait_for("packed 2 pieces for grace@example.com").await;
+
+    ada.send(&adas).await;
+    assert_queued(&ada.answer().await);
+    let ended = program.end().await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    // The worker may have got to it, or left it for the next.
-    if t.place != Place::Memory && !ended.stdout.contains("packed 2 pieces") {
-        assert!(t.foreign.get("web.orders").await.is_some(), "the order is gone: {}", ended.stderr);
+    if t.place != Place::Memory {
+        // The worker may have got to it, or left it for the next. What it got to is settled.
+        let is_packed = ended.stdout.contains("packed 2 pieces for ada@example.com");
+        let left = t.foreign.get("web.orders").await.map(|order| String::from_utf8(order.body).unwrap());
+        assert_eq!(left.is_none(), is_packed, "{left:?}: {}", ended.stderr);
+        assert!(left.is_none_or(|left| left.contains("ada@example.com")), "it was not settled");
+    }
+}
+
+/// Begins a request, and waits until its handler waits for the body.
+async fn begin(server: Server, order: &str) -> Asking {
+    let headers = "content-type: application/json\r\nexpect: 100-continue\r\n";
+    let mut request = server.begin("POST /orders HTTP/1.1", headers, order.len()).await;
+    request.until_it_is_read().await;
+    request
+}
+
+/// Polls, since a server does not say that it takes no more.
+async fn until_it_takes_no_more(server: Server) {
+    while tokio::net::TcpStream::connect(server.0).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

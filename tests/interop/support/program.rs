@@ -103,12 +103,17 @@ impl Program {
         }
     }
 
-    /// Sends SIGTERM and waits for the end.
-    pub(crate) async fn terminate(self) -> Ended {
+    /// Sends SIGTERM.
+    pub(crate) async fn signal(&self) {
         self.wait_until_it_takes_signals().await;
         let id = self.child.id().expect("it runs").to_string();
         let sent = Command::new("kill").args(["-s", "TERM", &id]).status().await.unwrap();
         assert!(sent.success());
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) async fn terminate(self) -> Ended {
+        self.signal().await;
         self.end().await
     }
 
