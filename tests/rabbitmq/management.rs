@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use leveret::{Client, Properties, RawMessage, Worker, subscriber};
 use queue_core::broker::{Broker, ManagementUrl, Publish, rabbitmq};
 use queue_core::envelope::Envelope;
 use queue_core::error::{Error, ErrorKind, PublishError, chain};
@@ -18,6 +19,7 @@ on_each_node!(
     tls_trusts_the_authority_of_the_broker_s_url,
     binding_that_was_taken_out_does_not_come_back_with_the_connection,
     binding_of_a_newer_program_survives_our_reconnect,
+    subscriber_takes_out_the_binding_of_its_earlier_version,
 );
 
 /// What the node's folder says of it; `None`, with a line that says so, where the folder is not known.
@@ -197,4 +199,60 @@ async fn binding_of_a_newer_program_survives_our_reconnect(node: Node) {
     new.delete(&queue).await.unwrap();
     old.close().await;
     new.close().await;
+}
+
+mod earlier {
+    use super::*;
+
+    #[subscriber(
+        queue = "test.exact.worker",
+        exchange = "test.exact",
+        kind = "topic",
+        binding = "worker.old",
+        binding = "worker.new"
+    )]
+    pub(super) async fn archive(_message: RawMessage) {}
+}
+
+mod later {
+    use super::*;
+
+    #[subscriber(
+        queue = "test.exact.worker",
+        exchange = "test.exact",
+        kind = "topic",
+        binding = "worker.new",
+        bindings = "exact"
+    )]
+    pub(super) async fn archive(_message: RawMessage) {}
+}
+
+async fn subscriber_takes_out_the_binding_of_its_earlier_version(node: Node) {
+    let Some(api) = api(&node) else { return };
+    let builder = Client::builder().namespace("test.rabbitmq").unwrap().management(api);
+    let client = soon("a connection", builder.connect(&node.url)).await.unwrap();
+    let delete = async || {
+        for queue in ["test.exact.worker", "test.exact.worker.dead"] {
+            client.broker().delete(queue).await.unwrap();
+        }
+    };
+    let publish = async |key: &'static str| {
+        client.publish_raw(EXCHANGE, key, "x", Properties::new()).must_route().await
+    };
+    let work = async |worker: Worker| soon("the end", worker.signals(false).run_until_idle()).await.unwrap();
+    let later = || Worker::new(&client).task::<later::Archive>();
+    // What a failed run may have left.
+    delete().await;
+    work(Worker::new(&client).task::<earlier::Archive>()).await;
+    publish("worker.old").await.unwrap();
+
+    // What came by it before is worked all the same.
+    assert_eq!(work(later()).await.succeeded, 1);
+
+    let refused = publish("worker.old").await;
+    assert!(matches!(refused, Err(PublishError::Unroutable { .. })), "{refused:?}");
+    publish("worker.new").await.unwrap();
+    assert_eq!(work(later()).await.succeeded, 1);
+    delete().await;
+    client.close().await;
 }
