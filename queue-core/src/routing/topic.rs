@@ -107,20 +107,7 @@ impl<Q: Copy + Ord> Topics<Q> {
         let mut next = Vec::with_capacity(8);
         self.enter(ROOT, &mut here);
         for word in words(key) {
-            for &at in &here {
-                let node = &self.nodes[at];
-                if node.is_hash {
-                    self.enter(at, &mut next);
-                }
-                if let Some(&child) = node.words.get(word) {
-                    self.enter(child, &mut next);
-                }
-                if let Some(child) = node.star {
-                    self.enter(child, &mut next);
-                }
-            }
-            next.sort_unstable();
-            next.dedup();
+            self.step(&here, word, &mut next);
             std::mem::swap(&mut here, &mut next);
             next.clear();
             if here.is_empty() {
@@ -130,6 +117,24 @@ impl<Q: Copy + Ord> Topics<Q> {
         for at in here {
             queues.extend(&self.nodes[at].queues);
         }
+    }
+
+    /// Adds to `next` where a word leads from `here`, each place once.
+    fn step(&self, here: &[usize], word: &str, next: &mut Vec<usize>) {
+        for &at in here {
+            let node = &self.nodes[at];
+            if node.is_hash {
+                self.enter(at, next);
+            }
+            if let Some(&child) = node.words.get(word) {
+                self.enter(child, next);
+            }
+            if let Some(child) = node.star {
+                self.enter(child, next);
+            }
+        }
+        next.sort_unstable();
+        next.dedup();
     }
 
     /// Steps onto a node, and onto the `#` below it, which matches no word at all.
@@ -231,6 +236,36 @@ mod tests {
         // Backtracking would take longer than the universe has existed.
         assert_eq!(reached(&topics, &["a"; 200].join(".")), [0]);
         assert_eq!(reached(&topics, &(["a"; 200].join(".") + ".b")), [] as [usize; 0]);
+    }
+
+    /// At how many places a key is, over all its words. Each costs a look into its children's map, whatever that holds.
+    fn visited(topics: &Topics<usize>, key: &str) -> usize {
+        let mut here = Vec::new();
+        topics.enter(ROOT, &mut here);
+        let mut count = here.len();
+        for word in words(key) {
+            let mut next = Vec::new();
+            topics.step(&here, word, &mut next);
+            count += next.len();
+            here = next;
+        }
+        count
+    }
+
+    #[test]
+    fn key_visits_no_more_places_for_more_bindings() {
+        let bindings = |count| {
+            let patterns =
+                |n| [format!("order.{n}.*"), format!("order.*.{n}"), format!("#.{n}"), format!("{n}.#")];
+            bound(&(0..count).flat_map(patterns).collect::<Vec<_>>())
+        };
+        let (few, many) = (bindings(10), bindings(10_000));
+
+        for key in ["order.7.9", "7.order.9", "order.7", "invoice.7.9.placed"] {
+            assert_eq!(visited(&few, key), visited(&many, key), "{key}");
+        }
+        // By `order.7.*`, `order.*.9` and `#.9`.
+        assert_eq!(reached(&many, "order.7.9"), [28, 37, 38]);
     }
 
     #[test]
