@@ -145,6 +145,10 @@ async fn queue_that_does_not_answer_disturbs_no_other_queue(node: Private) {
         soon("the start", client.broker().consume(ConsumeOptions::new(stuck.clone()))).await.unwrap();
     // Which it could not be if its connection had ended.
     held.settle(Settlement::Ack).await.unwrap();
+    // Nor does it keep them away when connections come back, which declares everything again.
+    node.ctl(&["close_all_connections", "maintenance"]).await;
+    send(&client, &well, 1).await;
+    next(&mut well_consumer).await.settle(Settlement::Ack).await.unwrap();
 
     tell_process(&node, "resume", &stuck).await;
     send(&client, &stuck, 1).await;

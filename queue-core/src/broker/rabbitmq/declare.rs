@@ -46,8 +46,8 @@ pub(super) async fn declare(channel: &Channel, topology: &Topology) -> Result<()
     Ok(())
 }
 
-/// Declares each part of `topology` by itself, and logs what is refused: a refusal closes its channel, which must not
-/// cost the others.
+/// Declares each part of `topology` by itself, and logs what is refused or not answered: that ends its channel, which must
+/// not cost the others.
 ///
 /// # Errors
 /// [`ErrorKind::Connection`] if the connection was lost.
@@ -59,7 +59,7 @@ pub(super) async fn declare_each(link: &Link, deadline: Duration, topology: &Top
     let unbindings = topology.unbindings.iter().cloned().map(|binding| new().unbind(binding));
     for part in exchanges.chain(queues).chain(bindings).chain(unbindings) {
         match aside::on_channel(link, deadline, async |channel| declare(channel, &part).await).await {
-            Err(error) if error.kind() == ErrorKind::Connection => return Err(error),
+            Err(error) if !link.connection.status().connected() => return Err(error),
             Err(error) => {
                 tracing::error!(error = %chain(&error), "what was declared cannot be declared again");
             }

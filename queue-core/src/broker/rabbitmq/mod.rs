@@ -231,15 +231,13 @@ impl Shared {
         if topology == Topology::default() {
             return Ok(());
         }
-        let declared = match self.declare(&topology).await {
-            Err(error) if error.kind() != ErrorKind::Connection => {
-                let link = session::open_any(self, "declare").await?;
-                let declared = declare::declare_each(&link, self.target.deadline, &topology).await;
-                link.close(Duration::from_secs(1)).await;
-                declared
-            }
-            declared => declared,
-        };
+        if self.declare(&topology).await.is_ok() {
+            return Ok(());
+        }
+        // Whatever the reason: a queue that does not answer looks as if the connection did not.
+        let link = session::open_any(self, "declare").await?;
+        let declared = declare::declare_each(&link, self.target.deadline, &topology).await;
+        link.close(Duration::from_secs(1)).await;
         declared.map_err(|error| Fault { permanent: false, error })
     }
 }
