@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use leveret::{PublishError, task};
+use leveret::{Client, PublishError, task};
 use queue_core::broker::{ConsumeOptions, Publish};
 use queue_core::envelope::Envelope;
 use queue_core::error::SettleError;
@@ -12,8 +12,8 @@ use queue_core::settlement::Settlement;
 use queue_core::topology::{ExchangeDecl, ExchangeKind, Name, QueueDecl, Topology};
 
 use crate::support::{
-    Book, Private, Proxy, client, consume, fresh, log, message, next, queue, send, soon, text, unique, until,
-    work,
+    Book, NAMESPACE, Private, Proxy, client, consume, fresh, log, message, next, queue, send, soon, text,
+    unique, until, work,
 };
 
 on_each!(Private:
@@ -23,6 +23,7 @@ on_each!(Private:
     job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue,
     queue_that_does_not_answer_disturbs_no_other_queue,
     queue_that_does_not_confirm_holds_up_no_other_queue,
+    queue_that_never_confirms_is_got_past,
     last_acks_to_a_slow_quorum_queue_arrive,
     last_acks_to_a_slow_queue_of_a_single_active_consumer_arrive,
 );
@@ -182,6 +183,30 @@ async fn queue_that_does_not_confirm_holds_up_no_other_queue(node: Private) {
     assert!(took < Duration::from_secs(20), "it took {took:?}");
     tell_process(&node, "resume", &stuck).await;
     soon("its confirm", hung).await.unwrap().unwrap();
+    client.close().await;
+}
+
+async fn queue_that_never_confirms_is_got_past(node: Private) {
+    let builder = Client::builder().namespace(NAMESPACE).unwrap().publish_timeout(Duration::from_secs(1));
+    let client = builder.connect(&node.url).await.unwrap();
+    let (stuck, well) = (queue(&client, "stuck").await, queue(&client, "well").await);
+    tell_process(&node, "suspend", &stuck).await;
+    let hung = tokio::spawn({
+        let (client, message) = (client.clone(), message(&stuck, "hung"));
+        async move { client.broker().publish(message).await }
+    });
+
+    // Together more than may stand behind it.
+    while !hung.is_finished() {
+        send(&client, &well, 1_000).await;
+    }
+    for _ in 0..40 {
+        send(&client, &well, 1_000).await;
+    }
+
+    let hung = hung.await.unwrap();
+    assert!(matches!(hung, Err(PublishError::Unconfirmed { .. })), "{hung:?}");
+    tell_process(&node, "resume", &stuck).await;
     client.close().await;
 }
 

@@ -22,7 +22,7 @@ use super::fault;
 use super::outgoing::{One, Outgoing};
 use super::reply::Replies;
 use super::session::{Session, State};
-use super::wire::{Held, Wire};
+use super::wire::{Late, OPEN, Wire};
 use crate::broker::{ConsumerHandle, closed};
 use crate::error::{Error, ErrorKind, PublishError, Result};
 
@@ -542,7 +542,7 @@ impl Publisher {
         if let Some(replies) = &mut self.replies {
             replies.expire(timeout, self.state.borrow().down.clone());
         }
-        let held = self.wire.as_mut().map_or(Held::None, |wire| wire.expire(timeout));
+        let late = self.wire.as_mut().and_then(|wire| wire.expire(timeout));
         while self.queue.front().is_some_and(is_up)
             && let Some(mut outgoing) = self.queue.pop_front()
         {
@@ -557,20 +557,26 @@ impl Publisher {
                 PublishError::Unavailable { waited: timeout, source }
             }));
         }
-        if self.state.borrow().blocked.is_none()
-            && let Some(wire) = &self.wire
+        if let Some(late) = late
+            && self.state.borrow().blocked.is_none()
         {
-            let session = wire.session.clone();
-            match held {
-                Held::None => {}
-                // On another channel nobody stands behind it.
-                Held::Some if session.is_connected() => {
-                    self.suspects = 0;
-                    self.take_back();
-                    self.open(session);
-                }
-                Held::Some | Held::All => session.fail("it confirms nothing"),
-            }
+            self.get_past(&late);
+        }
+    }
+
+    /// Sees to it that what follows a late message need not wait behind it for ever.
+    fn get_past(&mut self, late: &Late) {
+        let Some(session) = self.wire.as_ref().map(|wire| wire.session.clone()) else { return };
+        let is_very_late = late.waited >= self.timeout * 2 + OPEN;
+        // Another channel costs all requests their replies, so there it is left later.
+        if late.is_alone && session.is_connected() && (is_very_late || self.replies.is_none()) {
+            self.suspects = 0;
+            self.take_back();
+            let words = "RabbitMQ does not confirm a request, and its channel was left";
+            self.end_requests(Some(Error::new(ErrorKind::Connection, words)));
+            self.open(session);
+        } else if is_very_late {
+            session.fail("it confirms nothing");
         }
     }
 

@@ -51,13 +51,11 @@ pub(super) struct Wire {
     replies: Option<ReplyTap>,
 }
 
-/// What is held up by a message that is not confirmed though its time is up.
-pub(super) enum Held {
-    None,
-    /// Others have been confirmed, and only stand behind it.
-    Some,
-    /// Nothing has come for twice as long as anybody waits.
-    All,
+/// A message that is not confirmed though its time is up, behind which all others stand.
+pub(super) struct Late {
+    pub(super) waited: Duration,
+    /// Whether others have been confirmed, so that it is not the channel that hangs.
+    pub(super) is_alone: bool,
 }
 
 /// Whether a channel is in confirm mode.
@@ -216,21 +214,16 @@ impl Wire {
     }
 
     /// Tells those whose time is up.
-    pub(super) fn expire(&mut self, timeout: Duration) -> Held {
+    pub(super) fn expire(&mut self, timeout: Duration) -> Option<Late> {
         let is_up = |outgoing: &&mut Outgoing| outgoing.since.elapsed() >= timeout;
         for outgoing in self.flight.iter_mut().take_while(is_up).filter(|outgoing| !outgoing.is_told) {
             outgoing.tell(Err(PublishError::Unconfirmed { waited: timeout }));
             self.told += 1;
         }
-        let Some(first) = self.flight.iter().next().filter(|first| first.acked.is_none()) else {
-            return Held::None;
-        };
+        let first = self.flight.iter().next().filter(|first| first.acked.is_none())?;
         let waited = first.since.elapsed();
-        match self.flight.iter().any(|outgoing| outgoing.acked.is_some()) {
-            true if waited >= timeout => Held::Some,
-            false if waited >= timeout * 2 + OPEN => Held::All,
-            _ => Held::None,
-        }
+        let is_alone = || self.flight.iter().any(|outgoing| outgoing.acked.is_some());
+        (waited >= timeout).then(|| Late { waited, is_alone: is_alone() })
     }
 
     /// Tells what has become certain, and how much that was.
