@@ -409,6 +409,7 @@ impl ConsumerHandle {
     }
 
     /// The same without the handle: while there is one, the consumer does not hear that nothing more will come.
+    #[cfg(any(feature = "memory", feature = "sqlite-system"))]
     pub(crate) fn until_stopped(&self) -> impl Future<Output = ()> + Send + 'static {
         self.stop.clone().cancelled_owned()
     }
