@@ -432,7 +432,8 @@ fn sound<T>(result: Result<T, Error>) -> T {
     }
 }
 
-/// What the first to end of these has come to, which is taken out.
+/// What the first to end of these has come to, which is taken out. Not `FuturesUnordered`, which would keep
+/// [`TestQueue::drain`] from being `Send`: the handlers' futures are not `Sync`.
 async fn next_of<T>(running: &mut Vec<BoxFuture<'_, T>>) -> T {
     std::future::poll_fn(|cx| {
         for at in 0..running.len() {

@@ -40,6 +40,7 @@ macro_rules! contract {
                     job_too_old_for_its_queue_becomes_a_dead_letter,
                     message_expires_by_its_own_expiration,
                     expired_message_is_never_delivered,
+                    message_that_expired_behind_another_is_not_delivered_with_it,
                     higher_priority_is_delivered_first,
                 ]
                 prefetch: [
@@ -76,6 +77,7 @@ macro_rules! contract {
                     dead_letter_refused_by_a_full_queue_is_not_lost,
                     dead_letter_goes_nowhere_only_where_that_was_asked_for,
                     delivery_limit_ends_in_the_dead_letters,
+                    replayed_event_that_expired_keeps_where_it_came_from,
                 ]
                 delay: [
                     delayed_job_arrives_not_earlier,

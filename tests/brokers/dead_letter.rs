@@ -212,3 +212,22 @@ pub(crate) fn death(envelope: &Envelope) -> Death {
         count: newest.get("count").and_then(HeaderValue::as_int).expect("a count"),
     }
 }
+
+/// No worker has had it, so only the broker knows where it came from.
+pub(crate) async fn replayed_event_that_expired_keeps_where_it_came_from(t: &Fixture) {
+    let spec = QueueSpec::new(t.name("events")).ttl(Duration::from_millis(50));
+    t.declare_spec(&spec).await;
+    let exchange = t.exchange("events", ExchangeKind::Topic).await;
+    t.declare(&Topology::new().binding(BindingDecl::new(exchange.clone(), spec.name().clone(), "a.*"))).await;
+    let dead = spec.dead_queue().unwrap();
+
+    t.broker.publish(Publish::to_exchange(exchange.clone(), "a.b", Envelope::new("event"))).await.unwrap();
+    until_ready(&*t.broker, &dead, 1).await;
+    assert_eq!(t.client.admin().replay(&dead, 10, |_| true).await.unwrap(), 1);
+
+    // The replay expires as well.
+    let replayed = next(&mut t.consume(&dead).await).await.envelope;
+    assert!(replayed.headers.get(header::REPLAY_OF).is_some(), "{replayed:?}");
+    assert_eq!(replayed.headers.get(header::EXCHANGE), Some(&HeaderValue::from(&*exchange)));
+    assert_eq!(replayed.headers.get(header::ROUTING_KEY), Some(&HeaderValue::from("a.b")));
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use leveret::PublishError;
+use queue_core::broker::ConsumeOptions;
 use queue_core::settlement::Settlement;
 use queue_core::topology::{Name, Overflow, QueueDecl, QueueSpec, Topology};
 
@@ -125,6 +126,28 @@ pub(crate) async fn expired_message_is_never_delivered(t: &Fixture) {
     let mut consumer = t.consume(&queue).await;
 
     assert_eq!(take(&mut consumer, 1).await, ["marker"]);
+}
+
+/// However many are handed out at once.
+pub(crate) async fn message_that_expired_behind_another_is_not_delivered_with_it(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    let clock = t.work_queue("clock").await;
+    let mut ticks = t.consume(&clock.dead_queue().unwrap()).await;
+    let mut short = message(&queue, "too late");
+    short.envelope.expiration = Some(Duration::from_millis(50));
+    let mut tick = message(clock.name(), "tick");
+    tick.envelope.expiration = Some(Duration::from_millis(150));
+
+    t.send(&queue, ["first"]).await;
+    t.broker.publish(short).await.unwrap();
+    t.send(&queue, ["last"]).await;
+    t.broker.publish(tick).await.unwrap();
+    // When this one has expired, the other has as well.
+    next(&mut ticks).await;
+    let mut consumer = t.consume_with(ConsumeOptions::new(queue).prefetch(3)).await;
+
+    let (first, last) = (next(&mut consumer).await, next(&mut consumer).await);
+    assert_eq!((text(&first), text(&last)), ("first".to_owned(), "last".to_owned()));
 }
 
 pub(crate) async fn higher_priority_is_delivered_first(t: &Fixture) {

@@ -412,26 +412,6 @@ async fn all_that_is_here_is_taken_in_one_turn() {
     assert_eq!(here.len(), 500);
 }
 
-/// However many are handed out at once.
-#[tokio::test]
-async fn message_that_expired_behind_another_is_not_delivered_with_it() {
-    let (clock, settings) = manual();
-    let broker = MemoryBroker::new(&settings);
-    declare(&broker, QueueDecl::new("q")).await;
-    publish(&broker, "q", job("first")).await;
-    let mut short = job("short");
-    short.expiration = Some(SECOND);
-    publish(&broker, "q", short).await;
-    publish(&broker, "q", job("last")).await;
-    clock.advance(2 * SECOND);
-
-    let mut consumer = broker.consume(ConsumeOptions::new("q").prefetch(3)).await.unwrap();
-
-    let first = next(&mut consumer).await;
-    let last = next(&mut consumer).await;
-    assert_eq!((first.envelope.id.as_str(), last.envelope.id.as_str()), ("first", "last"));
-}
-
 #[test]
 fn closing_waits_for_no_runtime_that_nobody_drives() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
