@@ -7,7 +7,7 @@
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
-//! | `LEVERET_URL`, `RABBITMQ_URL` | the broker | `memory:` |
+//! | `LEVERET_URL`, `RABBITMQ_URL` | the broker | none: one of them must be set |
 //! | `LEVERET_CONCURRENCY` | jobs at once per queue | what each task says |
 //! | `LEVERET_QUEUES` | only these queues, by commas | all |
 //! | `MAIL_FROM` | the address that mails come from | `hello@example.com` |

@@ -26,6 +26,7 @@ use crate::task::Task;
 use crate::topology::{MAX_NAME, Namespace, QueueSpec, Topology};
 
 mod builder;
+mod environment;
 
 /// A connection to a broker, by which a program enqueues. Cheap to clone; clones share everything.
 ///
@@ -56,12 +57,12 @@ impl Client {
         Self::builder().connect(url).await
     }
 
-    /// Connects to the broker that the environment names: `LEVERET_URL`, then `RABBITMQ_URL`. With neither it is
-    /// `memory:`, and a log line says so.
+    /// Connects to the broker that the environment names: by `LEVERET_URL`, or where that is unset by `RABBITMQ_URL`.
+    /// There is no default, since a program whose variable is missing would lose its jobs in it.
     /// `LEVERET_MANAGEMENT_URL` is that of RabbitMQ's [management API](ClientBuilder::management).
     ///
     /// # Errors
-    /// As [`connect`](Self::connect); also if the variable is not UTF-8.
+    /// As [`connect`](Self::connect); also if neither variable is set, or the one that counts is empty or not UTF-8.
     pub async fn from_env() -> Result<Self> {
         Self::builder().from_env().await
     }

@@ -47,6 +47,44 @@ async fn bad_url_is_one_line_and_exit_code_1() {
     assert_says(&Program::run("dead_letters list", "localhost").await, 1, &format!("dead_letters: {words}"));
 }
 
+/// A program that does not know its broker must not enqueue into a memory that ends with it.
+#[tokio::test]
+async fn unset_empty_or_blank_url_is_one_line_and_an_exit_code() {
+    let unset = "neither LEVERET_URL nor RABBITMQ_URL is set: set LEVERET_URL to the broker's URL, \
+                 `amqp://guest:guest@localhost:5672/` or `sqlite:jobs.db`, or to `memory:`, which keeps nothing";
+    let empty = "LEVERET_URL is empty: set it to the broker's URL, or unset it and set RABBITMQ_URL";
+    let rabbitmq_empty = "RABBITMQ_URL is empty: set it, or LEVERET_URL, to the broker's URL";
+
+    for (environment, words) in [
+        (&[][..], unset),
+        (&[("LEVERET_URL", "")], empty),
+        (&[("LEVERET_URL", " \t")], empty),
+        (&[("LEVERET_URL", ""), ("RABBITMQ_URL", "memory:")], empty),
+        (&[("RABBITMQ_URL", " ")], rabbitmq_empty),
+    ] {
+        let hello = Program::start_with("hello", environment).end().await;
+        let worker = Program::start_with("worker", environment).end().await;
+
+        assert_says(&hello, 1, &format!("Error: {words}"));
+        assert_says(&worker, 78, words);
+    }
+    let misspelt = Program::start_with("hello", &[("LEVERET_URI", "memory:")]).end().await;
+    let words =
+        "Error: neither LEVERET_URL nor RABBITMQ_URL is set, but LEVERET_URI is: did you mean LEVERET_URL?";
+    assert_says(&misspelt, 1, words);
+}
+
+#[tokio::test]
+async fn either_variable_names_the_broker_and_ours_comes_first() {
+    for environment in
+        [&[("RABBITMQ_URL", "memory:")][..], &[("LEVERET_URL", "memory:"), ("RABBITMQ_URL", "none")]]
+    {
+        let hello = Program::start_with("hello", environment).end().await;
+
+        assert_eq!(hello.code, Some(0), "{hello:?}");
+    }
+}
+
 async fn refused_login_is_one_line(t: &Setting) {
     let url = t.url.replace(":guest@", ":wrong@");
 

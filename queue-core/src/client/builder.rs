@@ -3,7 +3,7 @@
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use super::{Client, Inner};
+use super::{Client, Inner, environment};
 use crate::broker::{Broker, ManagementUrl, Settings};
 use crate::call::replies::Replies;
 use crate::clock::Clock;
@@ -97,26 +97,14 @@ impl ClientBuilder {
     /// Connects to the broker that the environment names; see [`Client::from_env`].
     ///
     /// # Errors
-    /// As [`connect`](Self::connect); also if the variable is not UTF-8.
+    /// As [`connect`](Self::connect); also if neither variable is set, or the one that counts is empty or not UTF-8.
     pub async fn from_env(mut self) -> Result<Client> {
-        if let Some(url) = url_from_env("LEVERET_MANAGEMENT_URL")? {
+        if let Some(url) = environment::management_url()? {
             self = self.management(url);
         }
-        for variable in ["LEVERET_URL", "RABBITMQ_URL"] {
-            if let Some(url) = url_from_env(variable)? {
-                let client = self.connect(&url).await;
-                return client.map_err(|error| error.reword(|words| format!("{variable}: {words}")));
-            }
-        }
-        const UNSET: &str =
-            "neither LEVERET_URL nor RABBITMQ_URL is set: using `memory:`, which keeps nothing";
-        if tracing::dispatcher::has_been_set() {
-            tracing::warn!("{UNSET}");
-        } else {
-            // A program that loses its jobs for want of a variable must not do so unseen.
-            eprintln!("leveret: {UNSET}");
-        }
-        self.connect("memory:").await
+        let (variable, url) = environment::broker_url()?;
+        let client = self.connect(&url).await;
+        client.map_err(|error| error.reword(|words| format!("{variable}: {words}")))
     }
 
     /// A client on a broker that is already open, for one of your own making.
@@ -130,16 +118,6 @@ impl ClientBuilder {
                 declaring: Declaring::default(),
                 replies: Replies::default(),
             }),
-        }
-    }
-}
-
-fn url_from_env(variable: &str) -> Result<Option<String>> {
-    match std::env::var(variable) {
-        Ok(url) => Ok(Some(url).filter(|url| !url.is_empty())),
-        Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(std::env::VarError::NotUnicode(_)) => {
-            Err(Error::config(format!("the environment's {variable} is not UTF-8: set a URL")))
         }
     }
 }
@@ -212,7 +190,7 @@ const SCHEMES: [(&str, &[&str]); 4] = [
 ];
 
 /// Whether one letter was added, dropped or replaced, or two neighbours swapped.
-fn is_near(word: &str, known: &str) -> bool {
+pub(super) fn is_near(word: &str, known: &str) -> bool {
     let (word, known) = (word.as_bytes(), known.as_bytes());
     let same = |pairs: &mut dyn Iterator<Item = (&u8, &u8)>| pairs.take_while(|(a, b)| a == b).count();
     let shorter = word.len().min(known.len());

@@ -8,8 +8,10 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 /// What the examples read. A test sets what it wants and has none of the developer's.
-const VARIABLES: [&str; 8] = [
+const VARIABLES: [&str; 10] = [
     "LEVERET_URL",
+    "LEVERET_URI",
+    "LEVERET_MANAGEMENT_URL",
     "RABBITMQ_URL",
     "LEVERET_CONCURRENCY",
     "LEVERET_QUEUES",
