@@ -96,8 +96,8 @@ pub(crate) trait Store {
     fn refuses(&mut self, queue: Self::Queue, bytes: usize) -> Result<bool, Self::Fault>;
     /// Puts a message into a queue, behind the others of its level. What the queue drops for it has died.
     fn enqueue(&mut self, queue: Self::Queue, message: &Arc<Message>) -> Result<(), Self::Fault>;
-    /// Lets a message wait until `due`; `None` is beyond all time.
-    fn delay(&mut self, due: Option<SystemTime>, delayed: Delayed) -> Result<(), Self::Fault>;
+    /// Lets a message wait until `due`.
+    fn delay(&mut self, due: SystemTime, delayed: Delayed) -> Result<(), Self::Fault>;
     /// Lets a message wait for a moment, until what cannot take it can.
     fn wait_again(&mut self, delayed: Delayed) -> Result<(), Self::Fault>;
     /// The queue for delayed jobs whose own queue has gone, declared if need be.
@@ -124,7 +124,7 @@ pub(crate) fn publish<S: Store>(
         }
         if due > store.now() {
             let unroutable = unroutable(store);
-            delay_job(store, Some(due), Arc::from(&**routing_key), envelope.clone(), unroutable)?;
+            delay_job(store, due, Arc::from(&**routing_key), envelope.clone(), unroutable)?;
             return Ok(Ok(()));
         }
     }
@@ -153,10 +153,10 @@ pub(crate) fn publish<S: Store>(
     Ok(Ok(()))
 }
 
-/// Lets a job for a queue wait until `due`; `None` is beyond all time.
+/// Lets a job for a queue wait until `due`.
 pub(crate) fn delay_job<S: Store>(
     store: &mut S,
-    due: Option<SystemTime>,
+    due: SystemTime,
     target: Arc<str>,
     envelope: Envelope,
     unroutable: Name,

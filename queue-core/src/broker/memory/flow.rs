@@ -51,7 +51,7 @@ impl Store for State {
         Ok(())
     }
 
-    fn delay(&mut self, due: Option<SystemTime>, delayed: Delayed) -> Result<(), Never> {
+    fn delay(&mut self, due: SystemTime, delayed: Delayed) -> Result<(), Never> {
         self.wait_until(due, delayed);
         Ok(())
     }
@@ -60,7 +60,7 @@ impl Store for State {
     /// try again for every second in between.
     fn wait_again(&mut self, delayed: Delayed) -> Result<(), Never> {
         let due = self.clock.now() + AGAIN;
-        self.wait_until(Some(due), delayed);
+        self.wait_until(due, delayed);
         Ok(())
     }
 

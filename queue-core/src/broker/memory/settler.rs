@@ -1,6 +1,7 @@
 //! Settles one delivery of the memory broker.
 
 use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
@@ -8,6 +9,7 @@ use super::consumer::{ClientId, ConsumerId};
 use super::queue::QueueId;
 use super::shared::Shared;
 use crate::broker::Settler;
+use crate::broker::amqp::Plan;
 use crate::broker::tries::Tries;
 use crate::envelope::Envelope;
 use crate::error::SettleError;
@@ -47,22 +49,31 @@ impl Settler for MemorySettler {
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), SettleError> {
+        let (Some(ticket), mut shared) = (&self.ticket, self.shared.upgrade()) else {
+            return Err(SettleError::Lost);
+        };
+        let now = || shared.as_ref().map_or_else(SystemTime::now, |shared| shared.clock().now());
+        let plan = Plan::new(settlement, envelope, &ticket.queue_name, ticket.dead_letter.as_deref(), now);
         let mut tries = Tries::new();
         loop {
-            let (Some(ticket), Some(shared)) = (&self.ticket, self.shared.upgrade()) else {
+            let (Some(ticket), Some(open)) = (&self.ticket, shared.take()) else {
                 return Err(SettleError::Lost);
             };
-            let error = match shared.with(|state| state.settle(ticket, &envelope, &settlement)) {
+            let error = match open.with(|state| state.settle(ticket, &plan)) {
                 Err(SettleError::Republish(error)) => error,
                 settled => {
+                    if settled.is_ok() {
+                        plan.tell_loss(&ticket.queue_name);
+                    }
                     self.ticket = None;
                     return settled;
                 }
             };
             // Dropping the ticket gives the original back.
             let pause = tries.pause_after(&error).ok_or(SettleError::Republish(error))?;
-            drop(shared);
+            drop(open);
             tokio::time::sleep(pause).await;
+            shared = self.shared.upgrade();
         }
     }
 }

@@ -12,13 +12,12 @@ use super::settler::Ticket;
 use super::shared::Shared;
 use super::time::Delays;
 use super::{Activity, Waiting};
-use crate::broker::amqp::{self, Death, Message, Published, QueueRules, Store as _};
+use crate::broker::amqp::{self, Death, Plan, Published, QueueRules, Store as _};
 use crate::broker::{ConsumeOptions, ConsumerHandle, Delivery, Publish, QueueStats, reply};
 use crate::clock::Clock;
-use crate::envelope::{Envelope, JobId};
+use crate::envelope::JobId;
 use crate::error::{Error, ErrorKind, PublishError, Result, SettleError};
 use crate::routing::{BindError, Exchanges};
-use crate::settlement::{Settlement, dead_copy, retry_copy};
 use crate::topology::{BindingDecl, ExchangeDecl, Namespace, QueueDecl, Route, Topology};
 
 #[derive(Debug)]
@@ -346,41 +345,22 @@ impl State {
         published
     }
 
-    pub(super) fn settle(
-        &mut self,
-        ticket: &Ticket,
-        envelope: &Envelope,
-        settlement: &Settlement,
-    ) -> Result<(), SettleError> {
+    /// Carries a settlement out.
+    pub(super) fn settle(&mut self, ticket: &Ticket, plan: &Plan) -> Result<(), SettleError> {
         let Some(namespace) = self.clients.get(&ticket.client) else { return Err(SettleError::Lost) };
-        match settlement {
-            Settlement::Ack => {}
-            Settlement::Release => {
+        match plan {
+            Plan::Ack | Plan::Drop { .. } => {}
+            Plan::Release => {
                 self.give_back(ticket);
                 return Ok(());
             }
-            Settlement::Retry { after, attempt, reason } => {
-                let now = self.now();
-                let copy = retry_copy(envelope.clone(), *attempt, reason, now);
-                let (due, unroutable) = (now.checked_add(*after), namespace.unroutable());
-                let Ok(()) = amqp::delay_job(self, due, ticket.queue_name.clone(), copy, unroutable);
+            Plan::Delay { copy, due } => {
+                let unroutable = namespace.unroutable();
+                let Ok(()) = amqp::delay_job(self, *due, ticket.queue_name.clone(), copy.clone(), unroutable);
             }
-            Settlement::DeadLetter { reason } => match &ticket.dead_letter {
-                None => tracing::warn!(
-                    queue = &*ticket.queue_name, job = envelope.id.as_str(), %reason,
-                    "dropped a dead letter, because its queue has no dead-letter exchange"
-                ),
-                Some(route) => {
-                    let copy = dead_copy(envelope.clone(), &ticket.queue_name, reason, self.now());
-                    let message = Message {
-                        envelope: copy,
-                        exchange: route.exchange.clone(),
-                        routing_key: route.routing_key.clone(),
-                    };
-                    let dead = Published { message: Arc::new(message), mandatory: true, not_before: None };
-                    self.publish_message(ticket.client, &dead).map_err(SettleError::Republish)?;
-                }
-            },
+            Plan::Publish(copy) => {
+                self.publish_message(ticket.client, &copy.clone().into()).map_err(SettleError::Republish)?;
+            }
         }
         self.release_slot(ticket);
         if let Some(queue) = self.queues.get_mut(&ticket.queue) {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::queue::QueueId;
 use super::state::State;
-use crate::broker::amqp::{self, Delayed, Store as _};
+use crate::broker::amqp::{self, Delayed};
 
 /// How long a message waits before it is tried again on a queue that could not take it.
 pub(super) const AGAIN: Duration = Duration::from_secs(1);
@@ -61,11 +61,9 @@ impl Delays {
 }
 
 impl State {
-    /// Lets it wait until `due`; `None` is beyond all time.
-    pub(super) fn wait_until(&mut self, due: Option<SystemTime>, delayed: Delayed) {
+    /// Lets it wait until `due`.
+    pub(super) fn wait_until(&mut self, due: SystemTime, delayed: Delayed) {
         let order = self.next();
-        // A century is as good as for ever, and a time that the system can tell.
-        let due = due.unwrap_or_else(|| self.now() + Duration::from_secs(100 * 365 * 24 * 3600));
         self.delayed.insert(due, order, delayed);
     }
 

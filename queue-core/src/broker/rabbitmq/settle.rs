@@ -2,22 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::Core;
 use super::ledger::Ledger;
-use crate::broker::amqp::check_publish;
+use crate::broker::Settler;
+use crate::broker::amqp::{Plan, check_publish};
 use crate::broker::tries::Tries;
-use crate::broker::{Publish, Settler};
 use crate::envelope::Envelope;
 use crate::error::{PublishError, SettleError};
-use crate::settlement::{self, Reason, Settlement};
-use crate::topology::Name;
-
-/// When a retry is due whose time is beyond all time.
-const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+use crate::settlement::Settlement;
 
 /// What settles one delivery; gives it back if it is dropped unused.
 pub(super) struct Receipt {
@@ -46,13 +40,13 @@ impl Receipt {
     }
 
     /// Publishes the copy, then acks. What cannot be published goes back to the queue.
-    async fn replace(mut self: Box<Self>, copy: Copy) -> Result<(), SettleError> {
+    async fn replace(mut self: Box<Self>, plan: Plan) -> Result<(), SettleError> {
         // The job will be delivered again, so a copy would be one too many.
         if !self.ledger.is_open() {
             return Err(SettleError::Lost);
         }
         let mut tries = Tries::new();
-        while let Err(error) = copy.publish(&self.ledger.core).await {
+        while let Err(error) = self.publish_copy(&plan).await {
             tracing::warn!(queue = %self.ledger.queue, %error, "the copy of a job was not confirmed");
             // Dropping the receipt gives the original back.
             let pause = tries.pause_after(&error).ok_or(SettleError::Republish(error))?;
@@ -60,24 +54,18 @@ impl Receipt {
         }
         self.ack()
     }
-}
 
-/// What takes the original's place.
-enum Copy {
-    Retry(Envelope, std::time::SystemTime, Name),
-    Dead(Publish),
-}
-
-impl Copy {
-    async fn publish(&self, core: &Arc<Core>) -> Result<(), PublishError> {
-        match self {
-            Self::Retry(envelope, eta, queue) => {
-                core.publish_delayed(envelope.clone(), queue.clone(), *eta).await
+    async fn publish_copy(&self, plan: &Plan) -> Result<(), PublishError> {
+        let core = &self.ledger.core;
+        match plan {
+            Plan::Delay { copy, due } => {
+                core.publish_delayed(copy.clone(), self.ledger.queue.clone(), *due).await
             }
-            Self::Dead(publish) => {
-                check_publish(publish)?;
-                core.publisher.publish(publish.clone()).await
+            Plan::Publish(copy) => {
+                check_publish(copy)?;
+                core.publisher.publish(copy.clone()).await
             }
+            Plan::Ack | Plan::Release | Plan::Drop { .. } => Ok(()),
         }
     }
 }
@@ -91,39 +79,24 @@ impl Settler for Receipt {
     ) -> Result<(), SettleError> {
         let ledger = self.ledger.clone();
         let now = || ledger.core.shared.settings.clock.now();
-        match settlement {
-            Settlement::Ack => self.ack(),
-            Settlement::Release => {
+        let plan = Plan::new(settlement, envelope, &ledger.queue, ledger.dead_letter.as_ref(), now);
+        match &plan {
+            Plan::Ack => self.ack(),
+            Plan::Drop { .. } => self.ack().inspect(|()| plan.tell_loss(&ledger.queue)),
+            Plan::Release => {
                 self.settled = true;
                 if self.ledger.release(self.tag) { Ok(()) } else { Err(SettleError::Lost) }
             }
-            Settlement::Retry { after, attempt, reason } => {
-                let now = now();
-                let copy = settlement::retry_copy(envelope, attempt, &reason, now);
-                let eta = now.checked_add(after).unwrap_or(now + FAR);
-                let copy = Copy::Retry(copy, eta, ledger.queue.clone());
-                self.on_runtime(copy).await
-            }
-            Settlement::DeadLetter { reason } => match ledger.dead_letter.clone() {
-                Some(route) => {
-                    let copy = settlement::dead_copy(envelope, &ledger.queue, &reason, now());
-                    let publish = Publish { route, envelope: copy, mandatory: true, not_before: None };
-                    self.on_runtime(Copy::Dead(publish)).await
-                }
-                None => {
-                    lost(&ledger.queue, &envelope, &reason);
-                    self.ack()
-                }
-            },
+            Plan::Delay { .. } | Plan::Publish(_) => self.on_runtime(plan).await,
         }
     }
 }
 
 impl Receipt {
     /// Replaces on the broker's runtime, so that a caller that is dropped half-way leaves no half settlement.
-    async fn on_runtime(self: Box<Self>, copy: Copy) -> Result<(), SettleError> {
+    async fn on_runtime(self: Box<Self>, plan: Plan) -> Result<(), SettleError> {
         let handle = self.ledger.core.handle.clone();
-        match handle.spawn(self.replace(copy)).await {
+        match handle.spawn(self.replace(plan)).await {
             Ok(settled) => settled,
             Err(_) => Err(SettleError::Lost),
         }
@@ -136,9 +109,4 @@ impl Drop for Receipt {
             self.ledger.release(self.tag);
         }
     }
-}
-
-/// Says what is dropped for good, because its queue has no dead letters.
-fn lost(queue: &str, envelope: &Envelope, reason: &Reason) {
-    tracing::error!(queue, job = %envelope.id, task = envelope.task, %reason, "a failed job is dropped: its queue has no dead letters");
 }

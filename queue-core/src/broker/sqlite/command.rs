@@ -6,11 +6,9 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::state::{ClientId, ConsumerId, QueueId};
-use crate::broker::amqp::Published;
+use crate::broker::amqp::{Plan, Published};
 use crate::broker::{ConsumeOptions, ConsumerHandle, reply};
-use crate::envelope::Envelope;
 use crate::error::{PublishError, Result, SettleError};
-use crate::settlement::Settlement;
 use crate::topology::{Route, Topology};
 
 /// Where the answer to a command goes, and since when it is waited for.
@@ -58,7 +56,7 @@ pub(super) enum Command {
     Leave(ConsumerId),
     Settle {
         ticket: Ticket,
-        settled: Arc<Settled>,
+        plan: Arc<Plan>,
         reply: Reply<Result<(), SettleError>>,
     },
     GiveBack(Ticket),
@@ -72,13 +70,6 @@ pub(super) enum Command {
     },
     /// The last one. It is answered when nothing of the broker is left.
     Close(Reply<()>),
-}
-
-/// What was said of a delivery.
-#[derive(Debug)]
-pub(super) struct Settled {
-    pub(super) envelope: Envelope,
-    pub(super) settlement: Settlement,
 }
 
 /// Which job is out for delivery, and to whom: the fence that keeps a late settlement out. No two deliveries of a file
@@ -118,9 +109,7 @@ impl Command {
             }
             Self::Declare { .. } | Self::PublishAll { .. } => true,
             Self::Purge { .. } | Self::Delete { .. } => true,
-            Self::Settle { settled, .. } => {
-                matches!(settled.settlement, Settlement::Retry { .. } | Settlement::DeadLetter { .. })
-            }
+            Self::Settle { plan, .. } => plan.makes_copy(),
             Self::Consume { .. } | Self::Leave(_) | Self::GiveBack(_) | Self::Close(_) => false,
         }
     }

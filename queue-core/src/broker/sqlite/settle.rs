@@ -6,23 +6,24 @@ use std::sync::{Arc, Weak};
 use async_trait::async_trait;
 use rusqlite::params;
 
-use super::command::{Command, Reply, Settled, Ticket};
+use super::command::{Command, Reply, Ticket};
 use super::state::State;
 use crate::broker::Settler;
-use crate::broker::amqp::{self, Message, Published};
+use crate::broker::amqp::{self, Plan};
 use crate::broker::tries::{Tries, is_refusal};
+use crate::clock::Clock;
 use crate::envelope::Envelope;
 use crate::error::SettleError;
-use crate::settlement::{Settlement, dead_copy, retry_copy};
+use crate::settlement::Settlement;
 
 impl State {
+    /// Carries a settlement out.
     pub(super) fn settle(
         &mut self,
         ticket: &Ticket,
-        settled: &Settled,
+        plan: &Plan,
     ) -> rusqlite::Result<Result<(), SettleError>> {
-        let Settled { envelope, settlement } = settled;
-        if matches!(settlement, Settlement::Ack) && self.setup.keep.is_zero() {
+        if matches!(plan, Plan::Ack) && self.setup.keep.is_zero() {
             self.release_slot(ticket);
             return Ok(if self.delete_held(ticket)? { Ok(()) } else { Err(SettleError::Lost) });
         }
@@ -30,35 +31,22 @@ impl State {
             self.release_slot(ticket);
             return Ok(Err(SettleError::Lost));
         }
-        match settlement {
-            Settlement::Ack => self.keep_finished(ticket)?,
-            Settlement::Release => {
+        match plan {
+            Plan::Ack => self.keep_finished(ticket)?,
+            Plan::Drop { .. } => {}
+            Plan::Release => {
                 self.give_back(ticket)?;
                 return Ok(Ok(()));
             }
-            Settlement::Retry { after, attempt, reason } => {
-                let copy = retry_copy(envelope.clone(), *attempt, reason, self.now);
-                let (due, unroutable) = (self.now.checked_add(*after), self.unroutable.clone());
-                amqp::delay_job(self, due, ticket.queue_name.clone(), copy, unroutable)?;
+            Plan::Delay { copy, due } => {
+                let unroutable = self.unroutable.clone();
+                amqp::delay_job(self, *due, ticket.queue_name.clone(), copy.clone(), unroutable)?;
             }
-            Settlement::DeadLetter { reason } => match &ticket.dead_letter {
-                None => tracing::warn!(
-                    queue = &*ticket.queue_name, job = envelope.id.as_str(), %reason,
-                    "dropped a dead letter, because its queue has no dead-letter exchange"
-                ),
-                Some(route) => {
-                    let copy = dead_copy(envelope.clone(), &ticket.queue_name, reason, self.now);
-                    let message = Message {
-                        envelope: copy,
-                        exchange: route.exchange.clone(),
-                        routing_key: route.routing_key.clone(),
-                    };
-                    let dead = Published { message: Arc::new(message), mandatory: true, not_before: None };
-                    if let Err(error) = self.publish(&dead)? {
-                        return Ok(Err(SettleError::Republish(error)));
-                    }
+            Plan::Publish(copy) => {
+                if let Err(error) = self.publish(&copy.clone().into())? {
+                    return Ok(Err(SettleError::Republish(error)));
                 }
-            },
+            }
         }
         self.delete_held(ticket)?;
         self.release_slot(ticket);
@@ -119,6 +107,7 @@ pub(super) struct SqliteSettler {
     pub(super) writer: Weak<Sender<Command>>,
     /// Taken when it is settled.
     pub(super) ticket: Option<Ticket>,
+    pub(super) clock: Clock,
 }
 
 impl SqliteSettler {
@@ -134,18 +123,27 @@ impl Settler for SqliteSettler {
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), SettleError> {
-        let settled = Arc::new(Settled { envelope, settlement });
+        let Some(ticket) = &self.ticket else { return Err(SettleError::Lost) };
+        let (queue, dead_letter) = (ticket.queue_name.clone(), ticket.dead_letter.as_deref());
+        let plan = Plan::new(settlement, envelope, &queue, dead_letter, || self.clock.now());
+        let plan = Arc::new(plan);
         let mut tries = Tries::new();
         loop {
             let Some(ticket) = self.ticket.take() else { return Err(SettleError::Lost) };
             let (reply, answer) = Reply::channel();
-            let command = Command::Settle { ticket: ticket.clone(), settled: settled.clone(), reply };
+            let command = Command::Settle { ticket: ticket.clone(), plan: plan.clone(), reply };
             if !self.send(command) {
                 return Err(SettleError::Lost);
             }
             let error = match answer.await {
                 Ok(Err(SettleError::Republish(error))) if is_refusal(&error) => error,
-                settled => return settled.unwrap_or(Err(SettleError::Lost)),
+                settled => {
+                    let settled = settled.unwrap_or(Err(SettleError::Lost));
+                    if settled.is_ok() {
+                        plan.tell_loss(&queue);
+                    }
+                    return settled;
+                }
             };
             // The delivery is ours again. Dropping the ticket gives the original back.
             self.ticket = Some(ticket);

@@ -236,7 +236,7 @@ impl State {
                 let results = publishes.iter().map(|publish| self.publish(publish));
                 Answer::PublishedAll(results.collect::<rusqlite::Result<_>>()?)
             }
-            Command::Settle { ticket, settled, .. } => Answer::Settled(self.settle(ticket, settled)?),
+            Command::Settle { ticket, plan, .. } => Answer::Settled(self.settle(ticket, plan)?),
             Command::GiveBack(ticket) => {
                 self.give_back(ticket)?;
                 Answer::None

@@ -18,8 +18,6 @@ use crate::topology::{self, Name};
 
 /// How long a message waits before it is tried again on a queue that could not take it.
 const AGAIN: Duration = Duration::from_secs(1);
-/// As good as for ever.
-const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 impl Store for State {
     type Queue = QueueId;
@@ -75,8 +73,8 @@ impl Store for State {
         self.drop_overflow(id)
     }
 
-    fn delay(&mut self, due: Option<SystemTime>, delayed: Delayed) -> rusqlite::Result<()> {
-        let due = micros_after(due.unwrap_or_else(|| self.now + CENTURY));
+    fn delay(&mut self, due: SystemTime, delayed: Delayed) -> rusqlite::Result<()> {
+        let due = micros_after(due);
         let id = self.next();
         let (queue, exchange, routing_key, unroutable, envelope) = match &delayed {
             Delayed::Job { target, envelope, unroutable } => {
@@ -99,7 +97,7 @@ impl Store for State {
 
     fn wait_again(&mut self, delayed: Delayed) -> rusqlite::Result<()> {
         let due = self.now + AGAIN;
-        self.delay(Some(due), delayed)
+        self.delay(due, delayed)
     }
 
     fn unroutable(&mut self, name: &Name) -> rusqlite::Result<Option<QueueId>> {

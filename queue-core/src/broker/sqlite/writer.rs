@@ -11,9 +11,9 @@ use super::fault::{self, Trouble};
 use super::settle::SqliteSettler;
 use super::state::State;
 use super::sync::{self, Syncer};
+use crate::broker::amqp::Plan;
 use crate::broker::{Delivery, Health};
-use crate::error::{Error, SettleError, chain};
-use crate::settlement::Settlement;
+use crate::error::{Error, chain};
 
 /// How often an idle writer looks whether other programs have changed the file: the time that a job of theirs waits at
 /// most. Looking costs some microseconds.
@@ -281,7 +281,8 @@ impl Writer {
         let Claim { ticket, envelope, exchange, routing_key } = claim;
         let Some(consumer) = self.state.consumers.get(&ticket.consumer) else { return };
         let redelivered = ticket.returns > 0;
-        let settler = SqliteSettler { writer: self.sender.clone(), ticket: Some(ticket) };
+        let clock = self.state.setup.clock.clone();
+        let settler = SqliteSettler { writer: self.sender.clone(), ticket: Some(ticket), clock };
         let mut delivery = Delivery::new(envelope, consumer.queue_name.clone(), Box::new(settler));
         delivery.exchange = exchange;
         delivery.routing_key = routing_key;
@@ -308,12 +309,9 @@ impl Writer {
             Command::PublishAll { publishes, .. } => {
                 Answer::PublishedAll(publishes.iter().map(|_| Err(publish())).collect())
             }
-            Command::Settle { ticket, settled, .. } => {
+            Command::Settle { ticket, plan, .. } => {
                 self.owed.push(ticket.clone());
-                Answer::Settled(Err(match settled.settlement {
-                    Settlement::Ack | Settlement::Release => SettleError::Lost,
-                    _ => SettleError::Republish(publish()),
-                }))
+                Answer::Settled(Err(plan.failed(publish())))
             }
             Command::GiveBack(ticket) => {
                 self.owed.push(ticket.clone());
@@ -421,7 +419,7 @@ impl Writer {
 fn waits_for_room(command: &Command) -> bool {
     match command {
         Command::Publish { .. } | Command::PublishAll { .. } => true,
-        Command::Settle { settled, .. } => !matches!(settled.settlement, Settlement::Release),
+        Command::Settle { plan, .. } => !matches!(**plan, Plan::Release),
         _ => false,
     }
 }
