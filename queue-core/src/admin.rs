@@ -216,14 +216,15 @@ impl Admin {
         remember_origin(&mut job);
         strip_broker_traces(&mut job);
         // Where an event came from stays true of its replay, and so does what its body is.
-        let stays = |name: &str| [header::EXCHANGE, header::ROUTING_KEY, header::VERSION].contains(&name);
+        let stays = |name: &str| {
+            [header::EXCHANGE, header::ROUTING_KEY, header::VERSION, header::USER_ID].contains(&name)
+        };
         job.headers.retain(|name, _| !name.starts_with("q-") || stays(name));
         job.headers.insert(header::REPLAY_OF, id.as_str());
         job.id = JobId::new();
         job.attempt = 1;
         // Who called it has long been told, or has given up: it is a job like any other now.
         job.reply_to = None;
-        job.correlation_id = None;
         if let Err(error) = self.client.broker().publish(Publish::to_queue(target.clone(), job)).await {
             release(delivery).await;
             let words = format!("dead letter `{id}` could not be replayed into queue `{target}`");

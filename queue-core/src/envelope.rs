@@ -43,6 +43,9 @@ pub mod header {
     pub const EXCHANGE: &str = "q-exchange";
     /// The routing key that an event was published with, on its retries.
     pub const ROUTING_KEY: &str = "q-routing-key";
+    /// The user who published the message, as AMQP's `user_id` said it. A broker takes that property from this user
+    /// alone, so no copy of ours could carry it.
+    pub const USER_ID: &str = "q-user-id";
     /// The id of the dead letter that this job repeats.
     pub const REPLAY_OF: &str = "q-replay-of";
     /// Until when the caller of an RPC waits for its reply, in milliseconds since 1970.
@@ -301,6 +304,8 @@ pub struct Envelope {
     pub payload: Bytes,
     /// AMQP `content_type`.
     pub content_type: Option<String>,
+    /// AMQP `content_encoding`: how the payload is packed, such as `gzip`. Leveret packs nothing.
+    pub content_encoding: Option<String>,
     /// Which attempt the next run is, from 1 (`q-attempt`).
     pub attempt: u32,
     /// AMQP `priority`.
@@ -313,6 +318,10 @@ pub struct Envelope {
     pub reply_to: Option<String>,
     /// AMQP `expiration`: how long the message may wait in a queue before it expires there.
     pub expiration: Option<std::time::Duration>,
+    /// AMQP `app_id`: the program that published it, if it says so.
+    pub app_id: Option<String>,
+    /// AMQP `cluster_id`, which has no meaning in AMQP 0-9-1. It goes along, since some programs write it.
+    pub cluster_id: Option<String>,
     /// The user's headers and those of [`header`] that have no field here.
     pub headers: Headers,
 }
@@ -330,12 +339,15 @@ impl Envelope {
             task: None,
             payload,
             content_type: None,
+            content_encoding: None,
             attempt: 1,
             priority: None,
             enqueued_at: None,
             correlation_id: None,
             reply_to: None,
             expiration: None,
+            app_id: None,
+            cluster_id: None,
             headers: Headers::new(),
         }
     }
@@ -343,19 +355,24 @@ impl Envelope {
 
 impl fmt::Debug for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, task, payload, content_type, attempt, priority, enqueued_at, .. } = self;
-        let Self { correlation_id, reply_to, expiration, headers, .. } = self;
+        let Self {
+            id, task, payload, content_type, content_encoding, attempt, priority, enqueued_at, ..
+        } = self;
+        let Self { correlation_id, reply_to, expiration, app_id, cluster_id, headers, .. } = self;
         f.debug_struct("Envelope")
             .field("id", id)
             .field("task", task)
             .field("payload", &Hidden(payload))
             .field("content_type", content_type)
+            .field("content_encoding", content_encoding)
             .field("attempt", attempt)
             .field("priority", priority)
             .field("enqueued_at", enqueued_at)
             .field("correlation_id", correlation_id)
             .field("reply_to", reply_to)
             .field("expiration", expiration)
+            .field("app_id", app_id)
+            .field("cluster_id", cluster_id)
             .field("headers", headers)
             .finish()
     }

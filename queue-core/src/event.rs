@@ -2,6 +2,7 @@
 //! Published by [`Client::publish`](crate::client::Client::publish).
 
 use std::fmt::{self, Display};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -64,6 +65,8 @@ pub struct RawMessage {
     pub kind: Option<String>,
     /// AMQP `content_type`.
     pub content_type: Option<String>,
+    /// AMQP `content_encoding`: how the body is packed. It is not unpacked.
+    pub content_encoding: Option<String>,
     /// The exchange that it was published to.
     pub exchange: String,
     /// The routing key that it was published with.
@@ -72,6 +75,19 @@ pub struct RawMessage {
     pub correlation_id: Option<String>,
     /// AMQP `reply_to`.
     pub reply_to: Option<String>,
+    /// AMQP `priority`.
+    pub priority: Option<u8>,
+    /// AMQP `timestamp`.
+    pub timestamp: Option<SystemTime>,
+    /// AMQP `expiration`: how long the message might wait in its queue. A retry has none, so that it cannot expire.
+    pub expiration: Option<Duration>,
+    /// AMQP `app_id`: the program that published it, if it says so.
+    pub app_id: Option<String>,
+    /// AMQP `user_id`: the user who published it, if the message says so. RabbitMQ has checked it. On a retry or replay it
+    /// comes from a header, `q-user-id`, which anybody may write who may publish.
+    pub user_id: Option<String>,
+    /// AMQP `cluster_id`.
+    pub cluster_id: Option<String>,
     /// The headers, without Leveret's own.
     pub headers: Headers,
 }
@@ -79,17 +95,25 @@ pub struct RawMessage {
 impl fmt::Debug for RawMessage {
     /// Says how long the body is, and not what is in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { body, id, kind, content_type, exchange, routing_key, correlation_id, reply_to, headers } =
-            self;
+        let Self { body, id, kind, content_type, content_encoding, exchange, routing_key, .. } = self;
+        let Self { correlation_id, reply_to, priority, timestamp, expiration, .. } = self;
+        let Self { app_id, user_id, cluster_id, headers, .. } = self;
         f.debug_struct("RawMessage")
             .field("body", &Hidden(body))
             .field("id", id)
             .field("kind", kind)
             .field("content_type", content_type)
+            .field("content_encoding", content_encoding)
             .field("exchange", exchange)
             .field("routing_key", routing_key)
             .field("correlation_id", correlation_id)
             .field("reply_to", reply_to)
+            .field("priority", priority)
+            .field("timestamp", timestamp)
+            .field("expiration", expiration)
+            .field("app_id", app_id)
+            .field("user_id", user_id)
+            .field("cluster_id", cluster_id)
             .field("headers", headers)
             .finish()
     }
@@ -103,10 +127,17 @@ impl RawMessage {
             id: JobId::new(),
             kind: None,
             content_type: None,
+            content_encoding: None,
             exchange: String::new(),
             routing_key: String::new(),
             correlation_id: None,
             reply_to: None,
+            priority: None,
+            timestamp: None,
+            expiration: None,
+            app_id: None,
+            user_id: None,
+            cluster_id: None,
             headers: Headers::new(),
         }
     }

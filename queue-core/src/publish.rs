@@ -182,6 +182,19 @@ impl Properties {
         self
     }
 
+    /// AMQP `content_encoding`: how the body is packed, such as `gzip`. Leveret neither packs nor unpacks: a subscriber
+    /// to [`RawMessage`](crate::event::RawMessage) gets the body as it is, and a task or typed event refuses it.
+    pub fn content_encoding(mut self, encoding: impl Into<String>) -> Self {
+        self.0.content_encoding = Some(encoding.into());
+        self
+    }
+
+    /// AMQP `app_id`: the program that publishes.
+    pub fn app_id(mut self, app: impl Into<String>) -> Self {
+        self.0.app_id = Some(app.into());
+        self
+    }
+
     /// AMQP `priority`.
     pub fn priority(mut self, priority: u8) -> Self {
         self.0.priority = Some(priority);

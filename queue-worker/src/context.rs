@@ -1,12 +1,12 @@
 //! What a handler may know about its job and do besides it: `&Context`.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use queue_core::broker::Delivery;
 use queue_core::client::Client;
-use queue_core::envelope::{Envelope, Headers, JobId};
+use queue_core::envelope::{Envelope, HeaderValue, Headers, JobId, header};
 use queue_core::event::RawMessage;
 use queue_core::format::{Format, UnknownFormat};
 use tokio_util::sync::CancellationToken;
@@ -31,19 +31,25 @@ pub struct Context {
     pub(crate) is_call: bool,
     /// What the payload is written in. Whether that is known matters only to whoever reads it.
     pub(crate) format: Result<Format, UnknownFormat>,
-    /// What only a subscriber asks for; empty for a task.
+    /// What is asked for less often. Empty for a job that has none of it.
     properties: Option<Box<Properties>>,
     /// Where the job runs. Freed with the context, and so only when the handler has let go of it: a blocking
     /// function that outlives its timeout keeps its slot.
     pub(crate) slot: Slot,
 }
 
-/// AMQP's properties that a job has no use for.
+/// AMQP's properties that most jobs have no use for.
 struct Properties {
     kind: Option<String>,
     content_type: Option<String>,
+    content_encoding: Option<String>,
     correlation_id: Option<String>,
     reply_to: Option<String>,
+    priority: Option<u8>,
+    timestamp: Option<SystemTime>,
+    expiration: Option<Duration>,
+    app_id: Option<String>,
+    cluster_id: Option<String>,
 }
 
 impl Properties {
@@ -51,8 +57,14 @@ impl Properties {
         Self {
             kind: envelope.task.clone(),
             content_type: envelope.content_type.clone(),
+            content_encoding: envelope.content_encoding.clone(),
             correlation_id: envelope.correlation_id.clone(),
             reply_to: envelope.reply_to.clone(),
+            priority: envelope.priority,
+            timestamp: envelope.enqueued_at,
+            expiration: envelope.expiration,
+            app_id: envelope.app_id.clone(),
+            cluster_id: envelope.cluster_id.clone(),
         }
     }
 }
@@ -71,10 +83,11 @@ impl Context {
             redelivered: delivery.redelivered,
             headers: delivery.envelope.headers.clone(),
             is_call: reply::is_call(slot.lane(), &delivery.envelope),
-            format: Format::of(delivery.envelope.content_type.as_deref()),
-            properties: task
-                .registration
-                .is_subscriber
+            format: Format::of_message(
+                delivery.envelope.content_type.as_deref(),
+                delivery.envelope.content_encoding.as_deref(),
+            ),
+            properties: (task.registration.is_subscriber || delivery.envelope.app_id.is_some())
                 .then(|| Box::new(Properties::new(&delivery.envelope))),
             slot,
         }
@@ -91,9 +104,16 @@ impl Context {
         if let Some(properties) = &self.properties {
             message.kind.clone_from(&properties.kind);
             message.content_type.clone_from(&properties.content_type);
+            message.content_encoding.clone_from(&properties.content_encoding);
             message.correlation_id.clone_from(&properties.correlation_id);
             message.reply_to.clone_from(&properties.reply_to);
+            message.priority = properties.priority;
+            message.timestamp = properties.timestamp;
+            message.expiration = properties.expiration;
+            message.app_id.clone_from(&properties.app_id);
+            message.cluster_id.clone_from(&properties.cluster_id);
         }
+        message.user_id = self.user_id().map(str::to_owned);
         message
     }
 
@@ -144,6 +164,17 @@ impl Context {
     /// The message's headers.
     pub fn headers(&self) -> &Headers {
         &self.headers
+    }
+
+    /// The program that published the message, if it says so (AMQP `app_id`).
+    pub fn app_id(&self) -> Option<&str> {
+        self.properties.as_ref()?.app_id.as_deref()
+    }
+
+    /// The user who published the message, if it says so (AMQP `user_id`). RabbitMQ has checked it. On a retry or replay it
+    /// comes from a header, `q-user-id`, which anybody may write who may publish.
+    pub fn user_id(&self) -> Option<&str> {
+        self.headers.get(header::USER_ID).and_then(HeaderValue::as_str)
     }
 
     /// A client on the worker's broker, to enqueue more.

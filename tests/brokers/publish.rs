@@ -20,12 +20,15 @@ pub(crate) async fn every_field_of_an_envelope_survives(t: &Fixture) {
     sent.id = "an id of ours, ünïcode".into();
     sent.task = Some("send_email".to_owned());
     sent.content_type = Some("application/json".to_owned());
+    sent.content_encoding = Some("gzip".to_owned());
     sent.attempt = 3;
     sent.priority = Some(4);
     sent.enqueued_at = Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
     sent.correlation_id = Some("request 7".to_owned());
     sent.reply_to = Some("replies".to_owned());
     sent.expiration = Some(Duration::from_secs(3600));
+    sent.app_id = Some("billing".to_owned());
+    sent.cluster_id = Some("west".to_owned());
     sent.headers = every_kind_of_header();
 
     t.broker.publish(Publish::to_queue(queue.clone(), sent.clone())).await.unwrap();
@@ -35,13 +38,14 @@ pub(crate) async fn every_field_of_an_envelope_survives(t: &Fixture) {
     assert_eq!(got.id, sent.id);
     assert_eq!(got.task, sent.task);
     assert_eq!(got.payload, sent.payload);
-    assert_eq!(got.content_type, sent.content_type);
+    assert_eq!((got.content_type, got.content_encoding), (sent.content_type, sent.content_encoding));
     assert_eq!(got.attempt, sent.attempt);
     assert_eq!(got.priority, sent.priority);
     assert_eq!(got.enqueued_at, sent.enqueued_at);
     assert_eq!(got.correlation_id, sent.correlation_id);
     assert_eq!(got.reply_to, sent.reply_to);
     assert_eq!(got.expiration, sent.expiration);
+    assert_eq!((got.app_id, got.cluster_id), (sent.app_id, sent.cluster_id));
     for (name, value) in sent.headers.iter() {
         assert_eq!(got.headers.get(name), Some(value), "header `{name}`");
     }

@@ -159,6 +159,10 @@ pub(crate) async fn retried_job_comes_back_not_earlier_and_unchanged(t: &Fixture
     let mut job = Envelope::new(r#"{"to":"ada"}"#);
     job.task = Some("send_email".to_owned());
     job.content_type = Some("application/json".to_owned());
+    job.content_encoding = Some("utf-8".to_owned());
+    job.app_id = Some("billing".to_owned());
+    job.cluster_id = Some("west".to_owned());
+    job.headers.insert(header::USER_ID, "ada");
     job.correlation_id = Some("request 7".to_owned());
     job.reply_to = Some("replies".to_owned());
     job.enqueued_at = Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
@@ -179,6 +183,9 @@ pub(crate) async fn retried_job_comes_back_not_earlier_and_unchanged(t: &Fixture
     assert_eq!(got.attempt, 2);
     assert_eq!((&got.id, &got.payload, &got.task), (&job.id, &job.payload, &job.task));
     assert_eq!((&got.content_type, &got.correlation_id), (&job.content_type, &job.correlation_id));
+    assert_eq!(got.content_encoding, job.content_encoding);
+    assert_eq!((&got.app_id, &got.cluster_id), (&job.app_id, &job.cluster_id));
+    assert_eq!(got.headers.get(header::USER_ID), Some(&"ada".into()));
     assert_eq!((&got.reply_to, got.enqueued_at), (&job.reply_to, job.enqueued_at));
     assert_eq!(got.headers.get("tenant"), Some(&"blue".into()));
     assert_eq!(got.headers.get("weight"), Some(&7_i64.into()));

@@ -117,6 +117,7 @@ async fn raw_message_is_sent_as_it_is() {
     client.declare(&Topology::new().queue(QueueDecl::new("csv"))).await.unwrap();
 
     let properties = Properties::new().kind("rows").content_type("text/csv").correlation_id("c").priority(3);
+    let properties = properties.content_encoding("gzip").app_id("billing");
     let id = client.publish_raw("", "csv", "a,b\n1,2\n", properties).must_route().await.unwrap();
     let nowhere = client.publish_raw("", "nowhere", "x", Properties::new()).must_route().await;
 
@@ -125,5 +126,6 @@ async fn raw_message_is_sent_as_it_is() {
     assert_eq!((sent.id, &*sent.payload), (id, &b"a,b\n1,2\n"[..]));
     assert_eq!((sent.task.as_deref(), sent.content_type.as_deref()), (Some("rows"), Some("text/csv")));
     assert_eq!((sent.correlation_id.as_deref(), sent.priority), (Some("c"), Some(3)));
+    assert_eq!((sent.content_encoding.as_deref(), sent.app_id.as_deref()), (Some("gzip"), Some("billing")));
     assert!(matches!(nowhere, Err(PublishError::Unroutable { .. })), "{nowhere:?}");
 }

@@ -109,6 +109,35 @@ async fn newer_tables_are_refused_by_their_version() {
     assert!(words.contains("version 99") && words.contains("update this program"), "{words}");
 }
 
+/// A program of the version before made the file, and left a job in it.
+#[tokio::test]
+async fn older_tables_are_brought_up_to_date_with_what_is_in_them() {
+    let database = Database::new();
+    let client = database.client("").await;
+    client.declare(&Topology::new().queue(QueueDecl::new("jobs"))).await.unwrap();
+    client.broker().publish(Publish::to_queue("jobs", Envelope::new("old"))).await.unwrap();
+    client.close().await;
+    let older = Connection::open(&database.0).unwrap();
+    for table in ["leveret_job", "leveret_delayed", "leveret_reply"] {
+        for column in ["content_encoding", "app_id", "cluster_id"] {
+            older.execute_batch(&format!("ALTER TABLE {table} DROP COLUMN {column}")).unwrap();
+        }
+    }
+    older.execute_batch("UPDATE leveret_meta SET schema = 1").unwrap();
+    drop(older);
+
+    let client = database.client("").await;
+
+    let mut new = Envelope::new("new");
+    new.app_id = Some("billing".to_owned());
+    client.broker().publish(Publish::to_queue("jobs", new)).await.unwrap();
+    let mut consumer = client.broker().consume(ConsumeOptions::new("jobs").prefetch(2)).await.unwrap();
+    let (old, new) = (next(&mut consumer).await, next(&mut consumer).await);
+    assert_eq!((&*old.envelope.payload, old.envelope.app_id.as_deref()), (&b"old"[..], None));
+    assert_eq!((&*new.envelope.payload, new.envelope.app_id.as_deref()), (&b"new"[..], Some("billing")));
+    client.close().await;
+}
+
 #[tokio::test]
 async fn damaged_file_is_told_with_how_to_save_it() {
     let database = Database::new();

@@ -98,7 +98,7 @@ pub(crate) fn read<T: Task>(reply: &Envelope) -> Result<T::Output, CallError> {
 
 /// Reads a body of any shape.
 fn decode<T: DeserializeOwned>(reply: &Envelope) -> Result<T, BoxError> {
-    match Format::of(reply.content_type.as_deref())? {
+    match Format::of_message(reply.content_type.as_deref(), reply.content_encoding.as_deref())? {
         // A program that has nothing to say sends nothing.
         Format::Json if reply.payload.is_empty() => Ok(serde_json::from_str("null")?),
         format => format.decode_value(&reply.payload).map_err(|error| match error {

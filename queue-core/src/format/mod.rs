@@ -67,7 +67,21 @@ impl Format {
         } else if ["application/cbor"].iter().any(is) || ends_with("+cbor") {
             Ok(Self::Cbor)
         } else {
-            Err(UnknownFormat(content_type.to_owned()))
+            Err(UnknownFormat::ContentType(content_type.to_owned()))
+        }
+    }
+
+    /// The format of a message with this `content_type` and `content_encoding`.
+    ///
+    /// # Errors
+    /// If the type is none of ours, or the encoding changes the body: nothing here unpacks `gzip`.
+    pub fn of_message(
+        content_type: Option<&str>,
+        content_encoding: Option<&str>,
+    ) -> Result<Self, UnknownFormat> {
+        match content_encoding {
+            Some(encoding) if !is_plain(encoding) => Err(UnknownFormat::ContentEncoding(encoding.to_owned())),
+            _ => Self::of(content_type),
         }
     }
 
@@ -150,19 +164,38 @@ fn misfit(error: serde_json::Error) -> DecodeError {
     DecodeError::Misfit(error.into())
 }
 
-/// A `content_type` that names none of our formats.
+/// Whether a `content_encoding` leaves the body as it is. Kombu, and so Celery, writes the character set here.
+fn is_plain(encoding: &str) -> bool {
+    const PLAIN: [&str; 9] = ["", "identity", "utf-8", "utf8", "us-ascii", "ascii", "binary", "7bit", "8bit"];
+    PLAIN.iter().any(|plain| encoding.trim().eq_ignore_ascii_case(plain))
+}
+
+/// A message whose body nobody here can read, as its properties say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnknownFormat(String);
+#[non_exhaustive]
+pub enum UnknownFormat {
+    /// Its `content_type` names none of our formats.
+    ContentType(String),
+    /// Its `content_encoding` says that the body is packed.
+    ContentEncoding(String),
+}
 
 impl fmt::Display for UnknownFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (json, msgpack, cbor) =
             (Format::Json.content_type(), Format::MessagePack.content_type(), Format::Cbor.content_type());
-        write!(
-            f,
-            "its content type `{}` is not understood; send `{json}`, `{msgpack}` or `{cbor}`, or leave it out for JSON",
-            self.0
-        )
+        match self {
+            Self::ContentType(unknown) => write!(
+                f,
+                "its content type `{unknown}` is not understood; send `{json}`, `{msgpack}` or `{cbor}`, or leave it \
+                 out for JSON"
+            ),
+            Self::ContentEncoding(unknown) => write!(
+                f,
+                "its content encoding `{unknown}` is not understood; send the body as it is, without the AMQP property \
+                 `content_encoding`, or take it with a subscriber to `RawMessage`"
+            ),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! the brokers that only Leveret reaches, the broker's own interface.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
 
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
@@ -26,7 +27,7 @@ pub(crate) enum Foreign {
 }
 
 /// A message as it crosses the wire. [`Message::bare`] has nothing but its body.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Message {
     pub(crate) body: Vec<u8>,
     /// AMQP's property `type`.
@@ -35,6 +36,19 @@ pub(crate) struct Message {
     pub(crate) id: Option<String>,
     /// AMQP's property `delivery_mode`; brokers of our own have none.
     pub(crate) delivery_mode: Option<u8>,
+    /// AMQP's property `user_id`; brokers of our own have none.
+    pub(crate) user_id: Option<String>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) content_encoding: Option<String>,
+    pub(crate) app_id: Option<String>,
+    pub(crate) cluster_id: Option<String>,
+    pub(crate) correlation_id: Option<String>,
+    pub(crate) reply_to: Option<String>,
+    pub(crate) priority: Option<u8>,
+    /// In seconds since 1970.
+    pub(crate) timestamp: Option<u64>,
+    /// In milliseconds.
+    pub(crate) expiration: Option<u64>,
     pub(crate) headers: BTreeMap<String, Header>,
 }
 
@@ -243,6 +257,36 @@ fn properties(message: &Message) -> BasicProperties {
     if let Some(mode) = message.delivery_mode {
         properties = properties.with_delivery_mode(mode);
     }
+    if let Some(user) = &message.user_id {
+        properties = properties.with_user_id(user.as_str().into());
+    }
+    if let Some(content_type) = &message.content_type {
+        properties = properties.with_content_type(content_type.as_str().into());
+    }
+    if let Some(encoding) = &message.content_encoding {
+        properties = properties.with_content_encoding(encoding.as_str().into());
+    }
+    if let Some(app) = &message.app_id {
+        properties = properties.with_app_id(app.as_str().into());
+    }
+    if let Some(cluster) = &message.cluster_id {
+        properties = properties.with_cluster_id(cluster.as_str().into());
+    }
+    if let Some(id) = &message.correlation_id {
+        properties = properties.with_correlation_id(id.as_str().into());
+    }
+    if let Some(address) = &message.reply_to {
+        properties = properties.with_reply_to(address.as_str().into());
+    }
+    if let Some(priority) = message.priority {
+        properties = properties.with_priority(priority);
+    }
+    if let Some(seconds) = message.timestamp {
+        properties = properties.with_timestamp(seconds);
+    }
+    if let Some(millis) = message.expiration {
+        properties = properties.with_expiration(millis.to_string().as_str().into());
+    }
     if !message.headers.is_empty() {
         let mut table = FieldTable::default();
         for (name, value) in &message.headers {
@@ -274,6 +318,16 @@ fn read(properties: BasicProperties, body: Vec<u8>) -> Message {
         task: text(properties.kind()),
         id: text(properties.message_id()),
         delivery_mode: *properties.delivery_mode(),
+        user_id: text(properties.user_id()),
+        content_type: text(properties.content_type()),
+        content_encoding: text(properties.content_encoding()),
+        app_id: text(properties.app_id()),
+        cluster_id: text(properties.cluster_id()),
+        correlation_id: text(properties.correlation_id()),
+        reply_to: text(properties.reply_to()),
+        priority: *properties.priority(),
+        timestamp: *properties.timestamp(),
+        expiration: text(properties.expiration()).and_then(|millis| millis.parse().ok()),
         headers: headers.map(|(name, value)| (name.as_str().to_owned(), header(value))).collect(),
         body,
     }
@@ -285,6 +339,15 @@ fn envelope(message: Message) -> Envelope {
     if let Some(id) = message.id {
         envelope.id = id.into();
     }
+    envelope.content_type = message.content_type;
+    envelope.content_encoding = message.content_encoding;
+    envelope.app_id = message.app_id;
+    envelope.cluster_id = message.cluster_id;
+    envelope.correlation_id = message.correlation_id;
+    envelope.reply_to = message.reply_to;
+    envelope.priority = message.priority;
+    envelope.enqueued_at = message.timestamp.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+    envelope.expiration = message.expiration.map(Duration::from_millis);
     for (name, value) in message.headers {
         let value = match value {
             Header::Text(text) => HeaderValue::from(text),
@@ -310,6 +373,16 @@ fn read_envelope(envelope: &Envelope) -> Message {
         id: Some(envelope.id.as_str().to_owned()),
         // Brokers of our own keep everything alike.
         delivery_mode: Some(2),
+        user_id: None,
+        content_type: envelope.content_type.clone(),
+        content_encoding: envelope.content_encoding.clone(),
+        app_id: envelope.app_id.clone(),
+        cluster_id: envelope.cluster_id.clone(),
+        correlation_id: envelope.correlation_id.clone(),
+        reply_to: envelope.reply_to.clone(),
+        priority: envelope.priority,
+        timestamp: envelope.enqueued_at.map(|at| at.duration_since(UNIX_EPOCH).unwrap().as_secs()),
+        expiration: envelope.expiration.map(|expiration| expiration.as_millis().try_into().unwrap()),
         headers: envelope.headers.iter().map(|(name, value)| (name.to_owned(), header(value))).collect(),
     }
 }

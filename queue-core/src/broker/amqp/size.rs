@@ -18,8 +18,11 @@ pub(crate) fn check_publish(publish: &Publish) -> Result<(), PublishError> {
         ("job id", Some(envelope.id.as_str())),
         ("task name", envelope.task.as_deref()),
         ("content type", envelope.content_type.as_deref()),
+        ("content encoding", envelope.content_encoding.as_deref()),
         ("correlation id", envelope.correlation_id.as_deref()),
         ("reply address", envelope.reply_to.as_deref()),
+        ("app id", envelope.app_id.as_deref()),
+        ("cluster id", envelope.cluster_id.as_deref()),
     ];
     let names = names.into_iter().filter_map(|(what, name)| Some((what, name?)));
     let name = names.filter_map(|(what, name)| too_long(what, name)).next();

@@ -50,6 +50,9 @@ fn transient_properties(envelope: &Envelope, mark: Option<i64>) -> BasicProperti
     if let Some(content_type) = &envelope.content_type {
         properties = properties.with_content_type(short(content_type));
     }
+    if let Some(encoding) = &envelope.content_encoding {
+        properties = properties.with_content_encoding(short(encoding));
+    }
     if let Some(priority) = envelope.priority {
         properties = properties.with_priority(priority);
     }
@@ -66,6 +69,12 @@ fn transient_properties(envelope: &Envelope, mark: Option<i64>) -> BasicProperti
     if let Some(expiration) = envelope.expiration {
         properties = properties.with_expiration(short(&expiration.as_millis().to_string()));
     }
+    if let Some(app) = &envelope.app_id {
+        properties = properties.with_app_id(short(app));
+    }
+    if let Some(cluster) = &envelope.cluster_id {
+        properties = properties.with_cluster_id(short(cluster));
+    }
     properties
 }
 
@@ -76,6 +85,10 @@ pub(super) fn envelope(properties: BasicProperties, body: Vec<u8>) -> Envelope {
     let id = id.map_or_else(JobId::new, |id| JobId::from(id.as_str()));
     let mut headers = properties.headers().as_ref().map(headers).unwrap_or_default();
     headers.remove(header::PUBLISH);
+    // The server closes the channel of a user who publishes in another's name, and a copy of the message is ours.
+    if let Some(user) = properties.user_id() {
+        headers.insert(header::USER_ID, user.as_str());
+    }
     let attempt = match headers.get(header::ATTEMPT).and_then(HeaderValue::as_int) {
         Some(attempt) => {
             headers.remove(header::ATTEMPT);
@@ -91,6 +104,7 @@ pub(super) fn envelope(properties: BasicProperties, body: Vec<u8>) -> Envelope {
         task: text(properties.kind()),
         payload: body.into(),
         content_type: text(properties.content_type()),
+        content_encoding: text(properties.content_encoding()),
         attempt,
         priority: *properties.priority(),
         enqueued_at,
@@ -99,6 +113,8 @@ pub(super) fn envelope(properties: BasicProperties, body: Vec<u8>) -> Envelope {
         // of the job would be refused for it.
         reply_to: text(properties.reply_to()).filter(|address| address != DIRECT_REPLY_TO),
         expiration: expiration.map(Duration::from_millis),
+        app_id: text(properties.app_id()),
+        cluster_id: text(properties.cluster_id()),
         headers,
     }
 }
@@ -188,6 +204,10 @@ mod tests {
         sent.correlation_id = Some("c".into());
         sent.reply_to = Some("amq.rabbitmq.reply-to.g1h2".into());
         sent.expiration = Some(Duration::from_millis(1500));
+        sent.content_type = Some("application/json".into());
+        sent.content_encoding = Some("utf-8".into());
+        sent.app_id = Some("billing".into());
+        sent.cluster_id = Some("west".into());
         sent.headers = Headers::from([
             ("null", HeaderValue::Null),
             ("flag", true.into()),
@@ -214,6 +234,18 @@ mod tests {
         assert_eq!(bare.attempt, 1);
         assert_eq!(bare.task, None);
         assert_eq!(bare.id.as_str().len(), 36);
+    }
+
+    #[test]
+    fn user_who_published_is_a_header_from_then_on_whatever_the_message_says_itself() {
+        let mut headers = FieldTable::default();
+        headers.insert("q-user-id".into(), AMQPValue::LongString("mallory".into()));
+        let theirs = BasicProperties::default().with_user_id("ada".into()).with_headers(headers);
+
+        let got = envelope(theirs, Vec::new());
+
+        assert_eq!(got.headers.get(header::USER_ID), Some(&"ada".into()));
+        assert_eq!(*properties(&got, None).user_id(), None);
     }
 
     #[test]

@@ -28,7 +28,7 @@ const NEXT_QUEUE: &str =
 /// In the order of an envelope's columns, behind entry, due and encoding. A number is JSON too.
 const ROWS: &str = "SELECT entry, due, encoding, id, task, \
      CASE WHEN typeof(payload) IN ('integer', 'real') THEN CAST(payload AS TEXT) ELSE payload END, \
-     content_type, 1, priority, enqueued_at, NULL, NULL, NULL, headers \
+     content_type, 1, priority, enqueued_at, NULL, NULL, NULL, headers, NULL, NULL, NULL \
      FROM leveret_outbox WHERE refused IS NULL AND queue = ?1 ORDER BY entry LIMIT ?2";
 
 /// Where rows are to go: the value of their column as it stands there, also if it is no name, so that a walk from one

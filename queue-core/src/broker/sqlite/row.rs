@@ -11,9 +11,9 @@ use crate::envelope::{Envelope, JobId};
 
 /// The columns of an envelope, in the order of [`values`] and [`read`].
 pub(super) const COLUMNS: &str = "id, task, payload, content_type, attempt, priority, enqueued_at, \
-     correlation_id, reply_to, expiration, headers";
+     correlation_id, reply_to, expiration, headers, content_encoding, app_id, cluster_id";
 /// How many they are.
-pub(super) const COUNT: usize = 11;
+pub(super) const COUNT: usize = 14;
 
 /// Text where it is text, so that `payload->>'to'` works in the shell; bytes where it is not.
 pub(super) struct Payload<'a>(pub(super) &'a [u8]);
@@ -42,6 +42,9 @@ pub(super) struct Values<'a> {
     reply_to: Option<&'a str>,
     expiration: Option<i64>,
     headers: Option<String>,
+    content_encoding: Option<&'a str>,
+    app_id: Option<&'a str>,
+    cluster_id: Option<&'a str>,
 }
 
 impl<'a> Values<'a> {
@@ -60,6 +63,9 @@ impl<'a> Values<'a> {
                 .expiration
                 .map(|expiration| i64::try_from(expiration.as_micros()).unwrap_or(i64::MAX)),
             headers: headers::write(&envelope.headers),
+            content_encoding: envelope.content_encoding.as_deref(),
+            app_id: envelope.app_id.as_deref(),
+            cluster_id: envelope.cluster_id.as_deref(),
         }
     }
 
@@ -77,6 +83,9 @@ impl<'a> Values<'a> {
             &self.reply_to,
             &self.expiration,
             &self.headers,
+            &self.content_encoding,
+            &self.app_id,
+            &self.cluster_id,
         ]
     }
 }
@@ -97,6 +106,9 @@ pub(super) fn read(row: &Row<'_>, at: usize) -> rusqlite::Result<Envelope> {
     if let ValueRef::Text(json) = row.get_ref(at + 10)? {
         envelope.headers = headers::read(&String::from_utf8_lossy(json));
     }
+    envelope.content_encoding = text(row, at + 11)?;
+    envelope.app_id = text(row, at + 12)?;
+    envelope.cluster_id = text(row, at + 13)?;
     Ok(envelope)
 }
 

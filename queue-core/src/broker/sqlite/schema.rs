@@ -9,12 +9,25 @@ use super::fault::{self, Trouble};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The version of the tables that this program writes.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// `Lvrt`: the file was made by us. One that has another program's mark is refused; one without a mark is shared with
 /// the tables of an application, and so is one of ours that an application has given its own mark.
 const APPLICATION_ID: i64 = 0x4c76_7274;
-/// What each version adds to the one before; the first is all of `schema.sql`.
-const MIGRATIONS: [&str; VERSION as usize] = [include_str!("schema.sql")];
+/// All tables, as this version has them.
+const TABLES: &str = include_str!("schema.sql");
+/// What each version adds to the one before, from version 2 on. `schema.sql` has it all.
+const STEPS: [&str; VERSION as usize - 1] = ["
+    ALTER TABLE leveret_job ADD COLUMN content_encoding TEXT;
+    ALTER TABLE leveret_job ADD COLUMN app_id TEXT;
+    ALTER TABLE leveret_job ADD COLUMN cluster_id TEXT;
+    ALTER TABLE leveret_delayed ADD COLUMN content_encoding TEXT;
+    ALTER TABLE leveret_delayed ADD COLUMN app_id TEXT;
+    ALTER TABLE leveret_delayed ADD COLUMN cluster_id TEXT;
+    ALTER TABLE leveret_reply ADD COLUMN content_encoding TEXT;
+    ALTER TABLE leveret_reply ADD COLUMN app_id TEXT;
+    ALTER TABLE leveret_reply ADD COLUMN cluster_id TEXT;
+    UPDATE leveret_meta SET schema = 2;
+"];
 /// How long opening waits for a program that writes.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it rests between two tries where SQLite does not wait.
@@ -163,11 +176,16 @@ pub(super) fn check(version: i64) -> rusqlite::Result<()> {
 fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
     let faulty = |fault| opening(path, fault);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(faulty)?;
-    let tables = look(&transaction, path)?.unwrap_or(0);
+    let there = look(&transaction, path)?;
     let others: i64 =
         transaction.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(faulty)?;
-    for migration in MIGRATIONS.iter().skip(usize::try_from(tables).unwrap_or(0)) {
-        transaction.execute_batch(migration).map_err(faulty)?;
+    match there {
+        None => transaction.execute_batch(TABLES).map_err(faulty)?,
+        Some(version) => {
+            for step in STEPS.iter().skip(usize::try_from(version - 1).unwrap_or(0)) {
+                transaction.execute_batch(step).map_err(faulty)?;
+            }
+        }
     }
     if others == 0 {
         let mark = format!("PRAGMA application_id = {APPLICATION_ID}");

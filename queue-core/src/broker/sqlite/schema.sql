@@ -9,7 +9,7 @@ CREATE TABLE leveret_meta (
     sequence INTEGER NOT NULL,  -- the last number given to a client, consumer, queue or job; none is given twice
     topology INTEGER NOT NULL   -- counts changes to exchanges, queues and bindings
 );
-INSERT INTO leveret_meta VALUES (1, 1, 0, 0);
+INSERT INTO leveret_meta VALUES (1, 2, 0, 0);
 
 -- Programs that have the file open.
 CREATE TABLE leveret_client (
@@ -73,7 +73,10 @@ CREATE TABLE leveret_job (
     correlation_id TEXT,
     reply_to       TEXT,
     expiration     INTEGER,             -- microseconds that it may wait
-    headers        TEXT                 -- as JSON
+    headers        TEXT,                -- as JSON
+    content_encoding TEXT,              -- AMQP's properties that only programs of others write
+    app_id         TEXT,
+    cluster_id     TEXT
 );
 -- The next job of a queue, however many wait.
 CREATE INDEX leveret_job_ready ON leveret_job (queue, level DESC) WHERE client IS NULL;
@@ -98,7 +101,10 @@ CREATE TABLE leveret_delayed (
     correlation_id TEXT,
     reply_to       TEXT,
     expiration     INTEGER,
-    headers        TEXT
+    headers        TEXT,
+    content_encoding TEXT,
+    app_id         TEXT,
+    cluster_id     TEXT
 );
 CREATE INDEX leveret_delayed_due ON leveret_delayed (due);
 CREATE INDEX leveret_delayed_for ON leveret_delayed (queue) WHERE exchange IS NULL;
@@ -131,7 +137,10 @@ CREATE TABLE leveret_reply (
     correlation_id TEXT,
     reply_to       TEXT,
     expiration     INTEGER,
-    headers        TEXT
+    headers        TEXT,
+    content_encoding TEXT,
+    app_id         TEXT,
+    cluster_id     TEXT
 );
 
 -- Jobs that a program enqueued in a transaction of its own, until a client of this file puts them into their queues.
