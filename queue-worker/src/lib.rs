@@ -16,6 +16,7 @@ mod registry;
 mod reply;
 mod settle;
 mod shutdown;
+mod stop;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod version;

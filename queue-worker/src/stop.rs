@@ -1,0 +1,123 @@
+//! Carries out the end of a worker, step by step, and sees to it that the broker has every settlement. Called by `worker`;
+//! the steps themselves are in `shutdown`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use queue_core::broker::Consumer;
+use queue_core::error::{Error, ErrorKind, Result, chain};
+use tokio::task::{JoinError, JoinSet};
+
+use crate::fetch::{Fetched, Lane};
+use crate::shutdown::Signals;
+use crate::worker::Shared;
+
+/// How long jobs that were told to end through their `Context` have to do so before they are cut off.
+const CANCEL_GRACE: Duration = Duration::from_secs(1);
+/// How long the broker has to say that it has the last settlements.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long cut-off jobs have to be given back. One that blocks its thread cannot even be cut off.
+const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Stops in three steps, each only if the one before was not enough.
+pub(crate) async fn stop(
+    shared: &Shared,
+    lanes: &[Arc<Lane>],
+    mut fetchers: JoinSet<Fetched>,
+    finishing: &Finishing,
+    signals: &mut Signals,
+    timeout: Duration,
+) -> Result<()> {
+    shared.steps.stop();
+    shared.jobs.close();
+    let late = {
+        let finished = async {
+            finishing.join(&mut fetchers).await;
+            for lane in lanes {
+                lane.empty().await;
+            }
+        };
+        tokio::pin!(finished);
+
+        let late = tokio::select! {
+            () = &mut finished => return Ok(()),
+            signal = signals.next() => {
+                tracing::warn!(target: "leveret", signal, "second signal: worker stops at once");
+                false
+            }
+            () = shared.steps.cutting_off() => false,
+            () = tokio::time::sleep(timeout) => true,
+        };
+        if late {
+            let running = lanes.iter().map(|lane| lane.running()).sum::<usize>();
+            tracing::warn!(target: "leveret", running, ?timeout, "jobs did not end within the shutdown timeout and are cancelled");
+            shared.steps.cancel();
+            tokio::select! {
+                () = &mut finished => return Ok(()),
+                _ = signals.next() => {}
+                () = shared.steps.cutting_off() => {}
+                () = tokio::time::sleep(CANCEL_GRACE) => {}
+            }
+        }
+        late
+    };
+
+    // Not the slots that are taken: who waits for a job has taken one, too.
+    let running = shared.jobs.len();
+    shared.steps.cut_off();
+    // Not until all slots are free: a blocking function cannot be cut off, and its job is given back all the same.
+    let given_back = async {
+        shared.jobs.wait().await;
+        finishing.join(&mut fetchers).await;
+    };
+    if tokio::time::timeout(CUT_OFF_TIMEOUT, given_back).await.is_err() {
+        let running = shared.jobs.len();
+        tracing::warn!(target: "leveret", running, "jobs could not be given back in time; the broker delivers them again");
+    }
+    if late || running == 0 {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Worker,
+        format!("the worker was stopped at once; {running} running jobs were cut off and run again"),
+    ))
+}
+
+/// Consumers of queues that are not fetched from any more. They are finished when all jobs are settled.
+#[derive(Default)]
+pub(crate) struct Finishing(Mutex<Vec<Consumer>>);
+
+impl Finishing {
+    pub(crate) fn take(&self, joined: Result<Fetched, JoinError>) -> Result<()> {
+        match joined {
+            Ok(Fetched { consumer, ended }) => {
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).push(consumer);
+                ended
+            }
+            Err(error) => {
+                Err(Error::new(ErrorKind::Worker, "fetching jobs ended unexpectedly").with_source(error))
+            }
+        }
+    }
+
+    /// Waits until nothing is fetched any more.
+    async fn join(&self, fetchers: &mut JoinSet<Fetched>) {
+        while let Some(fetched) = fetchers.join_next().await {
+            // Only the first error is returned; this is another.
+            if let Err(error) = self.take(fetched) {
+                let error = chain(&error);
+                tracing::error!(target: "leveret", %error, "a queue could not be consumed to the end");
+            }
+        }
+    }
+
+    /// Waits until the broker has every settlement: the process may end next, and what has not left it is lost.
+    pub(crate) async fn finish(self) {
+        let consumers = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let finishing = join_all(consumers.into_iter().map(Consumer::finish));
+        if tokio::time::timeout(FLUSH_TIMEOUT, finishing).await.is_err() {
+            tracing::warn!(target: "leveret", "the broker does not say that it has the last settlements; it may deliver jobs again that are done");
+        }
+    }
+}
