@@ -94,6 +94,14 @@ pub enum JobEvent {
         /// What went wrong, with its causes.
         error: String,
     },
+    /// So many deliveries of a queue were lost before their jobs began: the connection or channel that brought them was
+    /// gone, or another program had taken them over. They were not run here; the broker delivers them again.
+    Lost {
+        /// The queue.
+        queue: Name,
+        /// How many.
+        count: u64,
+    },
     /// This reader was too slow, and has missed so many events before the next one.
     Missed {
         /// How many.
@@ -102,7 +110,7 @@ pub enum JobEvent {
 }
 
 impl JobEvent {
-    /// The job it is about; `None` for [`Missed`](Self::Missed).
+    /// The job it is about; `None` for [`Lost`](Self::Lost) and [`Missed`](Self::Missed).
     pub fn job(&self) -> Option<&JobInfo> {
         match self {
             Self::Started { job }
@@ -113,7 +121,7 @@ impl JobEvent {
             | Self::Abandoned { job }
             | Self::Released { job }
             | Self::SettleFailed { job, .. } => Some(job),
-            Self::Missed { .. } => None,
+            Self::Lost { .. } | Self::Missed { .. } => None,
         }
     }
 }
@@ -243,11 +251,13 @@ pub struct Summary {
     pub released: u64,
     /// Settlements that did not reach the broker, which delivers those jobs again.
     pub settle_failed: u64,
+    /// Deliveries that were lost before their jobs began, which the broker delivers again.
+    pub lost: u64,
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { succeeded, retried, dead, calls_failed, abandoned, released, settle_failed } = self;
+        let Self { succeeded, retried, dead, calls_failed, abandoned, released, settle_failed, lost } = self;
         write!(f, "{succeeded} succeeded, {retried} retried, {dead} dead, {released} released")?;
         if *calls_failed > 0 {
             write!(f, ", {calls_failed} calls failed")?;
@@ -257,6 +267,9 @@ impl fmt::Display for Summary {
         }
         if *settle_failed > 0 {
             write!(f, ", {settle_failed} could not be settled")?;
+        }
+        if *lost > 0 {
+            write!(f, ", {lost} deliveries lost before they began")?;
         }
         Ok(())
     }
@@ -272,6 +285,7 @@ pub(crate) struct Tally {
     pub(crate) abandoned: AtomicU64,
     pub(crate) released: AtomicU64,
     pub(crate) settle_failed: AtomicU64,
+    pub(crate) lost: AtomicU64,
 }
 
 impl Tally {
@@ -285,6 +299,7 @@ impl Tally {
             abandoned: read(&self.abandoned),
             released: read(&self.released),
             settle_failed: read(&self.settle_failed),
+            lost: read(&self.lost),
         }
     }
 }

@@ -39,6 +39,8 @@ pub(crate) enum Executed {
     CutOff,
     /// Its caller had given up before it could begin.
     Abandoned,
+    /// The broker had taken the delivery back before it could begin.
+    Lost,
 }
 
 /// What this worker does not know.

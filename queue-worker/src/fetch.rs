@@ -212,7 +212,7 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
         let delivery = tokio::select! {
             biased;
             () = &mut stopping => return Ended::Stopped,
-            delivery = consumer.next() => delivery,
+            delivery = next(lane, consumer) => delivery,
         };
         match delivery {
             Some(Ok(delivery)) => {
@@ -244,6 +244,29 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
             Some(Err(error)) => return Ended::GivenUp(error),
             None => return Ended::Closed,
         }
+    }
+}
+
+/// The next delivery that is still ours. What is lost is dropped and counted: the broker delivers it again, so here it would
+/// run in vain. Cancel safe.
+async fn next(lane: &Lane, consumer: &mut Consumer) -> Option<Result<Delivery>> {
+    loop {
+        let mut next = consumer.next().await;
+        let mut lost = 0;
+        while let Some(Ok(delivery)) = &next
+            && delivery.is_lost()
+        {
+            lost += 1;
+            next = consumer.try_next();
+        }
+        if lost > 0 {
+            settle::lost(lane, lost);
+            // Nothing is here any more, or nothing will come, which it says again.
+            if next.is_none() {
+                continue;
+            }
+        }
+        return next;
     }
 }
 
@@ -293,6 +316,12 @@ async fn consume_again(lane: &Lane, mut error: Error) -> Result<Option<Consumer>
 pub(crate) async fn process(slot: Slot, mut delivery: Delivery) -> Executed {
     let lane = Arc::clone(slot.lane());
     let started = Instant::now();
+    // Its turn on a thread may have come late.
+    if delivery.is_lost() {
+        lane.shared.activity.ended(&lane.queue, &delivery.envelope.id, &Settlement::Release);
+        settle::lost(&lane, 1);
+        return Executed::Lost;
+    }
     if reply::is_abandoned(&lane, &delivery.envelope) {
         settle::settle(&lane, delivery, &Executed::Abandoned, started).await;
         return Executed::Abandoned;
@@ -343,7 +372,7 @@ fn remember_origin(delivery: &mut Delivery) {
 async fn stop(lane: &Lane, consumer: &mut Consumer) {
     consumer.stop();
     let release = async {
-        while let Some(Ok(delivery)) = consumer.next().await {
+        while let Some(Ok(delivery)) = next(lane, consumer).await {
             lane.shared.activity.began(&lane.queue, &delivery.envelope);
             settle::carry_out(lane, delivery, Settlement::Release.into(), Instant::now()).await;
         }

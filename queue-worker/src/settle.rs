@@ -73,7 +73,7 @@ fn decide(lane: &Lane, job: &mut Envelope, executed: &Executed) -> Decision {
             let settlement = unknown(lane, *what, job, now.duration_since(since).unwrap_or_default());
             return reply::unknown(lane, job, settlement);
         }
-        Executed::CutOff => Settlement::Release,
+        Executed::CutOff | Executed::Lost => Settlement::Release,
         Executed::Abandoned => {
             return Decision { settlement: Settlement::Ack, reply: None, fate: Fate::Abandoned };
         }
@@ -114,6 +114,18 @@ pub(crate) async fn carry_out(lane: &Lane, mut delivery: Delivery, decision: Dec
             shared.events.emit(|| JobEvent::SettleFailed { job, error });
         }
     }
+}
+
+/// Tells of deliveries that were lost before their jobs began. They are not settled: the broker has them back.
+pub(crate) fn lost(lane: &Lane, count: u64) {
+    let (worker, queue) = (&lane.shared.name, &lane.queue);
+    lane.shared.tally.lost.fetch_add(count, Ordering::Relaxed);
+    tracing::warn!(
+        target: "leveret", %worker, %queue, count,
+        "deliveries were lost before they began, with the connection or channel that brought them; the broker delivers them \
+         again"
+    );
+    lane.shared.events.emit(|| JobEvent::Lost { queue: queue.clone(), count });
 }
 
 fn unknown_since(envelope: &Envelope) -> Option<SystemTime> {

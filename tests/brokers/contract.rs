@@ -67,6 +67,8 @@ macro_rules! contract {
                     copies_do_not_go_where_the_original_was_copied_to,
                     job_may_be_dead_lettered_and_retried_over_and_over,
                     concurrent_settlements_do_not_mix,
+                    delivery_is_lost_with_its_client_and_not_with_its_consumer,
+                    deliveries_of_a_deleted_queue_are_lost,
                 ]
                 dead_letter: [
                     dead_letter_arrives_with_its_reason,

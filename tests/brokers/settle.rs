@@ -11,7 +11,7 @@ use queue_core::settlement::{Reason, ReasonKind, Settlement};
 use queue_core::topology::{Name, QueueDecl, Topology};
 
 use crate::support::fixture::message;
-use crate::support::{Fixture, next, take, text, until_ready};
+use crate::support::{Fixture, next, take, text, until, until_ready};
 
 pub(crate) fn dead_letter(why: &str) -> Settlement {
     Settlement::DeadLetter { reason: Reason::new(ReasonKind::Permanent, why) }
@@ -364,4 +364,49 @@ pub(crate) async fn concurrent_settlements_do_not_mix(t: &Fixture) {
         take(&mut dead_letters, 16).await.iter().map(|text| text.parse().unwrap()).collect();
     assert!(dead.iter().all(|number| number % 4 == 2), "{dead:?}");
     assert_nothing_before_a_marker(t, queue.name(), &mut consumer).await;
+}
+
+/// Whoever holds a delivery that it has not begun asks whether to begin.
+pub(crate) async fn delivery_is_lost_with_its_client_and_not_with_its_consumer(t: &Fixture) {
+    let queue = t.quorum_queue("jobs").await;
+    let other = t.other_client().await;
+    let options = ConsumeOptions::new(queue.clone()).prefetch(2);
+    let mut theirs = other.broker().consume(options.clone()).await.unwrap();
+    t.send(&queue, ["held", "untaken"]).await;
+    let held = next(&mut theirs).await;
+    let untaken = next(&mut theirs).await;
+    assert!(!held.is_lost());
+
+    theirs.stop();
+    drop(theirs);
+    assert!(!held.is_lost(), "it may still be settled");
+    other.close().await;
+
+    assert!(held.is_lost() && untaken.is_lost());
+    // Somebody else has them meanwhile: the first client's change nothing.
+    let mut ours = t.consume_with(options).await;
+    let again = next(&mut ours).await;
+    drop((held, untaken));
+    let behind = next(&mut ours).await;
+    assert!(!again.is_lost() && !behind.is_lost());
+    again.settle(Settlement::Ack).await.unwrap();
+    behind.settle(Settlement::Ack).await.unwrap();
+}
+
+pub(crate) async fn deliveries_of_a_deleted_queue_are_lost(t: &Fixture) {
+    let (deleted, kept) = (t.quorum_queue("deleted").await, t.quorum_queue("kept").await);
+    let other = t.other_client().await;
+    let mut consumer =
+        other.broker().consume(ConsumeOptions::new(deleted.clone()).prefetch(2)).await.unwrap();
+    let mut beside = other.broker().consume(ConsumeOptions::new(kept.clone())).await.unwrap();
+    t.send(&deleted, ["one", "two"]).await;
+    t.send(&kept, ["kept"]).await;
+    let (one, two, kept) = (next(&mut consumer).await, next(&mut consumer).await, next(&mut beside).await);
+
+    t.broker.delete(&deleted).await.unwrap();
+
+    // A server, or another program, tells its consumers in its own time.
+    until("both are lost", async || one.is_lost() && two.is_lost()).await;
+    assert!(!kept.is_lost());
+    kept.settle(Settlement::Ack).await.unwrap();
 }

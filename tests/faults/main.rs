@@ -58,6 +58,7 @@ mod away;
 mod broker_killed;
 mod deleted;
 mod half_open;
+mod lost;
 mod network;
 mod operator;
 mod settlement;

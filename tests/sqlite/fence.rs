@@ -26,6 +26,17 @@ pub(crate) async fn hold(client: Client) {
     }
 }
 
+/// A program that is handed several jobs, and, when it is told to go on, says of each whether it may begin.
+pub(crate) async fn begin(client: Client) {
+    let mut consumer = client.broker().consume(ConsumeOptions::new("jobs").prefetch(3)).await.unwrap();
+    let first = next(&mut consumer).await;
+    say(&format!("holds {}", text(&first)));
+    wait_for_word();
+    for delivery in [first, next(&mut consumer).await, next(&mut consumer).await] {
+        say(if delivery.is_lost() { "lost" } else { "ours" });
+    }
+}
+
 /// A program that takes a job and ends without settling it.
 pub(crate) async fn leave(client: Client) {
     let mut consumer = client.broker().consume(ConsumeOptions::new("jobs")).await.unwrap();
@@ -92,6 +103,37 @@ async fn late_settlement_of_a_program_that_stalled_is_refused() {
     assert_eq!(stalled.line(), "lost");
     again.settle(Settlement::Ack).await.unwrap();
     assert_eq!(client.admin().depth("jobs").await.unwrap().unsettled, Some(0));
+    client.close().await;
+}
+
+/// It goes on before its own writer has found out that others took it for dead.
+#[tokio::test]
+async fn what_a_stalled_program_had_not_begun_is_lost() {
+    let database = Database::new();
+    let client = database.client("?lease=2s").await;
+    one_job(&client).await;
+    for _ in 0..2 {
+        client.broker().publish(Publish::to_queue("jobs", Envelope::new("job"))).await.unwrap();
+    }
+    let mut stalled = Program::start("begin", &database.url("?lease=2s"));
+    assert_eq!(stalled.line(), "holds job");
+    let mut consumer = client.broker().consume(ConsumeOptions::new("jobs").prefetch(3)).await.unwrap();
+
+    stalled.signal("STOP");
+    let mut taken_over = Vec::new();
+    for _ in 0..3 {
+        taken_over.push(next(&mut consumer).await);
+    }
+    stalled.go_on();
+    stalled.signal("CONT");
+
+    for _ in 0..3 {
+        assert_eq!(stalled.line(), "lost");
+    }
+    for delivery in taken_over {
+        assert!(!delivery.is_lost());
+        delivery.settle(Settlement::Ack).await.unwrap();
+    }
     client.close().await;
 }
 

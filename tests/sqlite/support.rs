@@ -169,6 +169,7 @@ fn child() {
             "echo" => crate::neighbour::echo(client).await,
             "flood" => crate::neighbour::flood(client).await,
             "hold" => crate::fence::hold(client).await,
+            "begin" => crate::fence::begin(client).await,
             "leave" => crate::fence::leave(client).await,
             "publish" => crate::kill::publish(client).await,
             "work" => crate::kill::work(client).await,

@@ -4,6 +4,7 @@ mod concurrency;
 mod events;
 mod failure;
 mod layer;
+mod lost;
 mod program;
 mod rpc;
 mod shutdown;

@@ -469,6 +469,36 @@ impl Delivery {
     pub async fn settle(self, settlement: Settlement) -> Result<(), SettleError> {
         self.settler.settle(self.envelope, settlement).await
     }
+
+    /// Says that the broker has taken the delivery back, or is about to: its connection or channel is gone, its queue is
+    /// deleted, the client is closed, or another program has taken the job over. The broker delivers the job again, so
+    /// a job that has not begun must not begin: drop the delivery instead.
+    ///
+    /// Neither waits nor asks a server, so `false` is no promise.
+    ///
+    /// ```
+    /// use queue_core::broker::{ConsumeOptions, Publish};
+    /// use queue_core::client::Client;
+    /// use queue_core::envelope::Envelope;
+    /// use queue_core::topology::{QueueDecl, Topology};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::connect("memory:").await?;
+    /// client.declare(&Topology::new().queue(QueueDecl::new("emails"))).await?;
+    /// client.broker().publish(Publish::to_queue("emails", Envelope::new("{}"))).await?;
+    /// let mut consumer = client.broker().consume(ConsumeOptions::new("emails")).await?;
+    /// let delivery = consumer.next().await.expect("the client is open")?;
+    /// assert!(!delivery.is_lost());
+    ///
+    /// client.close().await;
+    /// assert!(delivery.is_lost());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.settler.is_lost()
+    }
 }
 
 /// Settles one delivery. Dropped without a call, it gives the delivery back to its queue.
@@ -476,6 +506,11 @@ impl Delivery {
 pub trait Settler: fmt::Debug + Send + Sync {
     /// See [`Delivery::settle`].
     async fn settle(self: Box<Self>, envelope: Envelope, settlement: Settlement) -> Result<(), SettleError>;
+
+    /// See [`Delivery::is_lost`]. Asked before each job, so it must be as fast as reading an atomic.
+    fn is_lost(&self) -> bool {
+        false
+    }
 }
 
 /// How deep a queue is.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 
 pub(crate) use fixture::Fixture;
-pub(crate) use wait::{next, ready, take, text, until_ready};
+pub(crate) use wait::{next, ready, take, text, until, until_ready};
 
 /// How long one promise may take. Far more than any needs: it only turns a hang into a failure with a name.
 const LIMIT: Duration = Duration::from_secs(90);

@@ -64,3 +64,16 @@ pub(crate) async fn until_ready(broker: &dyn Broker, queue: &str, count: u64) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+/// Waits until it is so. Polls, because no broker signals what it has taken back.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so().await {
+            assert!(Instant::now() < deadline, "{caller}: waited {PATIENCE:?} until {what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! The consumers of all queues, and what must be dropped when the lock is free.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::queue::QueueId;
@@ -41,7 +42,23 @@ pub(super) struct Consumers {
     pub(super) shared: Weak<Shared>,
     /// The delivery tag given out last.
     pub(super) tags: u64,
+    pub(super) losses: Arc<Losses>,
     pub(super) discarded: Discarded,
+}
+
+/// Counts how often deliveries were lost: with their client or with their queue. A delivery that is as old as the last
+/// loss looks at the queue itself; the others are spared the lock.
+#[derive(Debug, Default)]
+pub(super) struct Losses(AtomicU64);
+
+impl Losses {
+    pub(super) fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(super) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
 }
 
 /// What is to be dropped after the lock has been released: a delivery that is dropped takes the lock to go back to

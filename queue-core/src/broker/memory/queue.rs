@@ -116,6 +116,7 @@ impl Queue {
                 queue_name: self.name.clone(),
                 tag: consumers.tags,
                 dead_letter: consumer.dead_letter.clone(),
+                losses: consumers.losses.count(),
             };
             let settler = ticket.clone().settler(&consumers.shared);
             let delivery = delivery(&entry, consumer.queue_name.clone(), self.rules.queue_type, settler);

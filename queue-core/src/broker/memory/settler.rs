@@ -26,6 +26,8 @@ pub(super) struct Ticket {
     pub(super) queue_name: Arc<str>,
     pub(super) tag: u64,
     pub(super) dead_letter: Option<Arc<Route>>,
+    /// How many losses there had been when it was delivered.
+    pub(super) losses: u64,
 }
 
 impl Ticket {
@@ -75,6 +77,11 @@ impl Settler for MemorySettler {
             tokio::time::sleep(pause).await;
             shared = self.shared.upgrade();
         }
+    }
+
+    fn is_lost(&self) -> bool {
+        let (Some(ticket), Some(shared)) = (&self.ticket, self.shared.upgrade()) else { return true };
+        shared.losses().count() != ticket.losses && !shared.look(|state| state.is_held(ticket))
     }
 }
 

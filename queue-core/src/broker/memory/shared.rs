@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+use super::consumer::Losses;
 use super::state::State;
 use crate::clock::Clock;
 
@@ -16,6 +17,7 @@ use crate::clock::Clock;
 pub(super) struct Shared {
     state: Mutex<State>,
     clock: Clock,
+    losses: Arc<Losses>,
     /// When something happens by itself next; timers wait for it.
     deadline: watch::Sender<Option<SystemTime>>,
     /// Counts changes, for those who wait for one.
@@ -24,9 +26,11 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(clock: Clock) -> Arc<Self> {
+        let losses = Arc::<Losses>::default();
         Arc::new_cyclic(|shared| Self {
-            state: Mutex::new(State::new(clock.clone(), shared.clone())),
+            state: Mutex::new(State::new(clock.clone(), shared.clone(), losses.clone())),
             clock,
+            losses,
             deadline: watch::Sender::new(None),
             changes: watch::Sender::new(0),
         })
@@ -34,6 +38,10 @@ impl Shared {
 
     pub(super) fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    pub(super) fn losses(&self) -> &Losses {
+        &self.losses
     }
 
     /// Does something with the state, as of now: what is due by the clock has happened before.

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
-use super::consumer::{ClientId, ConsumerId, Consumers, Discarded, Subscription};
+use super::consumer::{ClientId, ConsumerId, Consumers, Discarded, Losses, Subscription};
 use super::queue::{Held, Queue, QueueId, delivery};
 use super::reply::Replies;
 use super::settler::Ticket;
@@ -45,14 +45,15 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(clock: Clock, shared: Weak<Shared>) -> Self {
+    pub(super) fn new(clock: Clock, shared: Weak<Shared>, losses: Arc<Losses>) -> Self {
+        let discarded = Discarded::default();
         Self {
             clock,
             replaying: None,
             exchanges: Exchanges::new(),
             names: HashMap::new(),
             queues: HashMap::new(),
-            consumers: Consumers { by_id: HashMap::new(), shared, tags: 0, discarded: Discarded::default() },
+            consumers: Consumers { by_id: HashMap::new(), shared, tags: 0, losses, discarded },
             replies: Replies::default(),
             orphans: HashMap::new(),
             clients: HashMap::new(),
@@ -83,6 +84,7 @@ impl State {
         if self.clients.remove(&client).is_none() {
             return;
         }
+        self.consumers.losses.add();
         let theirs = self.consumers.by_id.iter().filter(|(_, consumer)| consumer.client == client);
         for consumer in theirs.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.remove_consumer(consumer);
@@ -314,6 +316,7 @@ impl State {
             queue_name: queue.name.clone(),
             tag: self.consumers.tags,
             dead_letter: options.dead_letter.clone().map(Arc::new),
+            losses: self.consumers.losses.count(),
         };
         let settler = ticket.clone().settler(&self.consumers.shared);
         let taken = delivery(&entry, options.queue.clone(), queue.rules.queue_type, settler);
@@ -373,6 +376,11 @@ impl State {
         Ok(())
     }
 
+    /// Whether the delivery is still out: neither its queue nor its client has gone.
+    pub(super) fn is_held(&self, ticket: &Ticket) -> bool {
+        self.queues.get(&ticket.queue).is_some_and(|queue| queue.held.contains_key(&ticket.tag))
+    }
+
     /// Puts a delivery back into its queue. If queue or client have gone, there is nothing to give back.
     pub(super) fn give_back(&mut self, ticket: &Ticket) {
         self.release_slot(ticket);
@@ -421,6 +429,7 @@ impl State {
     /// Deletes a queue with all its messages. Its consumers wait until it is declared again.
     pub(super) fn remove_queue(&mut self, id: QueueId) {
         let Some(queue) = self.queues.remove(&id) else { return };
+        self.consumers.losses.add();
         self.names.remove(&queue.name);
         self.exchanges.forget(id);
         if let Some(alarm) = queue.alarm {

@@ -115,12 +115,19 @@ async fn route_on(core: &Arc<Core>, stop: &CancellationToken) -> Result<()> {
 
 async fn forward(core: &Arc<Core>, delivery: Delivery) {
     let clock = &core.shared.settings.clock;
+    // It comes again: moved twice, it would run twice.
+    if delivery.is_lost() {
+        return;
+    }
     let moved = match arrived(&delivery.envelope) {
         None => to_unroutable(core, &delivery).await,
         Some((envelope, target, eta)) => match next(clock.now(), eta) {
             Next::Rung(_) => core.publish_delayed(envelope, target, eta).await,
             Next::Deliver => {
                 clock.sleep_until(eta).await;
+                if delivery.is_lost() {
+                    return;
+                }
                 match core.publisher.publish(Publish::to_queue(target.clone(), envelope.clone())).await {
                     Err(PublishError::Unroutable { .. }) => to_unroutable(core, &delivery).await,
                     Err(PublishError::QueueFull { .. }) => {

@@ -90,6 +90,10 @@ impl Settler for Receipt {
             Plan::Delay { .. } | Plan::Publish(_) => self.on_runtime(plan).await,
         }
     }
+
+    fn is_lost(&self) -> bool {
+        !self.ledger.is_open()
+    }
 }
 
 impl Receipt {

@@ -335,6 +335,7 @@ impl State {
         if let Some(line) = self.lines.iter().find(|line| line.queue == queue.name) {
             let (name, consumers) = (&*queue.name, line.members.len());
             tracing::warn!(queue = name, consumers, "a consumed queue was deleted; its consumers wait");
+            self.deleted.push(id);
         }
         for statement in [
             "DELETE FROM leveret_job WHERE queue = ?1 AND client IS NULL",
@@ -400,6 +401,11 @@ impl State {
         }
         drop(rows);
         drop(select);
+        let consumed = self.lines.iter().filter_map(|line| self.names.get(&line.queue));
+        let deleted: Vec<_> = consumed.filter(|id| !queues.contains_key(id)).copied().collect();
+        if !deleted.is_empty() {
+            self.tenure.lose(deleted);
+        }
         (self.exchanges, self.names, self.queues) = (exchanges, names, queues);
         Ok(())
     }

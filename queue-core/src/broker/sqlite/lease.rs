@@ -38,6 +38,11 @@ impl Neighbours {
         self.has_changed = true;
     }
 
+    /// The transaction that may have held our last beat was rolled back: the next one gives it.
+    pub(super) fn beat_was_undone(&mut self) {
+        self.last_beat = None;
+    }
+
     /// How long until there is a beat to give or a look to take.
     pub(super) fn patience(&self, lease: Duration) -> Duration {
         let beat =
@@ -67,6 +72,17 @@ impl State {
             self.look_around()?;
         }
         Ok(())
+    }
+
+    /// After a commit: tells this client's deliveries how long they are its own.
+    pub(super) fn renew_tenure(&mut self) {
+        if !self.deleted.is_empty() {
+            self.tenure.lose(self.deleted.drain(..));
+        }
+        if let Some(beat) = self.neighbours.last_beat {
+            // As the others reckon it.
+            self.tenure.renew(self.me, beat, self.setup.lease / BEATS * (BEATS - 1));
+        }
     }
 
     fn register(&mut self) -> rusqlite::Result<()> {

@@ -28,6 +28,7 @@ pub use relay::Outbox;
 use command::{Command, Reply};
 use state::{ClientId, ConsumerId, Setup, State};
 use sync::Syncer;
+use tenure::Tenure;
 use url::Options;
 use writer::Writer;
 
@@ -48,6 +49,7 @@ mod settle;
 mod state;
 mod store;
 mod sync;
+mod tenure;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -73,6 +75,7 @@ pub struct SqliteBroker {
     path: PathBuf,
     me: ClientId,
     health: Arc<Mutex<Health>>,
+    tenure: Arc<Tenure>,
     /// Ends with the writer.
     writer: Mutex<Receiver<()>>,
     tasks: Mutex<JoinSet<()>>,
@@ -141,6 +144,7 @@ impl SqliteBroker {
         let (commands, receiver) = channel();
         let commands = Arc::new(commands);
         let health = Arc::new(Mutex::new(Health::Up));
+        let tenure = state.tenure.clone();
         let writer = Writer::new(state, receiver, Arc::downgrade(&commands), syncer, health.clone());
         let (ended, waits) = channel::<()>();
         std::thread::Builder::new()
@@ -156,6 +160,7 @@ impl SqliteBroker {
             path,
             me,
             health,
+            tenure,
             writer: Mutex::new(waits),
             tasks: Mutex::default(),
         })
@@ -282,6 +287,8 @@ impl Broker for SqliteBroker {
     }
 
     async fn close(&self) {
+        // At once: what the writer has yet to give back is not to begin meanwhile.
+        self.tenure.end();
         *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if tokio::time::timeout(CLOSING, self.ask(Command::Close)).await.is_err() {
             tracing::warn!(path = %self.path.display(), "the database could not be closed within {CLOSING:?}");
@@ -293,6 +300,7 @@ impl Broker for SqliteBroker {
 
 impl Drop for SqliteBroker {
     fn drop(&mut self) {
+        self.tenure.end();
         *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let (reply, _) = Reply::channel();
         let _ = self.commands.send(Command::Close(reply));

@@ -8,6 +8,7 @@ use rusqlite::params;
 
 use super::command::{Command, Reply, Ticket};
 use super::state::State;
+use super::tenure::Tenure;
 use crate::broker::Settler;
 use crate::broker::amqp::{self, Plan};
 use crate::broker::tries::{Tries, is_refusal};
@@ -108,6 +109,7 @@ pub(super) struct SqliteSettler {
     /// Taken when it is settled.
     pub(super) ticket: Option<Ticket>,
     pub(super) clock: Clock,
+    pub(super) tenure: Arc<Tenure>,
 }
 
 impl SqliteSettler {
@@ -150,6 +152,10 @@ impl Settler for SqliteSettler {
             let pause = tries.pause_after(&error).ok_or(SettleError::Republish(error))?;
             tokio::time::sleep(pause).await;
         }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.ticket.as_ref().is_none_or(|ticket| !self.tenure.holds(ticket.client, ticket.queue))
     }
 }
 

@@ -14,6 +14,7 @@ use super::consumer::{Claim, Line, Subscription};
 use super::intake::Intake;
 use super::lease::Neighbours;
 use super::reply::ReplyConsumer;
+use super::tenure::Tenure;
 use super::time::Deadlines;
 use super::{row, schema};
 use crate::broker::amqp::{Death, QueueRules};
@@ -86,6 +87,9 @@ pub(super) struct State {
     pub(super) now: SystemTime,
     pub(super) deadlines: Deadlines,
     pub(super) neighbours: Neighbours,
+    pub(super) tenure: Arc<Tenure>,
+    /// Consumed queues that this transaction deleted.
+    pub(super) deleted: Vec<QueueId>,
     /// The exclusive queues of this client and their bindings, to be declared again if others took us for dead.
     pub(super) own: super::declare::Own,
 }
@@ -186,6 +190,8 @@ impl State {
             deaths: VecDeque::new(),
             deadlines: Deadlines::default(),
             neighbours: Neighbours::default(),
+            tenure: Arc::default(),
+            deleted: Vec::new(),
             own: super::declare::Own::default(),
         }
     }
@@ -202,8 +208,9 @@ impl State {
             self.run("COMMIT")?;
             Ok(answers)
         });
-        if result.is_err() {
-            self.undo();
+        match &result {
+            Ok(_) => self.renew_tenure(),
+            Err(_) => self.undo(),
         }
         self.slots.clear();
         self.joined.clear();
@@ -274,6 +281,8 @@ impl State {
         self.handed.clear();
         self.deaths.clear();
         self.changed.clear();
+        self.deleted.clear();
+        self.neighbours.beat_was_undone();
         self.is_stale = true;
         self.topology = -1;
         self.has_new_topology = false;

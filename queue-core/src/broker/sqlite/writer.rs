@@ -281,8 +281,8 @@ impl Writer {
         let Claim { ticket, envelope, exchange, routing_key } = claim;
         let Some(consumer) = self.state.consumers.get(&ticket.consumer) else { return };
         let redelivered = ticket.returns > 0;
-        let clock = self.state.setup.clock.clone();
-        let settler = SqliteSettler { writer: self.sender.clone(), ticket: Some(ticket), clock };
+        let (clock, tenure) = (self.state.setup.clock.clone(), self.state.tenure.clone());
+        let settler = SqliteSettler { writer: self.sender.clone(), ticket: Some(ticket), clock, tenure };
         let mut delivery = Delivery::new(envelope, consumer.queue_name.clone(), Box::new(settler));
         delivery.exchange = exchange;
         delivery.routing_key = routing_key;
