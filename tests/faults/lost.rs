@@ -3,16 +3,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use leveret::{Client, JobEvent, Task, Worker, task};
+use leveret::{Client, Context, JobEvent, Task, Worker, task};
 use tokio::sync::Semaphore;
 
 use crate::support::{Book, Private, client, fresh, log, run, unique, until};
 
 mod operator {
-    on_each!(Private: deliveries_lost_with_their_connection_are_not_begun);
+    on_each!(Private:
+        deliveries_lost_with_their_connection_are_not_begun,
+        deliveries_held_beyond_consumer_timeout_are_not_begun,
+    );
 
-    use super::deliveries_lost_with_their_connection_are_not_begun;
+    use super::{
+        deliveries_held_beyond_consumer_timeout_are_not_begun,
+        deliveries_lost_with_their_connection_are_not_begun,
+    };
 }
 
 /// How many jobs there are, and how many of them a worker holds.
@@ -22,12 +29,14 @@ const HELD: u64 = 10;
 /// Lets handlers end, and keeps the book of those that began.
 struct Gate {
     book: Book,
+    /// Those that came again.
+    again: Book,
     open: Semaphore,
 }
 
 impl Gate {
     fn closed() -> Arc<Self> {
-        Arc::new(Self { book: Book::default(), open: Semaphore::new(0) })
+        Arc::new(Self { book: Book::default(), again: Book::default(), open: Semaphore::new(0) })
     }
 }
 
@@ -80,4 +89,46 @@ async fn deliveries_lost_with_their_connection_are_not_begun(node: Private) {
     worker.stop().await;
     client.close().await;
     direct.close().await;
+}
+
+#[task(queue = "test.faults.lost.timeout", prefetch = 10)]
+async fn works(context: &Context, gate: &Gate, number: u64) {
+    gate.book.ran(number);
+    if context.is_redelivered() {
+        gate.again.ran(number);
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}
+
+/// None of them takes long, but together they are held for longer than `consumer_timeout`.
+async fn deliveries_held_beyond_consumer_timeout_are_not_begun(node: Private) {
+    node.eval(
+        "application:set_env(rabbit, consumer_timeout, 1500), \
+         application:set_env(rabbit, channel_tick_interval, 300).",
+    )
+    .await;
+    let client = client(&node.url).await;
+    fresh::<Works>(&client).await;
+    let gate = Gate::closed();
+    enqueue(&client, &gate, (0..JOBS).map(|number| Works { number })).await;
+
+    let worker = run(Worker::new(&client).task::<Works>().shared(gate.clone()));
+    gate.book.balance("held beyond `consumer_timeout`").await;
+    let name = Works::queue().name();
+    until("all is settled", async || client.broker().inspect(name).await.is_ok_and(|stats| stats.ready == 0))
+        .await;
+
+    // At each timeout the one that ran then has lost its ack, or the server has lost patience with it.
+    let runs = gate.book.runs();
+    assert!(gate.again.runs() > 0, "nothing timed out");
+    assert!(runs <= JOBS as u32 + 5, "{runs} runs");
+    let said = log::lines(&[name, "consumer_timeout", "Lower the queue's prefetch of 10"]);
+    assert!(!said.is_empty(), "{:?}", log::lines(&[name]));
+    worker.stop().await;
+    client.close().await;
+    node.eval(
+        "application:set_env(rabbit, consumer_timeout, 1800000), \
+         application:set_env(rabbit, channel_tick_interval, 60000).",
+    )
+    .await;
 }

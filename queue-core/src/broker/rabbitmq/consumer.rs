@@ -14,7 +14,8 @@ use super::fault::{self, code};
 use super::ledger::Ledger;
 use super::session::{Session, State};
 use super::settle::Receipt;
-use super::tap;
+use super::tags::Held;
+use super::tap::{self, Keeper};
 use super::{Core, NeedsRouter};
 use crate::broker::{ConsumeOptions, Consumer, ConsumerHandle, Delivery};
 use crate::error::{Error, ErrorKind, Result, chain};
@@ -54,6 +55,8 @@ struct Feed {
     last_unparsable: Option<Instant>,
     /// Whether it has been said that the queue cannot be consumed at the moment.
     complained: bool,
+    /// For how long the oldest delivery had been out when the last channel's consumer ended; `None` if none was.
+    held: Option<Held>,
 }
 
 /// Why consuming on one channel came to its end.
@@ -66,8 +69,8 @@ enum End {
     Unparsable,
     /// The queue does not answer, and the connection is well.
     Unanswered,
-    /// The server ended it: the queue was deleted, its leader is gone, or (from RabbitMQ 4.3) a job ran for longer than
-    /// `consumer_timeout`. It does not say which.
+    /// The server ended it: the queue was deleted, its leader is gone, or (from RabbitMQ 4.3) a delivery was held for longer
+    /// than `consumer_timeout`. It does not say which.
     Cancelled,
     /// The server closed the channel or refused to consume.
     Refused(lapin::Error),
@@ -108,6 +111,7 @@ pub(super) async fn start(
         unparsable: 0,
         last_unparsable: None,
         complained: false,
+        held: None,
     };
     core.spawn(feed.run());
     match outcome.await {
@@ -216,15 +220,20 @@ impl Feed {
         loop {
             tokio::select! {
                 ended = &mut ended => {
+                    ledger.look(keeper.look());
+                    self.held = ledger.oldest();
                     ledger.send_at_once();
                     return match ended.ok().flatten() {
                         Some(error) => self.failed(session, error),
-                        None if session.is_connected() => End::Cancelled,
+                        None if session.is_connected() => {
+                            self.recall(ledger, &keeper);
+                            End::Cancelled
+                        }
                         None => End::Lost,
                     };
                 }
                 _ = looks.tick() => {
-                    keeper.look();
+                    ledger.look(keeper.look());
                     ledger.send_due();
                 }
                 () = self.handle.stopped() => break,
@@ -246,6 +255,27 @@ impl Feed {
             let _ = tokio::time::timeout(Duration::from_secs(2), drain).await;
         }
         End::Stopped(ledger)
+    }
+
+    /// The server has ended the consumer, and the channel is open: gives back what has not begun, lets what runs end and be
+    /// acked, and then closes the channel. Until then a delivery that was dropped without a word would be nobody's.
+    fn recall(&self, ledger: Arc<Ledger>, keeper: &Keeper) {
+        ledger.recall();
+        let given_back = keeper.give_back();
+        tracing::debug!(queue = %self.options.queue, given_back, "the consumer was ended; what had not begun goes back");
+        let closed = self.core.shared.closed.clone();
+        let queue = (self.options.prefetch >= AT_ONCE).then(|| self.options.queue.clone());
+        self.core.spawn(async move {
+            tokio::select! {
+                () = ledger.all_in() => {}
+                () = closed.cancelled() => return,
+            }
+            let close = async {
+                let _ = ledger.barrier(queue.as_deref()).await;
+                let _ = ledger.channel().close(200, short("all is settled")).await;
+            };
+            let _ = tokio::time::timeout(ANSWER, close).await;
+        });
     }
 
     /// Waits until everything is settled and the queue has all of it.
@@ -311,10 +341,11 @@ impl Feed {
                 Next::AfterPause
             }
             End::Cancelled => {
-                self.complain(
-                    "RabbitMQ ended the consumer: its queue was deleted, its leader is gone, or a job ran for longer than \
-                     `consumer_timeout`",
-                );
+                let held = self.held.map_or_else(String::new, |held| format!(": {}", self.words(held)));
+                self.complain(&format!(
+                    "RabbitMQ ended the consumer: its queue was deleted, its leader is gone, or a delivery was held for \
+                     longer than `consumer_timeout`{held}"
+                ));
                 self.redeclare().await;
                 Next::AfterPause
             }
@@ -337,12 +368,15 @@ impl Feed {
                 }
                 match fault::protocol(&error) {
                     Some((code::PRECONDITION_FAILED, text)) if text.contains("timeout") => {
+                        let held = self.held.map_or_else(
+                            || "a delivery was held for too long".to_owned(),
+                            |held| self.words(held),
+                        );
                         tracing::error!(
                             %queue,
                             text,
-                            "a job ran for longer than RabbitMQ waits for its settlement: its deliveries go back to the \
-                             queue; raise `consumer_timeout` (rabbitmq.conf, or the queue's policy), or make the job \
-                             shorter"
+                            "RabbitMQ waited in vain for a settlement, so all deliveries of the queue's channel go back: \
+                             {held}, or raise `consumer_timeout` (rabbitmq.conf, or the queue's policy)"
                         );
                     }
                     Some((code::NOT_FOUND, _)) => {
@@ -402,6 +436,21 @@ impl Feed {
     fn go_apart(&mut self) {
         self.is_apart = true;
         self.state = self.core.new_apart();
+    }
+
+    /// Why a delivery was held for so long, and what to do about it.
+    fn words(&self, Held { waited, ran }: Held) -> String {
+        let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
+        let (prefetch, held) = (self.options.prefetch, seconds(waited + ran));
+        if waited > ran {
+            format!(
+                "the oldest was held for {held}, of which it waited {} for the jobs before it. Lower the queue's prefetch \
+                 of {prefetch} (prefetch × time of a job, divided by the concurrency, is how long one is held)",
+                seconds(waited)
+            )
+        } else {
+            format!("its job ran for {}. Make the job shorter", seconds(ran))
+        }
     }
 
     /// Says once what is wrong with the queue, until it works again.

@@ -2,6 +2,7 @@
 //! `settle`.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,12 +10,12 @@ use futures_util::FutureExt;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::Core;
 use super::convert::short;
 use super::session::State;
-use super::tags::Tags;
+use super::tags::{Held, Tags};
 use crate::broker::ConsumeOptions;
 use crate::topology::{Name, Route};
 
@@ -32,6 +33,10 @@ pub(super) struct Ledger {
     /// Where its dead letters go; `None` drops them.
     pub(super) dead_letter: Option<Route>,
     acks: Mutex<Acks>,
+    /// What has not begun is to go back, although the channel is open: the server has ended its consumer.
+    is_recalled: AtomicBool,
+    /// Told when none is out any more, once they are recalled.
+    all_in: Notify,
     /// Keeps the connection: a delivery outlives its consumer.
     _connection: watch::Receiver<State>,
 }
@@ -77,7 +82,16 @@ impl Ledger {
         options: &ConsumeOptions,
     ) -> Arc<Self> {
         let (queue, dead_letter) = (options.queue.clone(), options.dead_letter.clone());
-        Arc::new(Self { core, channel, queue, dead_letter, acks: Mutex::default(), _connection: connection })
+        Arc::new(Self {
+            core,
+            channel,
+            queue,
+            dead_letter,
+            acks: Mutex::default(),
+            is_recalled: AtomicBool::new(false),
+            all_in: Notify::new(),
+            _connection: connection,
+        })
     }
 
     pub(super) fn channel(&self) -> &Channel {
@@ -108,6 +122,37 @@ impl Ledger {
         self.channel.status().connected()
     }
 
+    /// Whether what has not begun must not begin any more.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_recalled.load(Ordering::Acquire) || !self.is_open()
+    }
+
+    /// From now on what has not begun is lost, and to be given back; what runs may end and be acked.
+    pub(super) fn recall(&self) {
+        self.is_recalled.store(true, Ordering::Release);
+    }
+
+    /// Waits until all that was out when it was recalled is settled. Cancel safe.
+    pub(super) async fn all_in(&self) {
+        loop {
+            let all_in = self.all_in.notified();
+            if self.acks().tags.is_none_out() || !self.is_open() {
+                return;
+            }
+            all_in.await;
+        }
+    }
+
+    /// Notes which deliveries have begun: the first `begun` of the channel.
+    pub(super) fn look(&self, begun: u64) {
+        self.acks().tags.look(begun, Instant::now());
+    }
+
+    /// The delivery that has been out for longest.
+    pub(super) fn oldest(&self) -> Option<Held> {
+        self.acks().tags.oldest(Instant::now())
+    }
+
     /// A delivery is out: taken from lapin, and not settled.
     pub(super) fn deliver(&self, tag: u64) {
         self.acks().tags.deliver(tag);
@@ -124,6 +169,7 @@ impl Ledger {
         }
         let mut acks = self.acks();
         let is_last = acks.tags.done(tag);
+        self.tell_all_in(&acks);
         let is_late = acks.due.as_ref().is_some_and(|due| due.since.elapsed() > LATE);
         if is_last || is_late || acks.at_once {
             self.send(&mut acks);
@@ -173,7 +219,14 @@ impl Ledger {
         let mut acks = self.acks();
         let sent = self.channel.basic_nack(tag, options).now_or_never();
         acks.tags.gone(tag);
+        self.tell_all_in(&acks);
         !matches!(sent, Some(Err(_)))
+    }
+
+    fn tell_all_in(&self, acks: &Acks) {
+        if self.is_recalled.load(Ordering::Acquire) && acks.tags.is_none_out() {
+            self.all_in.notify_one();
+        }
     }
 
     fn send(&self, acks: &mut Acks) {

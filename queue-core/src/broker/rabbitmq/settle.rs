@@ -92,7 +92,7 @@ impl Settler for Receipt {
     }
 
     fn is_lost(&self) -> bool {
-        !self.ledger.is_open()
+        self.ledger.is_lost()
     }
 }
 

@@ -1,25 +1,66 @@
 //! Which of a channel's deliveries are settled, and which acks that makes. Pure; used by `ledger`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// A channel's deliveries that RabbitMQ has not been told about.
 #[derive(Debug, Default)]
 pub(super) struct Tags {
-    /// In the worker's hands: never more than the prefetch.
-    out: BTreeSet<u64>,
+    /// In the worker's hands: never more than the prefetch. `None` until the next look.
+    out: BTreeMap<u64, Option<Seen>>,
     /// To be acked.
     done: Vec<u64>,
+}
+
+/// Since when a delivery has been out, and since when its job runs, as far as looks have shown: to ask the clock for each
+/// delivery would slow all of them down for the sake of a line in the log.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    out: Instant,
+    begun: Option<Instant>,
+}
+
+/// For how long a delivery has been out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Held {
+    /// How long it waited for its job to begin.
+    pub(super) waited: Duration,
+    /// How long its job has been running.
+    pub(super) ran: Duration,
 }
 
 impl Tags {
     /// One more is out.
     pub(super) fn deliver(&mut self, tag: u64) {
-        self.out.insert(tag);
+        self.out.insert(tag, None);
+    }
+
+    /// Notes since when what is out has been out, and that the channel's first `begun` deliveries have begun.
+    pub(super) fn look(&mut self, begun: u64, now: Instant) {
+        for (tag, seen) in &mut self.out {
+            let seen = seen.get_or_insert(Seen { out: now, begun: None });
+            if *tag <= begun {
+                seen.begun.get_or_insert(now);
+            }
+        }
+    }
+
+    /// How long the oldest has been out: the one that RabbitMQ loses patience with first.
+    pub(super) fn oldest(&self, now: Instant) -> Option<Held> {
+        let (_, seen) = self.out.first_key_value()?;
+        let Seen { out, begun } = seen.unwrap_or(Seen { out: now, begun: None });
+        let begun = begun.unwrap_or(now);
+        Some(Held { waited: begun.duration_since(out), ran: now.duration_since(begun) })
+    }
+
+    /// Whether none is in the worker's hands.
+    pub(super) fn is_none_out(&self) -> bool {
+        self.out.is_empty()
     }
 
     /// One is to be acked. Whether it was the last that was out: there is nothing to wait for to ack it with.
     pub(super) fn done(&mut self, tag: u64) -> bool {
-        if self.out.remove(&tag) {
+        if self.out.remove(&tag).is_some() {
             self.done.push(tag);
         }
         self.out.is_empty()
@@ -34,7 +75,7 @@ impl Tags {
     /// out: it would be lost with its worker.
     pub(super) fn acks(&mut self, mut send: impl FnMut(u64, bool)) {
         self.done.sort_unstable();
-        let first_out = self.out.first().copied().unwrap_or(u64::MAX);
+        let first_out = self.out.first_key_value().map_or(u64::MAX, |(tag, _)| *tag);
         let before = self.done.partition_point(|tag| *tag < first_out);
         // Up to one that is to be acked, not up to one that is gone: RabbitMQ closes the channel for acks of nothing.
         if let Some(last) = self.done[..before].last() {
@@ -49,6 +90,8 @@ impl Tags {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -96,6 +139,26 @@ mod tests {
         tags.gone(3);
 
         assert_eq!(acks(&mut tags), [(1, false)]);
+    }
+
+    #[test]
+    fn oldest_delivery_says_how_long_it_waited_and_ran() {
+        let (mut tags, start) = (delivered(3), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let held =
+            |waited, ran| Some(Held { waited: Duration::from_secs(waited), ran: Duration::from_secs(ran) });
+        assert_eq!(tags.oldest(at(0)), held(0, 0));
+
+        tags.look(1, at(0));
+        assert_eq!(tags.oldest(at(5)), held(0, 5));
+        tags.done(1);
+        assert_eq!(tags.oldest(at(5)), held(5, 0));
+
+        tags.look(2, at(6));
+        assert_eq!(tags.oldest(at(7)), held(6, 1));
+        tags.gone(2);
+        tags.gone(3);
+        assert_eq!(tags.oldest(at(7)), None);
     }
 
     proptest! {

@@ -28,6 +28,8 @@ struct Flow {
     fresh: Option<lapin::Consumer>,
     /// What has been taken from there, and not by the reader yet.
     kept: VecDeque<Delivery>,
+    /// How many the reader has taken.
+    taken: u64,
     /// Who waits for the next delivery.
     waker: Option<Waker>,
     /// Told once, with the error if there was one.
@@ -50,7 +52,7 @@ pub(super) fn open(
     read: impl Fn(lapin::message::Delivery) -> Delivery + Send + Sync + 'static,
 ) -> (Keeper, Deliveries, Ended) {
     let (ended, hears) = oneshot::channel();
-    let flow = Flow { fresh: Some(fresh), kept: VecDeque::new(), waker: None, ended: Some(ended) };
+    let flow = Flow { fresh: Some(fresh), kept: VecDeque::new(), taken: 0, waker: None, ended: Some(ended) };
     let tap = Arc::new(Tap { read: Box::new(read), takes_all, flow: Mutex::new(flow) });
     (Keeper(tap.clone()), Deliveries(tap), hears)
 }
@@ -103,9 +105,11 @@ impl Stream for Deliveries {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
         let mut flow = self.0.flow();
         if let Some(delivery) = flow.kept.pop_front() {
+            flow.taken += 1;
             return Poll::Ready(Some(delivery));
         }
         let polled = self.0.poll_fresh(&mut flow, cx);
+        flow.taken += u64::from(matches!(polled, Poll::Ready(Some(_))));
         if self.0.takes_all && polled.is_ready() {
             self.0.keep(&mut flow);
         }
@@ -127,15 +131,24 @@ impl Drop for Deliveries {
 }
 
 impl Keeper {
-    /// Sees whether it has ended, which a busy reader hears of only with its next delivery.
-    pub(super) fn look(&self) {
+    /// Sees whether it has ended, which a busy reader hears of only with its next delivery. Returns how many deliveries
+    /// the reader has taken.
+    pub(super) fn look(&self) -> u64 {
         let mut flow = self.0.flow();
         self.0.keep(&mut flow);
         // What was taken here, nobody else is told of.
         let is_news = flow.fresh.is_none() || !flow.kept.is_empty();
         let waker = if is_news { flow.waker.take() } else { None };
+        let taken = flow.taken;
         drop(flow);
         waker.inspect(Waker::wake_by_ref);
+        taken
+    }
+
+    /// Gives back what is here and the reader has not taken; says how many those were.
+    pub(super) fn give_back(&self) -> usize {
+        let kept = std::mem::take(&mut self.0.flow().kept);
+        kept.len()
     }
 
     /// Ends the deliveries; those that are here can still be taken. Returns what brings more until it is cancelled.
