@@ -13,8 +13,9 @@
 //! | `MAIL_FROM` | the address that mails come from | `hello@example.com` |
 //! | `RUST_LOG` | what is logged | `info`, without what lapin says beside it |
 //!
-//! Exit codes: 0 after SIGTERM or Ctrl-C and a clean end; 1 when it failed or was told twice to stop; 78 (`EX_CONFIG`)
-//! when the configuration cannot work, so that a supervisor need not try again.
+//! Exit codes: 0 after SIGTERM or Ctrl-C and a clean end; 1 when it failed or was told twice to stop; 143 (SIGTERM) or 130
+//! (Ctrl-C) when it was told twice and a function without `async` still ran, under which the process then ends; 78
+//! (`EX_CONFIG`) when the configuration cannot work, so that a supervisor need not try again.
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
+use crate::blocking::Blocking;
 use crate::context::Context;
 use crate::version;
 
@@ -186,7 +187,10 @@ pub fn run_blocking(call: Call, function: fn(Call) -> Outcome) -> BoxFuture<'sta
     Box::pin(async move {
         // The span is the job's, so that what the function logs is found under it.
         let span = tracing::Span::current();
-        let mut running = AbortOnDrop(tokio::task::spawn_blocking(move || span.in_scope(|| function(call))));
+        let mut running = AbortOnDrop(tokio::task::spawn_blocking(move || {
+            let _entered = Blocking::enter(&call.context);
+            span.in_scope(|| function(call))
+        }));
         match (&mut running.0).await {
             Ok(outcome) => outcome,
             // `execute` catches it, like the panic of any handler.

@@ -3,6 +3,7 @@
 //!
 //! A job's way through this crate: `fetch` → `execute` → `handler` → `settle`.
 
+mod blocking;
 mod context;
 mod events;
 mod execute;

@@ -1,10 +1,19 @@
 //! How a worker is told to stop, and in which steps it does: stop fetching, tell running jobs to end, cut them off.
 //! Each step includes the one before it.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::blocking::Blocking;
+
+/// How long a program whose worker was stopped at once has to end by itself, before its process is ended under functions
+/// that nobody can stop.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Stops a worker from anywhere in the program. Clones stop the same worker; dropping one stops nothing.
 #[derive(Debug, Clone)]
@@ -84,8 +93,36 @@ impl Drop for CutOffOnDrop {
     }
 }
 
+/// A signal that came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Received {
+    name: &'static str,
+    number: i32,
+}
+
+impl Received {
+    #[cfg(unix)]
+    const SIGTERM: Self = Self { name: "SIGTERM", number: 15 };
+    const SIGINT: Self = Self { name: if cfg!(unix) { "SIGINT" } else { "Ctrl-C" }, number: 2 };
+
+    /// What a shell says of a process that the signal ended.
+    fn exit_code(self) -> i32 {
+        128 + self.number
+    }
+}
+
+impl fmt::Display for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
 /// SIGTERM and SIGINT; on Windows, Ctrl-C.
 pub(crate) struct Signals {
+    /// How many came.
+    count: u32,
+    /// The last one that came, if it was not the first.
+    second: Option<Received>,
     #[cfg(unix)]
     listening: Option<[tokio::signal::unix::Signal; 2]>,
     #[cfg(not(unix))]
@@ -99,36 +136,97 @@ impl Signals {
         {
             use tokio::signal::unix::{SignalKind, signal};
             let listening = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-            Ok(Self { listening: Some(listening) })
+            Ok(Self { count: 0, second: None, listening: Some(listening) })
         }
         #[cfg(not(unix))]
-        Ok(Self { listening: true })
+        Ok(Self { count: 0, second: None, listening: true })
     }
 
     /// Leaves all signals to the program.
     pub(crate) fn none() -> Self {
         #[cfg(unix)]
         {
-            Self { listening: None }
+            Self { count: 0, second: None, listening: None }
         }
         #[cfg(not(unix))]
-        Self { listening: false }
+        Self { count: 0, second: None, listening: false }
     }
 
-    /// The name of the next signal. Never returns for [`none`](Self::none). Cancel safe.
-    pub(crate) async fn next(&mut self) -> &'static str {
+    /// Whether signals come here.
+    pub(crate) fn is_listening(&self) -> bool {
+        #[cfg(unix)]
+        return self.listening.is_some();
+        #[cfg(not(unix))]
+        return self.listening;
+    }
+
+    /// The next signal. Never returns for [`none`](Self::none). Cancel safe.
+    pub(crate) async fn next(&mut self) -> Received {
+        let signal = self.receive().await;
+        self.count += 1;
+        self.second = (self.count > 1).then_some(signal);
+        signal
+    }
+
+    async fn receive(&mut self) -> Received {
         #[cfg(unix)]
         if let Some([terminate, interrupt]) = &mut self.listening {
             tokio::select! {
-                Some(()) = terminate.recv() => return "SIGTERM",
-                Some(()) = interrupt.recv() => return "SIGINT",
+                Some(()) = terminate.recv() => return Received::SIGTERM,
+                Some(()) = interrupt.recv() => return Received::SIGINT,
                 else => {}
             }
         }
         #[cfg(not(unix))]
         if self.listening && tokio::signal::ctrl_c().await.is_ok() {
-            return "Ctrl-C";
+            return Received::SIGINT;
         }
         std::future::pending().await
+    }
+
+    /// Sees to it that a second signal ends the process although something runs that nobody can stop, a function without
+    /// `async` or a job that blocks its thread: a signal that has come does so in a moment, and else the next one. tokio
+    /// has taken the signals' own effect away, and its runtime waits for all of them. Returns at once; does nothing where
+    /// signals are left to the program. Only for a worker that has stopped.
+    pub(crate) fn end_process_under(mut self, blocking: &Arc<Blocking>, jobs: &TaskTracker) {
+        if !self.is_listening() || (blocking.is_none() && jobs.is_empty()) {
+            return;
+        }
+        let (blocking, jobs) = (Arc::clone(blocking), jobs.clone());
+        // On a thread of its own, since the program's runtime may be going down; not waited for, since it ends with the
+        // last of them or with the process.
+        let watching = std::thread::Builder::new().name("leveret-signals".to_owned()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let ending = runtime.block_on(async {
+                let told = async {
+                    match self.second {
+                        Some(signal) => {
+                            tokio::time::sleep(LAST_WORDS).await;
+                            signal
+                        }
+                        None => self.next().await,
+                    }
+                };
+                let none = async { tokio::join!(blocking.none(), jobs.wait()) };
+                tokio::select! {
+                    biased;
+                    _ = none => None,
+                    signal = told => Some(signal),
+                }
+            });
+            if let Some(signal) = ending {
+                let (functions, jobs, code) = (blocking.list(), jobs.len(), signal.exit_code());
+                tracing::warn!(
+                    target: "leveret", %signal, %functions, jobs, code,
+                    "the process ends under functions without `async`, or jobs that block their thread: they cannot be \
+                     stopped, and run again"
+                );
+                std::process::exit(code);
+            }
+            io::Result::Ok(())
+        });
+        if let Err(error) = watching {
+            tracing::warn!(target: "leveret", %error, "signals are not listened to any more, though jobs still run");
+        }
     }
 }

@@ -31,6 +31,14 @@ pub(crate) async fn stop(
 ) -> Result<()> {
     shared.steps.stop();
     shared.jobs.close();
+    if !shared.blocking.is_none() {
+        let functions = shared.blocking.list();
+        tracing::warn!(
+            target: "leveret", worker = %shared.name, %functions, ends_process = signals.is_listening(),
+            "functions without `async` run, which cannot be stopped: they are waited for; with `ends_process`, a second \
+             signal ends the process under them"
+        );
+    }
     let late = {
         let finished = async {
             finishing.join(&mut fetchers).await;
@@ -43,7 +51,7 @@ pub(crate) async fn stop(
         let late = tokio::select! {
             () = &mut finished => return Ok(()),
             signal = signals.next() => {
-                tracing::warn!(target: "leveret", signal, "second signal: worker stops at once");
+                tracing::warn!(target: "leveret", %signal, "second signal: worker stops at once");
                 false
             }
             () = shared.steps.cutting_off() => false,

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::blocking::Blocking;
 use crate::events::{Emitter, JobEvent, JobEvents, Listener, Summary, Tally};
 use crate::fetch::{Lane, fetch};
 use crate::handler::{Call, State};
@@ -74,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) jitter: fn() -> f64,
     pub(crate) tally: Tally,
     pub(crate) activity: Activity,
+    /// The functions under way that nobody can stop.
+    pub(crate) blocking: Arc<Blocking>,
     /// The deliveries under way.
     pub(crate) jobs: TaskTracker,
 }
@@ -193,8 +196,10 @@ impl Worker {
 
     /// How long running jobs may go on after the worker was asked to stop. Default 30 s. Then they are told to end
     /// through their `Context`; one second later they are dropped and given back to their queue, which costs no
-    /// attempt. A function without `async` cannot be dropped: it goes on while its job may already run elsewhere,
-    /// and a tokio runtime waits for it.
+    /// attempt.
+    ///
+    /// A function without `async` cannot be dropped: it goes on while its job may already run elsewhere, and a tokio
+    /// runtime waits for it. The log names it, and a [second signal](Self::signals) ends the process under it.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
@@ -202,6 +207,12 @@ impl Worker {
 
     /// Whether SIGTERM and SIGINT stop the worker. Default true. tokio keeps a signal once somebody has listened to
     /// it: afterwards the process no longer ends by itself on Ctrl-C.
+    ///
+    /// A second signal stops the worker at once: [`run`](Self::run) drops what runs, gives it back, and returns an
+    /// error. Where something still runs one second later that cannot be dropped, a function without `async` or a job
+    /// that blocks its thread, the process ends under it, with 128 and the signal's number as its exit code: 143 for
+    /// SIGTERM, 130 for SIGINT. A signal that comes while the program waits for such a function after
+    /// [`shutdown_timeout`](Self::shutdown_timeout) does the same. With `false` the process is never ended.
     pub fn signals(mut self, yes: bool) -> Self {
         self.takes_signals = yes;
         self
@@ -268,7 +279,8 @@ impl Worker {
     /// Before anything is consumed: if there is no task; tasks contradict each other, or want state that is missing;
     /// a queue cannot be declared or consumed. Later: if the client is closed; all queues are then stopped in the
     /// orderly way. At the end: if jobs had to be cut off because of [`shutdown_now`](WorkerHandle::shutdown_now) or a
-    /// second signal; none is lost. With `main` returning it, an error is exit code 1, and every orderly stop 0.
+    /// second signal; none is lost. With `main` returning it, an error is exit code 1, and every orderly stop 0; see
+    /// [`signals`](Self::signals) for functions that nobody can stop.
     pub async fn run(self) -> Result<()> {
         self.drive(false).await.map(drop)
     }
@@ -318,7 +330,7 @@ impl Worker {
         let consumers = tokio::select! {
             consumers = start(&shared, &lanes) => consumers?,
             signal = signals.next() => {
-                tracing::info!(target: "leveret", signal, "worker stops before it has begun");
+                tracing::info!(target: "leveret", %signal, "worker stops before it has begun");
                 return Ok(shared.tally.summary());
             }
             () = shared.steps.stopping() => return Ok(shared.tally.summary()),
@@ -337,7 +349,7 @@ impl Worker {
         };
         let ended = tokio::select! {
             signal = signals.next() => {
-                tracing::info!(target: "leveret", signal, "worker stops; a second signal stops it at once");
+                tracing::info!(target: "leveret", %signal, "worker stops; a second signal stops it at once");
                 Ok(())
             }
             () = shared.steps.stopping() => Ok(()),
@@ -353,6 +365,7 @@ impl Worker {
         finishing.finish().await;
         let summary = shared.tally.summary();
         tracing::info!(target: "leveret", worker = %shared.name, %summary, "worker stopped");
+        signals.end_process_under(&shared.blocking, &shared.jobs);
         ended.and(stopped).map(|()| summary)
     }
 
@@ -403,6 +416,7 @@ impl Worker {
             jitter: fastrand::f64,
             tally: Tally::default(),
             activity,
+            blocking: Arc::default(),
             jobs: TaskTracker::new(),
         })
     }
@@ -424,6 +438,7 @@ impl Shared {
             jitter: || 0.0,
             tally: Tally::default(),
             activity: Activity::default(),
+            blocking: Arc::default(),
             jobs: TaskTracker::new(),
         }
     }

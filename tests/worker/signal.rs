@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use leveret::Worker;
 
@@ -20,20 +21,47 @@ async |_call, _job| {
     std::future::pending::<()>().await;
 });
 
+task!(Blocks {} = "blocks", queue: queue("signal"), options: options(), needs: [],
+blocking |_call, _job| {
+    println!("job runs");
+    park();
+});
+task!(BlocksItsThread {} = "blocks_its_thread", queue: queue("signal"), options: options(), needs: [],
+async |_call, _job| {
+    println!("job runs");
+    park();
+});
+
+/// Holds its thread until the process ends.
+fn park() {
+    loop {
+        std::thread::park();
+    }
+}
+
 /// Not a test: what the tests below start as a process. Which job it runs stands in the environment.
 #[test]
 #[ignore = "the process that the other tests here start"]
 fn process() {
     let Ok(job) = std::env::var("LEVERET_TEST_SIGNAL_JOB") else { return };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stdout).init();
+    let timeout = std::env::var("LEVERET_TEST_SIGNAL_TIMEOUT").map_or(30, |seconds| seconds.parse().unwrap());
+    // As `#[tokio::main]` makes it: one thread for `main`, and others for what it spawns.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let result = runtime.block_on(async {
         let (client, _clock) = client();
         match job.as_str() {
             "ends" => client.enqueue(Ends {}).await.unwrap(),
+            "blocks" => client.enqueue(Blocks {}).await.unwrap(),
+            "blocks_its_thread" => client.enqueue(BlocksItsThread {}).await.unwrap(),
             _ => client.enqueue(Hangs {}).await.unwrap(),
         };
-        Worker::new(&client).task::<Ends>().task::<Hangs>().run().await
+        let worker = Worker::new(&client).task::<Ends>().task::<Hangs>().task::<Blocks>();
+        worker.task::<BlocksItsThread>().shutdown_timeout(Duration::from_secs(timeout)).run().await
     });
+    // `main` returns, and waits for what still runs on its runtime.
+    println!("main ends");
+    drop(runtime);
     match result {
         Ok(()) => std::process::exit(0),
         Err(error) => {
@@ -51,9 +79,14 @@ struct Process {
 impl Process {
     /// Starts a worker, and waits until its job runs.
     fn with(job: &str) -> Self {
+        Self::start(job, &[])
+    }
+
+    fn start(job: &str, variables: &[(&str, &str)]) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["signal::process", "--exact", "--ignored", "--nocapture"])
             .env("LEVERET_TEST_SIGNAL_JOB", job)
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -63,12 +96,14 @@ impl Process {
         process
     }
 
-    fn wait_for(&mut self, words: &str) {
+    /// The line in which it says so.
+    fn wait_for(&mut self, words: &str) -> String {
         let mut line = String::new();
         while !line.contains(words) {
             line.clear();
             assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "ended without saying `{words}`");
         }
+        line
     }
 
     fn signal(&self, name: &str) {
@@ -115,4 +150,46 @@ fn second_signal_stops_at_once() {
         rest.contains("the worker was stopped at once; 1 running jobs were cut off and run again"),
         "{rest}"
     );
+}
+
+#[test]
+fn second_signal_ends_the_process_under_a_function_that_cannot_be_stopped() {
+    let mut process = Process::with("blocks");
+
+    process.signal("TERM");
+    let said = process.wait_for("which cannot be stopped");
+    assert!(said.contains("`blocks` (job ") && said.contains("ends_process=true"), "{said}");
+    process.signal("INT");
+
+    let (code, rest) = process.end();
+    assert_eq!(code, Some(130), "{rest}");
+    // `main` had its time.
+    assert!(rest.contains("main ends") && rest.contains("the process ends under"), "{rest}");
+}
+
+#[test]
+fn second_signal_ends_the_process_under_a_job_that_blocks_its_thread() {
+    let mut process = Process::with("blocks_its_thread");
+
+    process.signal("INT");
+    process.wait_for("worker stops; a second signal stops it at once");
+    process.signal("TERM");
+
+    let (code, rest) = process.end();
+    assert_eq!(code, Some(143), "{rest}");
+    assert!(rest.contains("the process ends under"), "{rest}");
+}
+
+/// tokio waits for the function, and has taken the signals' own effect away.
+#[test]
+fn signal_after_the_worker_has_stopped_ends_the_process_under_a_function() {
+    let mut process = Process::start("blocks", &[("LEVERET_TEST_SIGNAL_TIMEOUT", "0")]);
+
+    process.signal("TERM");
+    process.wait_for("main ends");
+    process.signal("TERM");
+
+    let (code, rest) = process.end();
+    assert_eq!(code, Some(143), "{rest}");
+    assert!(rest.contains("the process ends under"), "{rest}");
 }

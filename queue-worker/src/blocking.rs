@@ -1,0 +1,103 @@
+//! The functions without `async` that run at the moment. Nobody can stop them, so a worker that stops says which they are,
+//! and a second signal ends the process under them. Entered by `handler`; read by `stop` and `shutdown`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use queue_core::envelope::JobId;
+use tokio::sync::Notify;
+
+use crate::context::Context;
+
+/// How many are named in one line of the log.
+const NAMED: usize = 5;
+
+/// Those of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Blocking {
+    running: Mutex<Running>,
+    /// Told when there is none.
+    none: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    /// Numbers them in the order in which they began.
+    next: u64,
+    functions: BTreeMap<u64, Function>,
+}
+
+#[derive(Debug)]
+struct Function {
+    task: &'static str,
+    job: JobId,
+    since: Instant,
+}
+
+/// A function that runs, until this is dropped.
+pub(crate) struct Entered {
+    blocking: Arc<Blocking>,
+    number: u64,
+}
+
+impl Blocking {
+    /// A job's function begins.
+    pub(crate) fn enter(context: &Context) -> Entered {
+        let blocking = Arc::clone(&context.lane().shared.blocking);
+        let mut running = blocking.running();
+        let number = running.next;
+        running.next += 1;
+        let function = Function { task: context.task, job: context.id.clone(), since: Instant::now() };
+        running.functions.insert(number, function);
+        drop(running);
+        Entered { blocking, number }
+    }
+
+    pub(crate) fn is_none(&self) -> bool {
+        self.running().functions.is_empty()
+    }
+
+    /// Waits until none runs. Cancel safe.
+    pub(crate) async fn none(&self) {
+        loop {
+            let none = self.none.notified();
+            if self.is_none() {
+                return;
+            }
+            none.await;
+        }
+    }
+
+    /// Those that run, the oldest first, for people: "`resize` (job 0198…, for 12 s)".
+    pub(crate) fn list(&self) -> String {
+        let running = self.running();
+        let mut list: Vec<_> = running.functions.values().take(NAMED).map(Function::words).collect();
+        let more = running.functions.len().saturating_sub(NAMED);
+        if more > 0 {
+            list.push(format!("and {more} more"));
+        }
+        list.join(", ")
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Function {
+    fn words(&self) -> String {
+        let Self { task, job, since } = self;
+        format!("`{task}` (job {job}, for {} s)", since.elapsed().as_secs())
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut running = self.blocking.running();
+        running.functions.remove(&self.number);
+        if running.functions.is_empty() {
+            self.blocking.none.notify_waiters();
+        }
+    }
+}
