@@ -238,6 +238,7 @@ impl Admin {
 
     /// Takes the oldest `limit` messages without settling them. The consumer must outlive them.
     async fn hold(&self, queue: &str, limit: u16) -> Result<(Vec<Delivery>, Consumer)> {
+        crate::runtime::require("looking at dead letters")?;
         let broker = self.client.broker();
         let there = broker.inspect(queue).await?.ready;
         let wanted = usize::from(limit).min(usize::try_from(there).unwrap_or(usize::MAX));

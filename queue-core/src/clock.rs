@@ -64,6 +64,9 @@ impl Clock {
 
     /// Waits for so long. Unlike [`sleep_until`](Self::sleep_until) it does not mind if the system's clock is set
     /// meanwhile. Cancel safe.
+    ///
+    /// # Panics
+    /// With the system's clock, if it is awaited outside of a tokio runtime.
     pub async fn sleep(&self, duration: Duration) {
         match (&self.manual, self.now().checked_add(duration)) {
             (None, _) => tokio::time::sleep(duration).await,
@@ -73,6 +76,9 @@ impl Clock {
     }
 
     /// Waits until `moment` has come; returns at once if it is past. Cancel safe.
+    ///
+    /// # Panics
+    /// With the system's clock and a moment that is to come, if it is awaited outside of a tokio runtime.
     pub async fn sleep_until(&self, moment: SystemTime) {
         match &self.manual {
             None => {

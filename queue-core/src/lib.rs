@@ -25,3 +25,4 @@ pub mod task;
 pub mod topology;
 
 mod declaring;
+mod runtime;

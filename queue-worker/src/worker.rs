@@ -300,6 +300,10 @@ impl Worker {
     }
 
     async fn drive(mut self, ends_when_idle: bool) -> Result<Summary> {
+        // Or tokio would panic.
+        tokio::runtime::Handle::try_current().map_err(|error| {
+            config("a worker needs a tokio runtime: run it within one").with_source(error)
+        })?;
         let mut signals = if self.takes_signals {
             Signals::listen().map_err(|error| {
                 Error::new(

@@ -141,6 +141,7 @@ macro_rules! contract {
                     closed_client_says_so,
                     close_answers_everybody_who_waits,
                     close_ends_a_consumer_that_waits,
+                    outside_of_a_tokio_runtime_things_work_or_say_that_they_need_one,
                 ]
                 reply: [
                     reply_reaches_who_asked,

@@ -1,13 +1,22 @@
 //! Stopping consumers and closing clients.
 
-use futures_util::future::join_all;
-use leveret::{ErrorKind, PublishError};
-use queue_core::broker::{ConsumeOptions, Health};
-use queue_core::error::SettleError;
-use queue_core::settlement::Settlement;
-use queue_core::topology::{QueueDecl, Topology};
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, SystemTime};
 
-use crate::support::fixture::message;
+use futures_util::future::join_all;
+use leveret::{ErrorKind, PublishError, Task, Worker};
+use queue_core::broker::{ConsumeOptions, Health, Publish};
+use queue_core::envelope::Envelope;
+use queue_core::error::{SettleError, chain};
+use queue_core::settlement::{Reason, ReasonKind, Settlement};
+use queue_core::task::TaskOptions;
+use queue_core::topology::{QueueDecl, QueueSpec, Topology};
+use serde::{Deserialize, Serialize};
+
+use crate::support::fixture::{message, unique};
 use crate::support::wait::PATIENCE;
 use crate::support::{Fixture, next, take, text, until_ready};
 
@@ -148,4 +157,116 @@ pub(crate) async fn close_ends_a_consumer_that_waits(t: &Fixture) {
     client.close().await;
 
     assert!(tokio::time::timeout(PATIENCE, waiting).await.expect("it wakes").unwrap());
+}
+
+/// Runs a future on this thread, which has no tokio runtime.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let (mut future, mut cx) = (pin!(future), Context::from_waker(&waker));
+    loop {
+        match future.as_mut().poll(&mut cx) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park_timeout(PATIENCE),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Outside {}
+
+impl Task for Outside {
+    const NAME: &'static str = "outside";
+    type Output = u32;
+
+    fn queue() -> &'static QueueSpec {
+        static SPEC: OnceLock<QueueSpec> = OnceLock::new();
+        SPEC.get_or_init(|| QueueSpec::new(unique("contract.lifecycle.outside")))
+    }
+
+    fn options() -> &'static TaskOptions {
+        static OPTIONS: OnceLock<TaskOptions> = OnceLock::new();
+        OPTIONS.get_or_init(TaskOptions::default)
+    }
+}
+
+/// Never a panic: on another executor, or in a program that has forgotten its runtime.
+pub(crate) async fn outside_of_a_tokio_runtime_things_work_or_say_that_they_need_one(t: &Fixture) {
+    let queue = Outside::queue();
+    t.declare_spec(queue).await;
+    let name = queue.name().clone();
+    // Taken within a runtime, and settled outside.
+    t.send(&name, ["acked", "retried", "dead", "nowhere", "released", "dropped"]).await;
+    let missing = queue.clone().dlx(t.name("missing"));
+    let route = queue.dead_letter_route(t.client.namespace());
+    let mut consumer = t.consume_with(ConsumeOptions::new(name.clone()).prefetch(3).dead_letter(route)).await;
+    let mut astray = t
+        .consume_with(
+            ConsumeOptions::new(name.clone())
+                .prefetch(3)
+                .dead_letter(missing.dead_letter_route(t.client.namespace())),
+        )
+        .await;
+    let mut ours = Vec::new();
+    for _ in 0..3 {
+        ours.push(next(&mut consumer).await);
+    }
+    let nowhere = next(&mut astray).await;
+    let needs_one = |words: String| assert!(words.contains("needs a tokio runtime"), "{words}");
+
+    let outside = async {
+        let client = t.other_client().await;
+        client.declare_queue(queue).await.unwrap();
+        client.enqueue(Outside {}).await.unwrap();
+        client.enqueue(Outside {}).delay(Duration::from_secs(3600)).await.unwrap();
+        for enqueued in client.enqueue_all([Outside {}, Outside {}]).await {
+            enqueued.unwrap();
+        }
+        let mut late = message(&name, "late");
+        late.not_before = Some(SystemTime::now() + Duration::from_secs(3600));
+        for published in client.broker().publish_all(vec![late, message(&name, "now")]).await {
+            published.unwrap();
+        }
+        let reply = Publish::to_exchange("", "amq.rabbitmq.reply-to.nobody", Envelope::new("{}"));
+        if let Err(error) = client.broker().publish(reply).await {
+            needs_one(error.to_string());
+        }
+        needs_one(chain(&client.call(Outside {}).await.unwrap_err()));
+        match client.broker().consume(ConsumeOptions::new(name.clone())).await {
+            Ok(mut consumer) => {
+                let delivery = consumer.next().await.expect("a delivery").unwrap();
+                delivery.settle(Settlement::Release).await.unwrap();
+                consumer.finish().await;
+            }
+            Err(error) => needs_one(error.to_string()),
+        }
+        client.depth::<Outside>().await.unwrap();
+        needs_one(client.admin().dead_letters_of::<Outside>(1).await.unwrap_err().to_string());
+        let replayed = client.admin().replay(&queue.dead_queue().expect("one"), 1, |_| true).await;
+        needs_one(replayed.unwrap_err().to_string());
+        needs_one(Worker::new(&client).run().await.unwrap_err().to_string());
+
+        let reason = Reason::new(ReasonKind::Permanent, "no");
+        let mut ours = ours.into_iter();
+        let mut settle = async |settlement| ours.next().expect("three").settle(settlement).await.unwrap();
+        settle(Settlement::Ack).await;
+        settle(crate::settle::retry_in(Duration::from_secs(3600))).await;
+        settle(Settlement::DeadLetter { reason: reason.clone() }).await;
+        let settled = nowhere.settle(Settlement::DeadLetter { reason }).await;
+        assert!(matches!(settled, Err(SettleError::Republish(_))), "{settled:?}");
+
+        client.broker().purge(&name).await.unwrap();
+        client.broker().delete(&t.name("missing")).await.unwrap();
+        client.close().await;
+        client.close().await;
+        drop(client);
+    };
+    thread::scope(|scope| scope.spawn(|| block_on(outside)).join()).expect("no panic");
 }

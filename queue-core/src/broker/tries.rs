@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use crate::error::PublishError;
+use tokio::runtime::Handle;
+
+use crate::error::{PublishError, SettleError};
 
 /// How often a copy is published.
 const TRIES: u32 = 4;
@@ -23,15 +25,18 @@ impl Tries {
         Self { left: TRIES - 1, pause: PAUSE }
     }
 
-    /// How long to wait before the next try; `None` if the original goes back now.
-    pub(super) fn pause_after(&mut self, error: &PublishError) -> Option<Duration> {
-        if !is_refusal(error) || self.left == 0 {
-            return None;
+    /// Waits before the next try.
+    ///
+    /// # Errors
+    /// If there is none, and the original goes back now: also outside of a tokio runtime, where nothing can wait.
+    pub(super) async fn pause_after(&mut self, error: PublishError) -> Result<(), SettleError> {
+        if !is_refusal(&error) || self.left == 0 || Handle::try_current().is_err() {
+            return Err(SettleError::Republish(error));
         }
         self.left -= 1;
-        let pause = self.pause;
+        tokio::time::sleep(self.pause).await;
         self.pause *= 2;
-        Some(pause)
+        Ok(())
     }
 }
 

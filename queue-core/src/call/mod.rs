@@ -85,6 +85,9 @@ impl<T: Task> Request<T> {
     }
 
     async fn send(self) -> Result<T::Output, CallError> {
+        crate::runtime::require("a call")
+            .map_err(|error| PublishError::Refused(chain(&error)))
+            .map_err(EnqueueError::Publish)?;
         refuse_own_headers(&self.headers).map_err(EnqueueError::Publish)?;
         let mut envelope = self.client.envelope(&self.task, self.headers)?;
         envelope.priority = self.priority.or(envelope.priority);

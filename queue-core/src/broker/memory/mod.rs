@@ -283,9 +283,7 @@ impl Broker for MemoryBroker {
     }
 
     async fn consume(&self, options: ConsumeOptions) -> Result<Consumer> {
-        let runtime = Handle::try_current().map_err(|error| {
-            Error::config("consuming needs a tokio runtime: call it from within one").with_source(error)
-        })?;
+        let runtime = crate::runtime::require("consuming")?;
         let (handle, consumer) = Consumer::channel();
         let stopped = handle.until_stopped();
         let id = self.act(|state| match &*options.queue {

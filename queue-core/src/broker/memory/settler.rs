@@ -72,9 +72,8 @@ impl Settler for MemorySettler {
                 }
             };
             // Dropping the ticket gives the original back.
-            let pause = tries.pause_after(&error).ok_or(SettleError::Republish(error))?;
             drop(open);
-            tokio::time::sleep(pause).await;
+            tries.pause_after(error).await?;
             shared = self.shared.upgrade();
         }
     }

@@ -18,7 +18,7 @@ use super::session::{Session, State};
 use super::wire::OPEN;
 use super::{Core, on};
 use crate::broker::{Publish, reply};
-use crate::error::PublishError;
+use crate::error::{PublishError, chain};
 
 /// The largest body that is sent without a confirm. Without one nobody would hear that the server found a reply too
 /// large, and closed the channel with other replies on it.
@@ -53,6 +53,7 @@ impl Replier {
 impl Core {
     /// Sends a reply, on the next connection if need be. `Ok` means that it is on its way.
     pub(super) async fn send_reply(self: &Arc<Self>, publish: &Publish) -> Result<(), PublishError> {
+        crate::runtime::require("a direct reply").map_err(|error| PublishError::Refused(chain(&error)))?;
         let since = Instant::now();
         let timeout = self.shared.settings.publish_timeout;
         let sending = async {

@@ -49,8 +49,7 @@ impl Receipt {
         while let Err(error) = self.publish_copy(&plan).await {
             tracing::warn!(queue = %self.ledger.queue, %error, "the copy of a job was not confirmed");
             // Dropping the receipt gives the original back.
-            let pause = tries.pause_after(&error).ok_or(SettleError::Republish(error))?;
-            tokio::time::sleep(pause).await;
+            tries.pause_after(error).await?;
         }
         self.ack()
     }

@@ -249,9 +249,7 @@ impl Broker for SqliteBroker {
     }
 
     async fn consume(&self, options: ConsumeOptions) -> Result<Consumer> {
-        let runtime = Handle::try_current().map_err(|error| {
-            Error::config("consuming needs a tokio runtime: call it from within one").with_source(error)
-        })?;
+        let runtime = crate::runtime::require("consuming")?;
         let (handle, consumer) = Consumer::channel();
         let stopped = handle.until_stopped();
         let id = self
@@ -290,7 +288,16 @@ impl Broker for SqliteBroker {
         // At once: what the writer has yet to give back is not to begin meanwhile.
         self.tenure.end();
         *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        if tokio::time::timeout(CLOSING, self.ask(Command::Close)).await.is_err() {
+        let closing = self.ask(Command::Close);
+        // Elsewhere there is no timer, and the writer is waited for as long as that takes.
+        let closed = match Handle::try_current() {
+            Ok(_) => tokio::time::timeout(CLOSING, closing).await.is_ok(),
+            Err(_) => {
+                closing.await;
+                true
+            }
+        };
+        if !closed {
             tracing::warn!(path = %self.path.display(), "the database could not be closed within {CLOSING:?}");
         }
         // Not waited for: the runtime that they are on may be one that nobody drives.

@@ -66,6 +66,7 @@ impl Outbox {
     /// # Errors
     /// If the database cannot be read or written any more, or the client is closed before `stop` says so.
     pub async fn relay(&self, client: &Client, stop: CancellationToken) -> Result<()> {
+        crate::runtime::require("a relay")?;
         let Some(_only) = self.become_the_only_one(&stop).await? else { return Ok(()) };
         let database = Database::open(&self.path, client.publish_timeout()).await?;
         let relay = Relay {

@@ -149,8 +149,7 @@ impl Settler for SqliteSettler {
             };
             // The delivery is ours again. Dropping the ticket gives the original back.
             self.ticket = Some(ticket);
-            let pause = tries.pause_after(&error).ok_or(SettleError::Republish(error))?;
-            tokio::time::sleep(pause).await;
+            tries.pause_after(error).await?;
         }
     }
 
