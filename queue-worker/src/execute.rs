@@ -90,6 +90,8 @@ pub(crate) fn find<'lane>(lane: &'lane Lane, envelope: &Envelope) -> Result<&'la
 pub(crate) async fn execute(context: &Arc<Context>, task: &Task, payload: Bytes) -> Executed {
     let shared = &context.lane().shared;
     shared.events.emit(|| JobEvent::Started { job: context.job_info() });
+    let Context { id, attempt, .. } = &**context;
+    tracing::debug!(target: "leveret", %id, task = task.name(), queue = context.queue(), attempt, "job started");
 
     let call = Call::new(payload, Arc::clone(context), task.registration.run);
     let outcome = match catch_unwind(AssertUnwindSafe(|| shared.handler.run(call))) {

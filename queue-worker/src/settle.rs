@@ -101,7 +101,7 @@ pub(crate) async fn carry_out(lane: &Lane, mut delivery: Delivery, decision: Dec
     match settled {
         Ok(()) => {
             count(lane, &told, &fate);
-            log(&job, &told, &fate);
+            log(&job, &told, &fate, took);
             shared.activity.ended(&lane.queue, &job.id, &told);
             shared.events.emit(|| event(job, told, fate, took));
         }
@@ -178,7 +178,7 @@ fn count(lane: &Lane, settlement: &Settlement, fate: &Fate) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-fn log(job: &JobInfo, settlement: &Settlement, fate: &Fate) {
+fn log(job: &JobInfo, settlement: &Settlement, fate: &Fate, took: Duration) {
     let JobInfo { id, task, queue, attempt } = job;
     match (fate, settlement) {
         (Fate::CallFailed(reason), _) => {
@@ -187,11 +187,20 @@ fn log(job: &JobInfo, settlement: &Settlement, fate: &Fate) {
         (Fate::Abandoned, _) => {
             tracing::warn!(target: "leveret", %id, %task, %queue, "call was not run, since its caller had given up: the queue is longer than callers wait");
         }
+        (_, Settlement::Retry { after, reason, .. }) if reason.kind == ReasonKind::UnknownTask => {
+            tracing::warn!(target: "leveret", %id, %task, %queue, attempt, ?after, %reason, "job did not run here, and waits for a worker that can run it");
+        }
         (_, Settlement::Retry { after, reason, .. }) => {
-            tracing::warn!(target: "leveret", %id, %task, %queue, attempt, ?after, %reason, "job failed, and runs again");
+            tracing::warn!(target: "leveret", %id, %task, %queue, attempt, ?took, ?after, %reason, "job failed, and runs again");
         }
         (_, Settlement::DeadLetter { reason }) => {
             tracing::error!(target: "leveret", %id, %task, %queue, attempt, %reason, "job is a dead letter");
+        }
+        (_, Settlement::Ack) => {
+            tracing::debug!(target: "leveret", %id, %task, %queue, attempt, ?took, "job succeeded");
+        }
+        (_, Settlement::Release) => {
+            tracing::debug!(target: "leveret", %id, %task, %queue, attempt, "job was given back as it came");
         }
         _ => {}
     }

@@ -27,6 +27,8 @@ use crate::stop::{Finishing, stop};
 
 /// How soon a broker that is away at the start is asked again. Asking itself takes the client's publish timeout.
 const AWAY: Duration = Duration::from_secs(1);
+/// How many queues, and how many tasks, the log names when the worker starts.
+const LISTED: usize = 100;
 
 /// Runs jobs: those of all tasks compiled into the program, unless it is told which.
 ///
@@ -342,7 +344,9 @@ impl Worker {
         for (lane, consumer) in lanes.iter().zip(consumers) {
             fetchers.spawn(fetch(Arc::clone(lane), consumer));
         }
-        tracing::info!(target: "leveret", worker = %shared.name, queues = lanes.len(), tasks = shared.tasks.len(), "worker started");
+        let queues = listed(lanes.iter().map(|lane| lane.queue.as_ref()));
+        let tasks = listed(lanes.iter().flat_map(|lane| &lane.plan.tasks).map(Task::name));
+        tracing::info!(target: "leveret", worker = %shared.name, %queues, %tasks, "worker started");
 
         let idle = async {
             if ends_when_idle {
@@ -494,6 +498,15 @@ async fn try_start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>
         consumers.push(lane.consume().await?);
     }
     Ok(consumers)
+}
+
+/// The names, for one line of the log.
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names: Vec<_> = names.collect();
+    let more = names.len().saturating_sub(LISTED);
+    names.truncate(LISTED);
+    let names = names.join(", ");
+    if more > 0 { format!("{names} and {more} more") } else { names }
 }
 
 /// `program@host:process`.

@@ -4,6 +4,7 @@ mod concurrency;
 mod events;
 mod failure;
 mod layer;
+mod log;
 mod lost;
 mod program;
 mod rpc;
