@@ -37,7 +37,7 @@ impl fmt::Display for DivisionByZero {
 impl std::error::Error for DivisionByZero {}
 
 /// The procedure. Several callers are served at once.
-#[task(queue = "calculator", queue_type = "classic", concurrency = 10)]
+#[task(queue = "calculator", queue_type = "classic", dlx = none, concurrency = 10)]
 async fn divide(a: u64, b: u64) -> Result<Quotient, DivisionByZero> {
     match (a.checked_div(b), a.checked_rem(b)) {
         (Some(whole), Some(rest)) => Ok(Quotient { whole, rest }),
