@@ -33,7 +33,8 @@ impl WorkerHandle {
         self.steps.stop();
     }
 
-    /// Asks the worker to stop at once, like a second signal: what runs is cut off and given back to its queue.
+    /// Asks the worker to stop at once, like a second signal: what runs is cut off and given back to its queue. The
+    /// process goes on in any case, and with it functions without `async`, which nobody can stop.
     pub fn shutdown_now(&self) {
         self.steps.cut_off();
     }

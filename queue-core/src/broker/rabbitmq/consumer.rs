@@ -266,9 +266,14 @@ impl Feed {
         let closed = self.core.shared.closed.clone();
         let queue = (self.options.prefetch >= AT_ONCE).then(|| self.options.queue.clone());
         self.core.spawn(async move {
-            tokio::select! {
-                () = ledger.all_in() => {}
-                () = closed.cancelled() => return,
+            let mut looks = tokio::time::interval(LOOK);
+            loop {
+                tokio::select! {
+                    () = ledger.all_in() => break,
+                    // What is settled on a channel that has gone tells nobody.
+                    _ = looks.tick() => if !ledger.is_open() { return },
+                    () = closed.cancelled() => return,
+                }
             }
             let close = async {
                 let _ = ledger.barrier(queue.as_deref()).await;
