@@ -222,7 +222,20 @@ fn bindings(attribute: &Attribute, errors: &mut Errors) {
     }
 }
 
+/// RabbitMQ takes no more in one binding since 4.3.5.
+const MAX_HASHES: usize = 2;
+
 fn pattern(key: &str, span: Span, otherwise: &str, errors: &mut Errors) {
+    let hashes = key.split('.').filter(|word| *word == "#").count();
+    if hashes > MAX_HASHES {
+        errors.at(
+            span,
+            format!(
+                "`{key}` has {hashes} `#`, and RabbitMQ takes at most {MAX_HASHES} in one binding (from 4.3.5 on): use `*` \
+                 where one word is meant, or several bindings{otherwise}"
+            ),
+        );
+    }
     let is_partial = |word: &&str| word.len() > 1 && word.contains(['*', '#']);
     if let Some(word) = key.split('.').find(is_partial) {
         errors.at(

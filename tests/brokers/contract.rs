@@ -42,6 +42,7 @@ macro_rules! contract {
                     expired_message_is_never_delivered,
                     message_that_expired_behind_another_is_not_delivered_with_it,
                     higher_priority_is_delivered_first,
+                    quorum_queue_delivers_by_32_strict_levels,
                 ]
                 prefetch: [
                     prefetch_is_exact,
@@ -111,6 +112,7 @@ macro_rules! contract {
                     short_patterns_match_as_amqp_says,
                     random_patterns_match_as_amqp_says,
                     keys_of_255_bytes_match_as_amqp_says,
+                    binding_by_three_hashes_is_refused_in_words,
                 ]
                 topology: [
                     same_declaration_twice_is_fine,

@@ -178,6 +178,41 @@ pub(crate) async fn higher_priority_is_delivered_first(t: &Fixture) {
     assert_eq!(take(&mut consumer, 7).await, expected);
 }
 
+/// As RabbitMQ does from 4.3 on. 4.0 has two levels, of which the higher gets two turns of three; 3.10 has none.
+pub(crate) async fn quorum_queue_delivers_by_32_strict_levels(t: &Fixture) {
+    let queue = t.quorum_queue("jobs").await;
+    let with = |text: &str, priority: Option<u8>| {
+        let mut publish = message(&queue, text);
+        publish.envelope.priority = priority;
+        publish
+    };
+    let batch = vec![
+        with("none", None),
+        with("3", Some(3)),
+        with("4", Some(4)),
+        with("0", Some(0)),
+        with("31", Some(31)),
+        with("5", Some(5)),
+        with("over the maximum", Some(255)),
+        with("none again", None),
+        with("30", Some(30)),
+    ];
+
+    for result in t.broker.publish_all(batch).await {
+        result.unwrap();
+    }
+    let mut consumer = t.consume(&queue).await;
+    let mut taken = take(&mut consumer, 9).await;
+
+    // Over the maximum counts as the maximum, none as 4, and equals keep their order.
+    let mut expected = ["31", "over the maximum", "30", "5", "none", "4", "none again", "3", "0"];
+    if t.is_older_rabbitmq() {
+        taken.sort();
+        expected.sort_unstable();
+    }
+    assert_eq!(taken, expected);
+}
+
 fn a_death(reason: &str, queue: &Name) -> Death {
     Death {
         reason: reason.to_owned(),

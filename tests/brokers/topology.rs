@@ -13,7 +13,7 @@ use crate::support::wait::PATIENCE;
 use crate::support::{Fixture, next, ready, take, text, until_ready};
 
 #[track_caller]
-fn assert_topology_error(error: &Error, names: &[&str]) {
+pub(crate) fn assert_topology_error(error: &Error, names: &[&str]) {
     assert_eq!(error.kind(), ErrorKind::Topology, "{error:?}");
     let words = queue_core::error::chain(error);
     for name in names {

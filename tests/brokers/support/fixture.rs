@@ -58,6 +58,11 @@ impl Fixture {
         self.broker.info().system != "rabbitmq" || super::place::management(&self.url).is_some()
     }
 
+    /// Whether this is a RabbitMQ before 4.3, where our own brokers keep to what 4.3 does.
+    pub(crate) fn is_older_rabbitmq(&self) -> bool {
+        super::place::is_one_of(&self.url, &["LEVERET_TEST_RABBITMQ3", "LEVERET_TEST_RABBITMQ4"])
+    }
+
     /// Another client on the same broker.
     pub(crate) async fn other_client(&self) -> Client {
         self.other_client_with(|builder| builder).await

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::sync::Once;
 
 /// The variables that name RabbitMQ nodes.
-const NODES: [&str; 2] = ["LEVERET_TEST_RABBITMQ3", "LEVERET_TEST_RABBITMQ4"];
+const NODES: [&str; 3] = ["LEVERET_TEST_RABBITMQ3", "LEVERET_TEST_RABBITMQ4", "LEVERET_TEST_RABBITMQ43"];
 
 /// Where a broker under test is.
 pub(crate) enum Place {
@@ -44,6 +44,11 @@ pub(crate) fn management(url: &str) -> Option<String> {
     state.lines().find_map(|line| line.strip_prefix("management_url=")).map(str::to_owned)
 }
 
+/// Whether the broker at `url` is one of these nodes.
+pub(crate) fn is_one_of(url: &str, nodes: &[&str]) -> bool {
+    nodes.iter().any(|variable| url_in(variable).as_deref() == Some(url))
+}
+
 /// The variables of nodes that are not there.
 pub(crate) fn missing() -> Vec<&'static str> {
     NODES.into_iter().filter(|variable| url_in(variable).is_none()).collect()
@@ -56,7 +61,7 @@ fn url_in(variable: &str) -> Option<String> {
 fn say_what_is_left_out() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let missing = missing().join(" and ");
+        let missing = missing().join(", ");
         // Not `eprintln!`, which the test harness swallows when the test passes.
         let _ = writeln!(
             std::io::stderr(),

@@ -13,6 +13,8 @@ mod death;
 mod flow;
 mod plan;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
+mod pattern;
+#[cfg(any(feature = "memory", feature = "sqlite-system"))]
 mod rules;
 mod size;
 
@@ -31,6 +33,8 @@ pub(crate) use flow::{
     Death, Delayed, Message, Published, Store, bury, delay_job, dies, fall_due, nothing_bound, publish,
 };
 pub(crate) use plan::Plan;
+#[cfg(any(feature = "memory", feature = "sqlite-system"))]
+pub(crate) use pattern::check_pattern;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use rules::{Overflowing, QueueRules};
 #[cfg_attr(not(feature = "rabbitmq"), allow(unused_imports, reason = "as above"))]

@@ -226,6 +226,9 @@ impl State {
                 ),
             ));
         }
+        if let Some((kind, _)) = self.exchanges.get(exchange) {
+            amqp::check_pattern(kind, binding)?;
+        }
         self.exchanges.bind(exchange, queue, routing_key, arguments).map_err(|error| match error {
             BindError::NoExchange(exchange) => amqp::missing_exchange(&exchange),
             BindError::BadMatch(error) => Error::new(

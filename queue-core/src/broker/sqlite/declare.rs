@@ -206,6 +206,11 @@ impl State {
                 ),
             )));
         }
+        // Here and not in `Exchanges::bind`: a file keeps the bindings that it has had from an earlier version.
+        let kind = self.exchanges.get(exchange).map(|(kind, _)| kind);
+        if let Err(error) = kind.map_or(Ok(()), |kind| amqp::check_pattern(kind, binding)) {
+            return Ok(Err(error));
+        }
         if let Err(error) = self.exchanges.bind(exchange, queue, routing_key, arguments) {
             return Ok(Err(match error {
                 BindError::NoExchange(exchange) => amqp::missing_exchange(&exchange),
