@@ -7,9 +7,9 @@ _list:
 test *args:
     ./scripts/test {{args}}
 
-# The tests of one RabbitMQ alone, 3 or 4: `just broker 4`
+# The tests of one RabbitMQ alone, 3, 4 or 43: `just broker 43`
 broker which *args:
-    ./scripts/rabbitmq run {{which}} -- cargo test --test brokers rabbitmq{{which}} {{args}}
+    ./scripts/rabbitmq run {{which}} -- cargo test --test brokers rabbitmq{{which}}:: {{args}}
 
 # Private RabbitMQ nodes: `just rabbitmq start 3`
 rabbitmq *args:

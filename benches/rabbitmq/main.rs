@@ -112,9 +112,9 @@ async fn bench(url: &str, plan: &Plan) {
 /// The version of the node that `scripts/rabbitmq` started, if this is one of those; lapin does not tell it.
 fn version(url: &str) -> String {
     let is_this =
-        |major: &str| std::env::var(format!("LEVERET_TEST_RABBITMQ{major}")).is_ok_and(|node| node == url);
-    let major = ["3", "4"].into_iter().find(|major| is_this(major)).unwrap_or_default();
-    let folder = std::env::var(format!("LEVERET_TEST_RABBITMQ{major}_NODE")).unwrap_or_default();
+        |number: &str| std::env::var(format!("LEVERET_TEST_RABBITMQ{number}")).is_ok_and(|node| node == url);
+    let number = ["3", "4", "43"].into_iter().find(|number| is_this(number)).unwrap_or_default();
+    let folder = std::env::var(format!("LEVERET_TEST_RABBITMQ{number}_NODE")).unwrap_or_default();
     let state = std::fs::read_to_string(format!("{folder}/state")).unwrap_or_default();
     state.lines().find_map(|line| line.strip_prefix("version=")).unwrap_or("of unknown version").to_owned()
 }

@@ -1,9 +1,10 @@
 //! The contract: what every broker promises, tested on each of them through the same functions.
 //!
 //! [`contract`] lists the promises; the modules beside it hold them by subject. A promise `p` becomes the tests
-//! `memory::p`, `sqlite::p`, `rabbitmq3::p`, `rabbitmq4::p`. Whoever fixes a broker's behaviour adds it here, so that all keep it.
+//! `memory::p`, `sqlite::p`, `rabbitmq3::p`, `rabbitmq4::p`, `rabbitmq43::p`. Whoever fixes a broker's behaviour adds it here,
+//! so that all keep it.
 //!
-//! A RabbitMQ node is found by `LEVERET_TEST_RABBITMQ3` and `LEVERET_TEST_RABBITMQ4` (AMQP URLs). Without one its
+//! A RabbitMQ node is found by `LEVERET_TEST_RABBITMQ3`, `..4` and `..43` (AMQP URLs of a 3.10, 4.0 and 4.3). Without one its
 //! tests pass without doing anything, and one line on stderr says so; `./scripts/test` starts the nodes.
 
 #[macro_use]
@@ -30,6 +31,7 @@ contract!(memory: Place::InProcess);
 contract!(sqlite: Place::File);
 contract!(rabbitmq3: Place::Environment("LEVERET_TEST_RABBITMQ3"));
 contract!(rabbitmq4: Place::Environment("LEVERET_TEST_RABBITMQ4"));
+contract!(rabbitmq43: Place::Environment("LEVERET_TEST_RABBITMQ43"));
 
 /// On a laptop a missing node is a line on stderr. In CI a suite that left out RabbitMQ would be green and say nothing.
 #[test]

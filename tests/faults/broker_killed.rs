@@ -90,7 +90,7 @@ async fn confirmed_jobs_survive_a_killed_broker(node: Private) {
         for enqueuing in enqueuing {
             enqueuing.await.unwrap();
         }
-        let on = format!("kill -9 of RabbitMQ {}", node.major);
+        let on = format!("kill -9 of RabbitMQ {}", node.number);
         for (book, kind) in books.all().into_iter().zip(["quorum", "classic", "delayed", "retried"]) {
             book.balance(&format!("{on}, {kind}")).await;
         }

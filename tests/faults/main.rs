@@ -1,7 +1,7 @@
 //! Faults: what becomes of jobs when nodes, processes and networks fail, on real RabbitMQ nodes. Nothing confirmed is
 //! ever lost, and everybody comes back by himself.
 //!
-//! Each test runs on RabbitMQ 3 and 4. Most share the nodes that `LEVERET_TEST_RABBITMQ3` and `LEVERET_TEST_RABBITMQ4`
+//! Each test runs on RabbitMQ 3.10, 4.0 and 4.3. Most share the nodes that `LEVERET_TEST_RABBITMQ3`, `..4` and `..43`
 //! name, behind a [proxy](support::proxy) of their own that fails as networks do. Tests that hurt a node have one for
 //! themselves, which `scripts/rabbitmq` starts for this process and removes when it ends. Where a RabbitMQ is missing, one
 //! line says so. With `LEVERET_FAULT_ROUNDS=20` what can go wrong by chance is done twenty times over.

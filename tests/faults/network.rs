@@ -55,7 +55,7 @@ async fn nothing_is_lost_by_one_reset_after_another(node: Node) {
     book.until_confirmed(book.confirmed_count() + 20).await;
     enqueuing.abort();
 
-    book.balance(&format!("{} resets, RabbitMQ {}", 5 * rounds(), node.major)).await;
+    book.balance(&format!("{} resets, RabbitMQ {}", 5 * rounds(), node.number)).await;
     assert!(worker.is_running());
     worker.stop().await;
     client.close().await;

@@ -46,7 +46,7 @@ async fn closed_connections_come_back(node: Private) {
 
     client.enqueue(Closed { number: 1 }).await.unwrap();
     book.confirmed(1);
-    book.balance(&format!("connections closed by the operator, RabbitMQ {}", node.major)).await;
+    book.balance(&format!("connections closed by the operator, RabbitMQ {}", node.number)).await;
     worker.stop().await;
     client.close().await;
 }
@@ -96,14 +96,17 @@ async fn permission_that_is_missing_is_refused_for_now_and_to_nobody_else(node: 
 }
 
 async fn job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue(node: Private) {
-    // For channels that are opened from now on.
+    // For channels and consumers that are opened from now on.
     node.eval(
         "application:set_env(rabbit, consumer_timeout, 1500), \
          application:set_env(rabbit, channel_tick_interval, 300).",
     )
     .await;
     let client = client(&node.url).await;
-    let (long, other) = (queue(&client, "long").await, queue(&client, "other").await);
+    // A quorum queue: 4.3 waits without end for consumers of classic queues.
+    let (long, other): (Name, _) = (unique("long").into(), queue(&client, "other").await);
+    let decl = QueueDecl::new(long.clone()).argument("x-queue-type", "quorum");
+    client.declare(&Topology::new().queue(decl.argument("x-expires", 600_000_i64))).await.unwrap();
     let mut long_consumer = consume(&client, &long, 1).await;
     let mut other_consumer = consume(&client, &other, 1).await;
     send(&client, &long, 1).await;
@@ -114,11 +117,17 @@ async fn job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue(
     assert_eq!(again.envelope.id, too_long.envelope.id);
     assert!(again.redelivered);
     let settled = too_long.settle(Settlement::Ack).await;
-    assert!(matches!(settled, Err(SettleError::Lost)), "{settled:?}");
     again.settle(Settlement::Ack).await.unwrap();
     let said = log::lines(&[&long]);
     assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].contains("ERROR") && said[0].contains("raise `consumer_timeout`"), "{said:?}");
+    if node.number == 43 {
+        // The server ends the consumer and gives no reason; the channel stays, and with it the way for an ack.
+        assert!(said[0].contains("WARN") && said[0].contains("longer than `consumer_timeout`"), "{said:?}");
+    } else {
+        // It closes the channel, and says why.
+        assert!(matches!(settled, Err(SettleError::Lost)), "{settled:?}");
+        assert!(said[0].contains("ERROR") && said[0].contains("raise `consumer_timeout`"), "{said:?}");
+    }
     // The other queue's consumer has heard nothing of it, on the same connection.
     send(&client, &other, 1).await;
     next(&mut other_consumer).await.settle(Settlement::Ack).await.unwrap();

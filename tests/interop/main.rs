@@ -1,7 +1,7 @@
 //! Leveret beside programs that know nothing of it: what they publish is worked, and what they get wrong ends as a
 //! dead letter with a reason one can act on. And the examples, as a person runs them.
 //!
-//! Each test runs on the memory broker and on the nodes that `LEVERET_TEST_RABBITMQ3` and `LEVERET_TEST_RABBITMQ4`
+//! Each test runs on the memory broker and on the nodes that `LEVERET_TEST_RABBITMQ3`, `..4` and `..43`
 //! name; there the foreign program is a plain lapin client. See `scripts/rabbitmq`. In [`python`] it is one in Python.
 
 #[macro_use]

@@ -25,7 +25,7 @@ on_each_node!(
 /// What the node's folder says of it; `None`, with a line that says so, where the folder is not known.
 fn recorded(node: &Node, key: &str) -> Option<String> {
     let Some(folder) = &node.folder else {
-        let why = "LEVERET_TEST_RABBITMQ3_NODE or LEVERET_TEST_RABBITMQ4_NODE must name the node's folder";
+        let why = "LEVERET_TEST_RABBITMQ<number>_NODE must name the node's folder";
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{why}");
         eprintln!("skipped: {why}");
         return None;

@@ -11,25 +11,22 @@ use queue_core::topology::{Namespace, QueueDecl, Topology};
 /// How long anything may take that should happen at once.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// Makes each `async fn name(node: Node)` a test per node: `rabbitmq3::name` and `rabbitmq4::name`.
+/// Makes each `async fn name(node: Node)` a test per node: `rabbitmq3::name`, `rabbitmq4::name`, `rabbitmq43::name`.
 macro_rules! on_each_node {
+    (@ $module:ident, $number:literal; $($(#[$attribute:meta])* $name:ident),*) => {
+        mod $module {
+            $($(#[$attribute])* #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                if let Some(node) = $crate::support::Node::of($number) {
+                    super::$name(node).await;
+                }
+            })*
+        }
+    };
     ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {
-        mod rabbitmq3 {
-            $($(#[$attribute])* #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                if let Some(node) = $crate::support::Node::of(3) {
-                    super::$name(node).await;
-                }
-            })*
-        }
-        mod rabbitmq4 {
-            $($(#[$attribute])* #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                if let Some(node) = $crate::support::Node::of(4) {
-                    super::$name(node).await;
-                }
-            })*
-        }
+        on_each_node!(@ rabbitmq3, 3; $($(#[$attribute])* $name),*);
+        on_each_node!(@ rabbitmq4, 4; $($(#[$attribute])* $name),*);
+        on_each_node!(@ rabbitmq43, 43; $($(#[$attribute])* $name),*);
     };
 }
 
@@ -37,18 +34,20 @@ macro_rules! on_each_node {
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) url: String,
-    /// Its folder, if `LEVERET_TEST_RABBITMQ3_NODE` or `LEVERET_TEST_RABBITMQ4_NODE` says so; see `scripts/rabbitmq`.
+    /// Its folder, if `LEVERET_TEST_RABBITMQ<number>_NODE` says so; see `scripts/rabbitmq`.
     pub(crate) folder: Option<String>,
+    /// 3, 4 or 43, as `scripts/rabbitmq` calls it.
+    pub(crate) number: u32,
 }
 
 impl Node {
-    /// The node of that major version. Without one the test is skipped with a line that says so; in CI version 3
+    /// The node that `scripts/rabbitmq` calls by this number. Without one the test is skipped with a line that says so; in CI version 3
     /// must be there.
-    pub(crate) fn of(major: u32) -> Option<Self> {
-        let variable = format!("LEVERET_TEST_RABBITMQ{major}");
+    pub(crate) fn of(number: u32) -> Option<Self> {
+        let variable = format!("LEVERET_TEST_RABBITMQ{number}");
         match std::env::var(&variable) {
             Ok(url) if !url.is_empty() => {
-                return Some(Self { url, folder: std::env::var(format!("{variable}_NODE")).ok() });
+                return Some(Self { url, folder: std::env::var(format!("{variable}_NODE")).ok(), number });
             }
             Ok(_) => {}
             Err(_) if std::env::var("CI").as_deref() == Ok("true") => {
@@ -58,7 +57,7 @@ impl Node {
             }
             Err(_) => {}
         }
-        eprintln!("skipped: {variable} names no node; `scripts/rabbitmq start {major}` starts one");
+        eprintln!("skipped: {variable} names no node; `scripts/rabbitmq start {number}` starts one");
         None
     }
 

@@ -29,9 +29,7 @@ struct Tls {
 impl Tls {
     fn of(node: &Node) -> Option<Self> {
         let Some(folder) = &node.folder else {
-            return skip(
-                "LEVERET_TEST_RABBITMQ3_NODE or LEVERET_TEST_RABBITMQ4_NODE must name the node's folder",
-            );
+            return skip("LEVERET_TEST_RABBITMQ<number>_NODE must name the node's folder");
         };
         let state = std::fs::read_to_string(format!("{folder}/state")).expect("the node's state");
         let url = state.lines().find_map(|line| line.strip_prefix("tls_url=")).unwrap_or_default();

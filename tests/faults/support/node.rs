@@ -8,68 +8,74 @@ use std::sync::Once;
 
 use tokio::sync::{Mutex, MutexGuard};
 
-/// Makes each `async fn name(node)` a test per node, `rabbitmq3::name` and `rabbitmq4::name`: on `Node`, which all
-/// tests share, or on a `Private` one, which the test has for itself.
+/// Makes each `async fn name(node)` a test per node, `rabbitmq3::name`, `rabbitmq4::name` and `rabbitmq43::name`: on
+/// `Node`, which all tests share, or on a `Private` one, which the test has for itself.
 macro_rules! on_each {
+    (@ $module:ident, $number:literal, $node:ident: $($name:ident),*) => {
+        mod $module {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                if let Some(node) = $crate::support::node::$node::of($number).await {
+                    super::$name(node).await;
+                }
+            })*
+        }
+    };
     ($node:ident: $($name:ident),* $(,)?) => {
-        mod rabbitmq3 {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                if let Some(node) = $crate::support::node::$node::of(3).await {
-                    super::$name(node).await;
-                }
-            })*
-        }
-        mod rabbitmq4 {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                if let Some(node) = $crate::support::node::$node::of(4).await {
-                    super::$name(node).await;
-                }
-            })*
-        }
+        on_each!(@ rabbitmq3, 3, $node: $($name),*);
+        on_each!(@ rabbitmq4, 4, $node: $($name),*);
+        on_each!(@ rabbitmq43, 43, $node: $($name),*);
     };
 }
 
 /// A RabbitMQ that other tests use at the same time.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
-    /// 3 or 4.
-    pub(crate) major: u8,
+    /// 3, 4 or 43, as `scripts/rabbitmq` calls it.
+    pub(crate) number: u8,
     pub(crate) url: String,
 }
 
 impl Node {
     /// The node that the environment names. Without one the test passes without doing anything, and one line says
     /// so; in CI version 3 must be there.
-    pub(crate) async fn of(major: u8) -> Option<Self> {
+    pub(crate) async fn of(number: u8) -> Option<Self> {
         super::log::listen();
-        let variable = format!("LEVERET_TEST_RABBITMQ{major}");
+        let variable = format!("LEVERET_TEST_RABBITMQ{number}");
         match std::env::var(&variable) {
-            Ok(url) if !url.is_empty() => return Some(Self { major, url }),
-            Err(_) if major == 3 && std::env::var("CI").as_deref() == Ok("true") => {
+            Ok(url) if !url.is_empty() => return Some(Self { number, url }),
+            Err(_) if number == 3 && std::env::var("CI").as_deref() == Ok("true") => {
                 panic!("{variable} is not set: in CI that broker is tested; ./scripts/test starts a node")
             }
             _ => {}
         }
-        left_out(major, &format!("{variable} names no node; ./scripts/test starts one"));
+        left_out(number, &format!("{variable} names no node; ./scripts/test starts one"));
         None
     }
 }
 
-fn left_out(major: u8, why: &str) {
-    static SAID: [Once; 2] = [Once::new(), Once::new()];
-    SAID[usize::from(major - 3)].call_once(|| {
+fn left_out(number: u8, why: &str) {
+    static SAID: [Once; 3] = [const { Once::new() }; 3];
+    SAID[place(number)].call_once(|| {
         // Not `eprintln!`, which the test harness swallows when the test passes.
-        let _ = writeln!(std::io::stderr(), "faults: RabbitMQ {major} is left out: {why}");
+        let _ = writeln!(std::io::stderr(), "faults: RabbitMQ {number} is left out: {why}");
     });
+}
+
+/// Where a node's own things stand among those of all nodes.
+fn place(number: u8) -> usize {
+    match number {
+        3 => 0,
+        4 => 1,
+        _ => 2,
+    }
 }
 
 /// A node that this test has for itself, to be killed and set on fire. It runs when the test gets it.
 pub(crate) struct Private(MutexGuard<'static, Option<Owned>>);
 
 /// One for each version, from the first test that wants it until this process ends.
-static PRIVATE: [Mutex<Option<Owned>>; 2] = [Mutex::const_new(None), Mutex::const_new(None)];
+static PRIVATE: [Mutex<Option<Owned>>; 3] = [const { Mutex::const_new(None) }; 3];
 
 pub(crate) struct Owned {
     node: Node,
@@ -82,11 +88,11 @@ pub(crate) struct Owned {
 
 impl Private {
     /// The private node of a version whose shared node the environment names.
-    pub(crate) async fn of(major: u8) -> Option<Self> {
-        let shared = Node::of(major).await?;
-        let mut owned = PRIVATE[usize::from(shared.major - 3)].lock().await;
+    pub(crate) async fn of(number: u8) -> Option<Self> {
+        let shared = Node::of(number).await?;
+        let mut owned = PRIVATE[place(shared.number)].lock().await;
         if owned.is_none() {
-            *owned = tokio::task::spawn_blocking(move || Owned::start(major)).await.unwrap();
+            *owned = tokio::task::spawn_blocking(move || Owned::start(number)).await.unwrap();
         }
         owned.is_some().then_some(())?;
         let node = Self(owned);
@@ -119,7 +125,7 @@ impl Private {
         let owned = self.owned();
         let output = tokio::process::Command::new(script())
             .args(command)
-            .arg(self.major.to_string())
+            .arg(self.number.to_string())
             .args(arguments)
             .env("LEVERET_RABBITMQ_DIR", &owned.directory)
             .stdin(Stdio::null())
@@ -146,10 +152,10 @@ impl Deref for Private {
 
 impl Owned {
     /// `None`, with a line that says so, where that RabbitMQ is not installed.
-    fn start(major: u8) -> Option<Self> {
-        let report = format!("echo \"$LEVERET_URL\"; echo \"$LEVERET_TEST_RABBITMQ{major}_NODE\"; exec cat");
+    fn start(number: u8) -> Option<Self> {
+        let report = format!("echo \"$LEVERET_URL\"; echo \"$LEVERET_TEST_RABBITMQ{number}_NODE\"; exec cat");
         let mut keeper = Command::new(script())
-            .args(["run", &major.to_string(), "--", "sh", "-c", &report])
+            .args(["run", &number.to_string(), "--", "sh", "-c", &report])
             .env("LEVERET_RABBITMQ_INSTALL", "no")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -161,12 +167,12 @@ impl Owned {
         output.read_line(&mut folder).unwrap();
         if folder.is_empty() {
             let status = keeper.wait().unwrap();
-            assert_eq!(status.code(), Some(3), "scripts/rabbitmq run {major}: see above");
-            left_out(major, "a node to kill needs it installed here");
+            assert_eq!(status.code(), Some(3), "scripts/rabbitmq run {number}: see above");
+            left_out(number, "a node to kill needs it installed here");
             return None;
         }
         let directory = PathBuf::from(folder.trim()).parent().unwrap().to_owned();
-        let node = Node { major, url: url.trim().to_owned() };
+        let node = Node { number, url: url.trim().to_owned() };
         Some(Self { node, directory, _keeper: keeper })
     }
 }

@@ -7,26 +7,27 @@
 mod program;
 
 /// Makes each `async fn name(t: &Python)` a test per node and client: `rabbitmq3::pika::name`,
-/// `rabbitmq3::aio_pika::name`, and the same for RabbitMQ 4. Each begins without what the file's `LEFTOVERS` name.
+/// `rabbitmq3::aio_pika::name`, and the same for RabbitMQ 4.0 and 4.3. Each begins without what the file's `LEFTOVERS` name.
 macro_rules! with_each_client {
     ($($name:ident),* $(,)?) => {
         with_each_client!(@node rabbitmq3, 3; $($name)*);
         with_each_client!(@node rabbitmq4, 4; $($name)*);
+        with_each_client!(@node rabbitmq43, 43; $($name)*);
     };
-    (@node $node:ident, $major:literal; $($name:ident)*) => {
+    (@node $node:ident, $number:literal; $($name:ident)*) => {
         mod $node {
-            with_each_client!(@client pika, $major; $($name)*);
-            with_each_client!(@client aio_pika, $major; $($name)*);
+            with_each_client!(@client pika, $number; $($name)*);
+            with_each_client!(@client aio_pika, $number; $($name)*);
         }
     };
-    (@client $client:ident, $major:literal; $($name:ident)*) => {
+    (@client $client:ident, $number:literal; $($name:ident)*) => {
         mod $client {
             use crate::python::run;
             use crate::support::place::Place::RabbitMq;
 
             $(#[test]
             fn $name() {
-                run(RabbitMq($major), stringify!($client), &super::super::LEFTOVERS, super::super::$name);
+                run(RabbitMq($number), stringify!($client), &super::super::LEFTOVERS, super::super::$name);
             })*
         }
     };

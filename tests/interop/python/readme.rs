@@ -32,6 +32,9 @@ mod rabbitmq3 {
 mod rabbitmq4 {
     with_each_client!(@client pika, 4; theirs_are_worked_by_ours ours_are_worked_by_theirs);
 }
+mod rabbitmq43 {
+    with_each_client!(@client pika, 43; theirs_are_worked_by_ours ours_are_worked_by_theirs);
+}
 
 #[task(queue = "images", queue_type = "classic")]
 async fn resize(image: u64) {

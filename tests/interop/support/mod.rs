@@ -21,8 +21,8 @@ use place::Place;
 /// How long anything may take. Far more than it needs: it only turns a hang into a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Makes each `async fn name(t: &Setting)` a test per broker: `memory::name`, `sqlite::name`, `rabbitmq3::name` and
-/// `rabbitmq4::name`.
+/// Makes each `async fn name(t: &Setting)` a test per broker: `memory::name`, `sqlite::name`, `rabbitmq3::name`,
+/// `rabbitmq4::name` and `rabbitmq43::name`.
 /// Each begins without what the file's `LEFTOVERS` name.
 macro_rules! on_each_broker {
     ($($name:ident),* $(,)?) => {
@@ -48,6 +48,7 @@ macro_rules! on_each_node {
     ($($name:ident),* $(,)?) => {
         on_each_broker!(@ rabbitmq3, RabbitMq(3); $($name)*);
         on_each_broker!(@ rabbitmq4, RabbitMq(4); $($name)*);
+        on_each_broker!(@ rabbitmq43, RabbitMq(43); $($name)*);
     };
 }
 

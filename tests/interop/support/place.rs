@@ -11,7 +11,7 @@ pub(crate) enum Place {
     /// A file for each test.
     #[cfg(feature = "sqlite")]
     Sqlite,
-    /// The node of this major version, shared by all tests.
+    /// The node that `scripts/rabbitmq` calls by this number, shared by all tests.
     RabbitMq(u8),
 }
 
@@ -19,7 +19,7 @@ impl Place {
     /// Its URL. Without a node the test is skipped with a line that says so; in CI version 3 must be there.
     pub(crate) fn url(self) -> Option<String> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let major = match self {
+        let number = match self {
             Self::Memory => return Some(format!("memory:interop-{}", COUNT.fetch_add(1, Ordering::Relaxed))),
             #[cfg(feature = "sqlite")]
             Self::Sqlite => {
@@ -27,9 +27,9 @@ impl Place {
                 let (folder, process) = (env!("CARGO_TARGET_TMPDIR"), std::process::id());
                 return Some(format!("sqlite:{folder}/interop-{process}-{count}.db"));
             }
-            Self::RabbitMq(major) => major,
+            Self::RabbitMq(number) => number,
         };
-        let variable = format!("LEVERET_TEST_RABBITMQ{major}");
+        let variable = format!("LEVERET_TEST_RABBITMQ{number}");
         match std::env::var(&variable) {
             Ok(url) if !url.is_empty() => return Some(url),
             Err(_) if std::env::var("CI").as_deref() == Ok("true") => {
@@ -37,19 +37,23 @@ impl Place {
             }
             _ => {}
         }
-        eprintln!("skipped: {variable} names no node; `scripts/rabbitmq start {major}` starts one");
+        eprintln!("skipped: {variable} names no node; `scripts/rabbitmq start {number}` starts one");
         None
     }
 
     /// Waits until no other test is at this broker.
     pub(crate) fn turn(self) -> Option<MutexGuard<'static, ()>> {
-        static TURNS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
+        static TURNS: [Mutex<()>; 3] = [const { Mutex::new(()) }; 3];
         match self {
             Self::Memory => None,
             #[cfg(feature = "sqlite")]
             Self::Sqlite => None,
-            Self::RabbitMq(major) => {
-                let turn = &TURNS[usize::from(major == 4)];
+            Self::RabbitMq(number) => {
+                let turn = match number {
+                    3 => &TURNS[0],
+                    4 => &TURNS[1],
+                    _ => &TURNS[2],
+                };
                 // A test that failed has cleaned up behind it.
                 Some(turn.lock().unwrap_or_else(PoisonError::into_inner))
             }
