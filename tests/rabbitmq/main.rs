@@ -7,6 +7,7 @@
 mod support;
 
 mod connect;
+mod declare;
 #[cfg(feature = "management")]
 mod management;
 mod proxy;

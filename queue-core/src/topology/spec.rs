@@ -17,7 +17,9 @@ pub enum QueueType {
     /// Replicated, with a delivery limit and at-least-once dead-lettering.
     #[default]
     Quorum,
-    /// As other AMQP programs declare it: only the arguments that the user wrote.
+    /// As other AMQP programs declare it: only the arguments that the user wrote. So RabbitMQ makes a quorum queue of it in
+    /// a vhost whose default queue type is quorum, as for those programs. With `max_priority`, which only a classic queue
+    /// can have, the type is declared as well.
     Classic,
 }
 
@@ -388,6 +390,9 @@ impl QueueSpec {
                     arguments.insert("x-overflow", "reject-publish");
                 }
                 if let Some(priority) = self.max_priority {
+                    // A vhost may make a quorum queue of one without a type, and a quorum queue cannot have this. Whoever
+                    // declares the same queue without a type gets the same one in every vhost that lets him declare it.
+                    arguments.insert("x-queue-type", "classic");
                     arguments.insert("x-max-priority", i64::from(priority));
                 }
             }
@@ -479,7 +484,12 @@ mod tests {
         let plain = plain.topology(&Namespace::default()).unwrap();
         let textbook = textbook.topology(&Namespace::default()).unwrap();
 
+        let urgent = QueueSpec::new("urgent").queue_type(QueueType::Classic).max_priority(5);
+        let urgent = urgent.topology(&Namespace::default()).unwrap();
+
         assert!(arguments(&plain, "task_queue").is_empty());
+        let only_classic = [("x-queue-type", HeaderValue::from("classic")), ("x-max-priority", 5_i64.into())];
+        assert_eq!(arguments(&urgent, "urgent"), Headers::from(only_classic));
         assert!(arguments(&plain, "task_queue.dead").is_empty());
         let expected = Headers::from([
             ("x-dead-letter-exchange", HeaderValue::from("dlx")),

@@ -35,10 +35,10 @@ pub(super) async fn declare(channel: &Channel, topology: &Topology) -> Result<()
     if let Some((queue, error)) =
         failed.clone().find(|(_, error)| is_refusal(error)).or_else(|| failed.next())
     {
-        return Err(refusal("queue", &queue.name, error));
+        return Err(queue_refusal(&topology.queues, &queue.name, error));
     }
     for binding in &topology.bindings {
-        bind(channel, binding).await.map_err(|error| refusal("queue", &binding.queue, &error))?;
+        bind(channel, binding).await.map_err(|error| binding_refusal(binding, &error))?;
     }
     for binding in &topology.unbindings {
         unbind(channel, binding).await.map_err(|error| refusal("queue", &binding.queue, &error))?;
@@ -118,13 +118,72 @@ async fn unbind(channel: &Channel, binding: &BindingDecl) -> lapin::Result<()> {
         .await
 }
 
+/// What the server's refusal of one of `queues` means; of `name`, where the server does not say of which.
+fn queue_refusal(queues: &[QueueDecl], name: &str, error: &lapin::Error) -> Error {
+    if let Some((code::PRECONDITION_FAILED, text)) = fault::protocol(error) {
+        let is_named = |queue: &&QueueDecl| text.contains(&format!(" queue '{}' in vhost ", queue.name));
+        let queue = queues.iter().find(is_named).or_else(|| queues.iter().find(|queue| queue.name == name));
+        // The server gave it the type, so that the user has to be told where that comes from.
+        if let Some(queue) = queue.filter(|queue| queue.arguments.get("x-queue-type").is_none())
+            && let Some(by_default) = by_default(&queue.name, text)
+        {
+            return by_default.with_source(fault::words(error));
+        }
+    }
+    refusal("queue", name, error)
+}
+
+/// What a 406 means for a queue that is declared without a type, if the type that its vhost gives it is the cause.
+fn by_default(queue: &str, text: &str) -> Option<Error> {
+    let vhost = quoted(text, " in vhost '").unwrap_or_default();
+    let change = format!(
+        "change the vhost's default (`rabbitmqctl update_vhost_metadata '{vhost}' --default-queue-type ..`)"
+    );
+    // "invalid arg 'x-max-priority' for queue 'q' in vhost '/' of queue type rabbit_quorum_queue"
+    let words = if let Some(argument) = quoted(text, "invalid arg '")
+        && let Some((_, kind)) = text.split_once(" of queue type rabbit_")
+    {
+        let kind = kind.trim_end_matches("_queue");
+        format!(
+            "queue `{queue}` is declared without `x-queue-type`, which makes it a {kind} queue in vhost `{vhost}`, and a \
+             {kind} queue cannot have `{argument}`: declare it with the type that you mean, or {change}"
+        )
+    } else if text.contains("inequivalent arg 'x-queue-type'") {
+        let existing = value(text, "current is ")?;
+        // "none" where no vhost has a default: then classic is meant.
+        let wanted = value(text, "received ").filter(|wanted| *wanted != "none").unwrap_or("classic");
+        format!(
+            "queue `{queue}` exists as a {existing} queue, but is declared without `x-queue-type`, which means {wanted} in \
+             vhost `{vhost}`: use it as it is (`declare = \"passive\"`), take a new queue name, drain and delete the \
+             queue, or {change}"
+        )
+    } else {
+        return None;
+    };
+    Some(Error::new(ErrorKind::Topology, words))
+}
+
+fn binding_refusal(binding: &BindingDecl, error: &lapin::Error) -> Error {
+    let BindingDecl { queue, exchange, routing_key, .. } = binding;
+    match fault::protocol(error) {
+        // A pattern or `x-match` that the server does not take.
+        Some((code::PRECONDITION_FAILED, _)) => Error::new(
+            ErrorKind::Topology,
+            format!("RabbitMQ refused to bind queue `{queue}` to exchange `{exchange}` by `{routing_key}`"),
+        )
+        .with_source(fault::words(error)),
+        _ => refusal("queue", queue, error),
+    }
+}
+
 /// What the server's refusal means for `what` `name`, a queue or an exchange.
 pub(super) fn refusal(what: &str, name: &str, error: &lapin::Error) -> Error {
     let Some((code, text)) = fault::protocol(error) else {
         return fault::lost(error);
     };
     let refusal = match code {
-        code::PRECONDITION_FAILED => conflict(what, name, text),
+        // Only these words say that it exists with other settings; a 406 may mean much else.
+        code::PRECONDITION_FAILED if text.contains("inequivalent arg '") => conflict(what, name, text),
         // A binding's refusal names the one of the two that is missing.
         code::NOT_FOUND => match quoted(text, "no exchange '") {
             Some(exchange) => amqp::missing_exchange(exchange),
@@ -214,6 +273,57 @@ mod tests {
         let words = conflict("queue", "q", text).to_string();
 
         assert!(words.contains("`x-max-length` = 5, but is declared with none"), "{words}");
+    }
+
+    #[test]
+    fn refusal_that_is_no_conflict_is_told_in_the_servers_words() {
+        let typed =
+            QueueDecl::new("mail").argument("x-queue-type", "quorum").argument("x-max-priority", 5_i64);
+        let text = "PRECONDITION_FAILED - invalid arg 'x-max-priority' for queue 'mail' in vhost '/' of queue type \
+                    rabbit_quorum_queue";
+
+        let error = queue_refusal(&[typed], "other", &refused(AMQPSoftError::PRECONDITIONFAILED, text));
+
+        let words = chain(&error);
+        assert!(words.contains("refused queue") && words.contains(text), "{words}");
+        assert!(!words.contains("exists") && !words.contains("drain"), "{words}");
+    }
+
+    #[test]
+    fn default_type_of_the_vhost_is_named_where_it_is_the_cause() {
+        let queues = [QueueDecl::new("it's").argument("x-max-priority", 5_i64), QueueDecl::new("other")];
+        let invalid = "PRECONDITION_FAILED - invalid arg 'x-max-priority' for queue 'it's' in vhost 'shop' of queue type \
+                       rabbit_quorum_queue";
+        let other_type = "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'it's' in vhost 'shop': received \
+                          'quorum' but current is 'classic'";
+        let no_default = "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'it's' in vhost '/': received \
+                          none but current is the value 'quorum' of type 'longstr'";
+        let words = |text| {
+            queue_refusal(&queues, "other", &refused(AMQPSoftError::PRECONDITIONFAILED, text)).to_string()
+        };
+
+        let (invalid, other_type, no_default) = (words(invalid), words(other_type), words(no_default));
+
+        assert!(invalid.contains("makes it a quorum queue in vhost `shop`"), "{invalid}");
+        assert!(invalid.contains("`it's`") && invalid.contains("cannot have `x-max-priority`"), "{invalid}");
+        assert!(other_type.contains("exists as a classic queue"), "{other_type}");
+        assert!(other_type.contains("means quorum in vhost `shop`"), "{other_type}");
+        assert!(no_default.contains("exists as a quorum queue"), "{no_default}");
+        assert!(no_default.contains("means classic in vhost `/`"), "{no_default}");
+    }
+
+    #[test]
+    fn refused_binding_names_both_ends_and_the_key() {
+        let text =
+            "PRECONDITION_FAILED - Topic binding key '#.a.#.b.#' uses 3 '#' wildcards, at most 2 are allowed";
+        let binding = BindingDecl::new("events", "mail", "#.a.#.b.#");
+
+        let words = chain(&binding_refusal(&binding, &refused(AMQPSoftError::PRECONDITIONFAILED, text)));
+
+        for part in ["`mail`", "`events`", "`#.a.#.b.#`", "at most 2"] {
+            assert!(words.contains(part), "{part} is missing in: {words}");
+        }
+        assert!(!words.contains("exists"), "{words}");
     }
 
     #[test]
