@@ -11,9 +11,9 @@ mod conflict;
 mod death;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 mod flow;
-mod plan;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 mod pattern;
+mod plan;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 mod rules;
 mod size;
@@ -32,9 +32,9 @@ pub(crate) use death::DeathReason;
 pub(crate) use flow::{
     Death, Delayed, Message, Published, Store, bury, delay_job, dies, fall_due, nothing_bound, publish,
 };
-pub(crate) use plan::Plan;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use pattern::check_pattern;
+pub(crate) use plan::Plan;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use rules::{Overflowing, QueueRules};
 #[cfg_attr(not(feature = "rabbitmq"), allow(unused_imports, reason = "as above"))]
