@@ -259,20 +259,39 @@ pub enum SettleError {
     Republish(#[source] PublishError),
 }
 
+/// How many errors of a chain are looked at. Longer than any that is meant; a chain may be a ring by mistake.
+const MAX_CAUSES: usize = 64;
+/// After how many bytes no more causes are written.
+const MAX_CHAIN: usize = 16 * 1024;
+
+/// An error and its causes, from the outermost inwards: at most [`MAX_CAUSES`], since `source()` is code of others.
+pub(crate) fn causes<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source()).take(MAX_CAUSES)
+}
+
 /// Writes an error with its chain of causes on one line: `a: b: c`. A cause that repeats what has just been
-/// said (a wrapper that forwards its source's words) is left out.
+/// said (a wrapper that forwards its source's words) is left out. Of a chain without end, the first 64 causes are
+/// written, and `…`.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut last = text.clone();
-    let mut cause = error.source();
-    while let Some(error) = cause {
+    let mut text = String::new();
+    let mut last = String::new();
+    for (number, error) in causes(error).enumerate() {
         let words = error.to_string();
-        if !last.ends_with(&words) {
+        if number == 0 {
+            text.push_str(&words);
+        } else if !last.ends_with(&words) {
             text.push_str(": ");
             text.push_str(&words);
         }
+        if text.len() > MAX_CHAIN || number + 1 == MAX_CAUSES {
+            if error.source().is_some() {
+                text.push_str(": …");
+            }
+            break;
+        }
         last = words;
-        cause = error.source();
     }
     text
 }
@@ -288,6 +307,41 @@ mod tests {
             Error::config("cannot open `jobs.db`").with_source(Error::config("disk on fire").with_source(io));
 
         assert_eq!(chain(&error), "cannot open `jobs.db`: disk on fire");
+    }
+
+    /// An error that is its own cause.
+    #[derive(Debug)]
+    struct Ring(&'static str);
+
+    impl fmt::Display for Ring {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Ring {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            static ENDS: [Ring; 2] = [Ring("head"), Ring("tail")];
+            Some(if self.0 == "head" { &ENDS[1] } else { &ENDS[0] })
+        }
+    }
+
+    #[test]
+    fn chain_without_end_ends() {
+        let words = chain(&Ring("head"));
+
+        assert!(words.starts_with("head: tail: head: ") && words.ends_with(": …"), "{words}");
+        assert_eq!(words.matches("tail").count(), MAX_CAUSES / 2);
+        let main = format!("{:?}", Error::config("no").with_source(Ring("tail")));
+        assert!(main.starts_with("no: tail: head: "), "{main}");
+    }
+
+    #[test]
+    fn chain_of_long_errors_is_cut_between_two() {
+        let long = Error::config("x".repeat(MAX_CHAIN));
+        let error = Error::config("a").with_source(long.with_source(Error::config("b")));
+
+        assert!(chain(&error).ends_with("xxx: …"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 pub use crate::settlement::{Reason, ReasonKind};
 
-use crate::error::{BoxError, chain};
+use crate::error::{BoxError, causes, chain};
 
 /// What a handler said of one attempt.
 #[derive(Debug, Clone, PartialEq)]
@@ -246,17 +246,11 @@ impl Failure {
 
 /// The first verdict in the chain of causes, the outermost counting most.
 fn verdict(error: &(dyn std::error::Error + 'static)) -> Verdict {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(TaskError(marked)) = error.downcast_ref() {
-            return marked.verdict;
-        }
-        if let Some(marked) = error.downcast_ref::<Marked>() {
-            return marked.verdict;
-        }
-        cause = error.source();
-    }
-    Verdict::Retry
+    let marks = causes(error).find_map(|error| match error.downcast_ref() {
+        Some(TaskError(marked)) => Some(marked),
+        None => error.downcast_ref::<Marked>(),
+    });
+    marks.map_or(Verdict::Retry, |marked| marked.verdict)
 }
 
 #[cfg(test)]
@@ -287,6 +281,28 @@ mod tests {
         assert_eq!(failure(permanent()).verdict, Verdict::Permanent);
         assert_eq!(failure(Wrapper::Source(permanent().into())).verdict, Verdict::Permanent);
         assert_eq!(failure(Wrapper::Transparent(permanent())).verdict, Verdict::Permanent);
+    }
+
+    /// As a handler's error may do by mistake.
+    #[test]
+    fn error_whose_causes_go_round_is_retryable_and_described() {
+        #[derive(Debug)]
+        struct Round(bool);
+        impl fmt::Display for Round {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(if self.0 { "round" } else { "and" })
+            }
+        }
+        impl std::error::Error for Round {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                Some(if self.0 { &Round(false) } else { &Round(true) })
+            }
+        }
+
+        let failure = failure(Round(true));
+
+        assert_eq!(failure.verdict, Verdict::Retry);
+        assert!(failure.reason.message.starts_with("round: and: round: "), "{}", failure.reason.message);
     }
 
     #[test]
