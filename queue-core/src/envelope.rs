@@ -135,6 +135,9 @@ impl fmt::Debug for JobId {
 }
 
 /// The value of a header, as AMQP 0-9-1 field tables know it.
+///
+/// Text, `bool`, floats, and integers of up to 63 bits make one: `.header("tenant", 7)`. AMQP has no `u64`, and so `usize`
+/// makes none either: convert with `i64::try_from(n)`, or send it as text.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum HeaderValue {
@@ -207,15 +210,22 @@ impl From<bool> for HeaderValue {
     }
 }
 
-impl From<i64> for HeaderValue {
-    fn from(value: i64) -> Self {
-        Self::Int(value)
-    }
+/// Integers that are an `i64` whatever their value.
+macro_rules! from_integers {
+    ($($integer:ident)*) => {
+        $(impl From<$integer> for HeaderValue {
+            fn from(value: $integer) -> Self {
+                Self::Int(value.into())
+            }
+        })*
+    };
 }
 
-impl From<u32> for HeaderValue {
-    fn from(value: u32) -> Self {
-        Self::Int(value.into())
+from_integers!(i8 i16 i32 i64 u8 u16 u32);
+
+impl From<f32> for HeaderValue {
+    fn from(value: f32) -> Self {
+        Self::Float(value.into())
     }
 }
 
@@ -422,6 +432,22 @@ mod tests {
 
         assert_eq!(json, format!("\"{id}\""));
         assert_eq!(serde_json::from_str::<JobId>(&json).unwrap(), id);
+    }
+
+    #[test]
+    fn integers_make_headers() {
+        let all = Headers::from_iter([
+            ("plain", HeaderValue::from(1)),
+            ("i8", (-1_i8).into()),
+            ("i16", (-1_i16).into()),
+            ("u8", u8::MAX.into()),
+            ("u16", u16::MAX.into()),
+            ("u32", u32::MAX.into()),
+            ("i64", i64::MIN.into()),
+        ]);
+
+        let ints: Vec<_> = all.iter().filter_map(|(_, value)| value.as_int()).collect();
+        assert_eq!(ints, [-1, i64::MIN, -1, 1, 65_535, 4_294_967_295, 255]);
     }
 
     #[test]
