@@ -190,13 +190,16 @@ mod tests {
         for format in [Format::MessagePack, Format::Cbor] {
             let mut request = request();
             request.content_type = Some(format.content_type().to_owned());
-            let written = (7_u128, i128::MIN, Ack, f64::INFINITY);
+            let written = (7_u128, i128::MIN, Ack);
 
             let reply = result(&request, format.encode(&written).unwrap().into()).unwrap().envelope;
 
-            assert_eq!(decode::<(u128, i128, Ack, f64)>(&reply).unwrap(), written, "{format:?}");
-            let nan = Envelope { payload: format.encode(&f64::NAN).unwrap().into(), ..reply };
-            assert!(decode::<f64>(&nan).unwrap().is_nan(), "{format:?}");
+            assert_eq!(decode::<(u128, i128, Ack)>(&reply).unwrap(), written, "{format:?}");
+            // Ours is refused before it is sent. Other programs may reply it.
+            let marker = if format == Format::Cbor { 0xfb } else { 0xcb };
+            let payload = [vec![marker], f64::INFINITY.to_be_bytes().to_vec()].concat();
+            let infinite = Envelope { payload: payload.into(), ..reply };
+            assert_eq!(decode::<f64>(&infinite).unwrap(), f64::INFINITY, "{format:?}");
         }
     }
 

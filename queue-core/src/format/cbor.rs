@@ -27,7 +27,7 @@ pub(super) fn tree(mut body: &[u8]) -> Result<Tree, BoxError> {
 }
 
 pub(super) fn from_tree<T: DeserializeOwned>(tree: &Tree) -> Result<T, BoxError> {
-    message_pack::decode(&message_pack::encode(tree)?)
+    message_pack::decode(&message_pack::encode_unchecked(tree)?)
 }
 
 fn words<E>(error: Error<E>) -> BoxError {

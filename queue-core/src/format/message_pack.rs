@@ -5,10 +5,19 @@ use rmp_serde::decode::{Deserializer, Error};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::MAX_DEPTH;
+use super::{MAX_DEPTH, checked};
 use crate::error::BoxError;
 
+mod depth;
+
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, BoxError> {
+    let mut body = Vec::with_capacity(128);
+    checked::write(value, &mut Serializer::new(&mut body).with_struct_map().with_human_readable())?;
+    Ok(body)
+}
+
+/// Writes what has been read: of another program's message, which may hold what ours do not.
+pub(super) fn encode_unchecked(value: &impl Serialize) -> Result<Vec<u8>, BoxError> {
     let mut body = Vec::with_capacity(128);
     value.serialize(&mut Serializer::new(&mut body).with_struct_map().with_human_readable())?;
     Ok(body)
@@ -20,6 +29,9 @@ pub(super) fn is_map(body: &[u8]) -> bool {
 }
 
 pub(super) fn decode<T: DeserializeOwned>(mut body: &[u8]) -> Result<T, BoxError> {
+    if depth::is_too_deep(body) {
+        return Err(too_deep());
+    }
     let mut deserializer = Deserializer::new(&mut body).with_human_readable();
     deserializer.set_max_depth(MAX_DEPTH);
     let value = T::deserialize(&mut deserializer).map_err(words)?;
@@ -36,7 +48,7 @@ fn words(error: Error) -> BoxError {
 }
 
 pub(super) fn too_deep() -> BoxError {
-    format!("it is nested more than {MAX_DEPTH} deep").into()
+    format!("it is nested more than {} deep", MAX_DEPTH - 1).into()
 }
 
 /// One message holds one value. What stands behind it is a mistake of whoever sent it, and not to be passed over.

@@ -4,6 +4,9 @@
 //! All formats carry what JSON would: the same keys, and the same text for a UUID, a date or an address. So a payload
 //! has one schema and one `upcast`, and a program in another language writes what it would write as JSON. Bytes
 //! (`serde_bytes`) are what the binary formats are smaller for.
+//!
+//! What no reader would give back as it was is refused here, where it is written, and the field named: NaN and
+//! infinities, and nesting deeper than readers take.
 
 use std::fmt;
 
@@ -14,10 +17,11 @@ use serde_json::Value;
 use crate::error::BoxError;
 
 mod cbor;
+mod checked;
 mod message_pack;
 
-/// How deeply a body may be nested: what serde_json allows. A worker's stack has room for no more than a few times
-/// that, and a message must not end it.
+/// At how many levels of nesting readers give up: serde_json's limit, and so that of all formats. A worker's stack has
+/// room for no more than a few times that, and a message must not end it.
 const MAX_DEPTH: usize = 128;
 
 /// How a payload is written as bytes. A worker reads all of them, by the message's `content_type`.
@@ -88,10 +92,15 @@ impl Format {
     /// Writes a value.
     ///
     /// # Errors
-    /// If serde cannot write it in this format: a map with keys that are no text, say.
+    /// If serde cannot write it in this format, such as a map whose keys are lists, or if it could not be read: it holds a
+    /// float that is NaN or infinite, or is nested more than 127 deep. Names the field.
     pub fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Vec<u8>, BoxError> {
         match self {
-            Self::Json => serde_json::to_vec(value).map_err(Into::into),
+            Self::Json => {
+                let mut body = Vec::with_capacity(128);
+                checked::write(value, &mut serde_json::Serializer::new(&mut body))?;
+                Ok(body)
+            }
             Self::MessagePack => message_pack::encode(value),
             Self::Cbor => cbor::encode(value),
         }
@@ -105,6 +114,7 @@ impl Format {
     pub fn decode<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, DecodeError> {
         match self {
             Self::Json => {
+                let body = without_mark(body);
                 if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
                     return Err(DecodeError::NotAnObject(self));
                 }
@@ -132,7 +142,7 @@ impl Format {
     pub(crate) fn decode_value<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, DecodeError> {
         // First as it stands: JSON has no infinity, and another form of numbers of 128 bits.
         let read = match self {
-            Self::Json => return serde_json::from_slice(body).map_err(misfit),
+            Self::Json => return serde_json::from_slice(without_mark(body)).map_err(misfit),
             Self::MessagePack => message_pack::decode(body),
             Self::Cbor => cbor::tree(body).and_then(|tree| cbor::from_tree(&tree)),
         };
@@ -145,11 +155,16 @@ impl Format {
     /// If the body is not in this format.
     pub fn to_json(self, body: &[u8]) -> Result<Value, DecodeError> {
         match self {
-            Self::Json => serde_json::from_slice(body).map_err(misfit),
+            Self::Json => serde_json::from_slice(without_mark(body)).map_err(misfit),
             Self::MessagePack => message_pack::decode(body).map(cbor::to_json).map_err(DecodeError::Misfit),
             Self::Cbor => cbor::tree(body).map(cbor::to_json).map_err(DecodeError::Misfit),
         }
     }
+}
+
+/// JSON without the byte order mark that some programs on Windows put in front, and that serde_json does not read.
+fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 /// Why a body did not fit `T`, in serde's words: "expected u32", where MessagePack's crate says "wrong marker".

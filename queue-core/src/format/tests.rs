@@ -227,6 +227,217 @@ fn deep_nesting_is_refused_and_ends_no_thread() {
     }
 }
 
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Chain {
+    Newtype(Box<Chain>),
+    Tuple(Box<Chain>, u8),
+    Struct { next: Box<Chain> },
+    End,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Links {
+    chain: Chain,
+}
+
+/// rmp-serde counts no levels of enums.
+#[test]
+fn deep_enums_are_refused_and_end_no_thread() {
+    let head = b"\x81\xa5chain";
+    let levels = [
+        (Format::Json, b"{\"chain\":".to_vec(), b"{\"Newtype\":".to_vec()),
+        (Format::MessagePack, head.to_vec(), b"\x81\xa7Newtype".to_vec()),
+        // By the variant's number.
+        (Format::MessagePack, head.to_vec(), b"\x81\x00".to_vec()),
+        (Format::Cbor, b"\xa1\x65chain".to_vec(), b"\xa1\x67Newtype".to_vec()),
+    ];
+
+    for (format, head, level) in levels {
+        let body = [head, level.repeat(200_000)].concat();
+        assert!(format.decode::<Links>(&body).is_err(), "{format:?}");
+    }
+}
+
+/// A list, an option of a struct, and an enum in each of its forms, so many levels deep.
+fn nested(levels: usize) -> [(Value, Links); 4] {
+    let list = (0..levels).fold(json!(1), |inner, _| json!([inner]));
+    let object = (0..levels).fold(json!(null), |inner, _| json!({ "next": inner }));
+    let chain = |link: fn(Box<Chain>) -> Chain| Links {
+        chain: (0..levels).fold(Chain::End, |inner, _| link(Box::new(inner))),
+    };
+    [
+        (json!({ "list": list }), chain(Chain::Newtype)),
+        (json!({ "object": object }), chain(|inner| Chain::Tuple(inner, 1))),
+        (json!({}), chain(|next| Chain::Struct { next })),
+        (json!({ "both": [{ "list": list }] }), chain(Chain::Newtype)),
+    ]
+}
+
+#[test]
+fn nesting_is_written_as_deep_as_it_can_be_read_and_no_deeper() {
+    for format in ALL {
+        let mut deepest = [0; 4];
+        for levels in 1..200 {
+            for (at, (value, links)) in nested(levels).into_iter().enumerate() {
+                if let Ok(body) = format.encode(&value) {
+                    assert_eq!(format.to_json(&body).unwrap(), value, "{format:?}");
+                    assert_eq!(format.decode::<Value>(&body).unwrap(), value, "{format:?}");
+                }
+                if let Ok(body) = format.encode(&links) {
+                    assert_eq!(format.decode::<Links>(&body).unwrap(), links, "{format:?}");
+                    deepest[at] = levels;
+                }
+            }
+        }
+        assert_eq!(deepest, [126, 63, 63, 126], "{format:?}");
+    }
+}
+
+#[test]
+fn nesting_that_nobody_reads_is_refused_by_its_field() {
+    let [(list, _), (object, _), ..] = nested(127);
+
+    for format in ALL {
+        let refusal = |value| format.encode(value).unwrap_err().to_string();
+        let says = "is nested more than 127 deep, and nobody could read it: flatten it, or store it elsewhere and send its \
+                    address";
+        let words = refusal(&list);
+        assert!(words.starts_with("field `list[0][0]") && words.ends_with(&format!("…` {says}")), "{words}");
+        assert!(refusal(&object).starts_with("field `object.next.next."), "{format:?}");
+        // However deep: a list of this kind overflows a stack when it is written.
+        assert!(refusal(&list).len() < 400);
+    }
+}
+
+#[test]
+fn floats_that_are_no_numbers_are_refused_by_their_field() {
+    #[derive(Serialize)]
+    struct Wrapped(f64);
+    #[derive(Serialize)]
+    enum Price {
+        Of(f32),
+        Both(f64, f64),
+        Range { from: f64 },
+    }
+    #[derive(Serialize)]
+    struct Everywhere {
+        plain: f64,
+        maybe: Option<f64>,
+        list: Vec<Option<f32>>,
+        pair: (u8, Wrapped),
+        rates: BTreeMap<String, Vec<f64>>,
+        numbered: BTreeMap<u16, f64>,
+        prices: Vec<Price>,
+    }
+    let plain = || Everywhere {
+        plain: 1.0,
+        maybe: None,
+        list: vec![],
+        pair: (1, Wrapped(2.0)),
+        rates: BTreeMap::new(),
+        numbered: BTreeMap::new(),
+        prices: vec![],
+    };
+    let none = f64::NAN;
+    let cases = [
+        (Everywhere { plain: none, ..plain() }, "plain", "NaN"),
+        (Everywhere { plain: f64::INFINITY, ..plain() }, "plain", "inf"),
+        (Everywhere { plain: f64::NEG_INFINITY, ..plain() }, "plain", "-inf"),
+        (Everywhere { maybe: Some(none), ..plain() }, "maybe", "NaN"),
+        (Everywhere { list: vec![None, Some(f32::NAN)], ..plain() }, "list[1]", "NaN"),
+        (Everywhere { pair: (1, Wrapped(none)), ..plain() }, "pair[1]", "NaN"),
+        (Everywhere { rates: [("eu".into(), vec![1.0, none])].into(), ..plain() }, "rates.eu[1]", "NaN"),
+        (Everywhere { numbered: [(7, none)].into(), ..plain() }, "numbered.7", "NaN"),
+        (Everywhere { prices: vec![Price::Of(f32::INFINITY)], ..plain() }, "prices[0]", "inf"),
+        (Everywhere { prices: vec![Price::Both(0.0, none)], ..plain() }, "prices[0][1]", "NaN"),
+        (Everywhere { prices: vec![Price::Range { from: none }], ..plain() }, "prices[0].from", "NaN"),
+    ];
+
+    for format in ALL {
+        assert!(format.encode(&plain()).is_ok(), "{format:?}");
+        for (value, field, number) in &cases {
+            assert_eq!(
+                format.encode(value).unwrap_err().to_string(),
+                format!(
+                    "field `{field}` is {number}, and a payload has finite numbers only: send an `Option`, or a text"
+                )
+            );
+        }
+        assert_eq!(
+            format.encode(&none).unwrap_err().to_string(),
+            "it is NaN, and a payload has finite numbers only: send an `Option`, or a text"
+        );
+    }
+}
+
+/// A float as a key: a text in JSON, a number in the others.
+#[test]
+fn key_that_is_no_number_is_refused_by_its_map() {
+    struct Rates;
+    impl Serialize for Rates {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_map([(f64::NAN, 1)])
+        }
+    }
+
+    for format in ALL {
+        let words = format.encode(&BTreeMap::from([("rates", Rates)])).unwrap_err().to_string();
+        assert!(words.starts_with("field `rates` is NaN"), "{format:?}: {words}");
+    }
+}
+
+#[test]
+fn what_serde_refuses_is_named_by_its_field() {
+    #[derive(Serialize)]
+    struct Labelled {
+        labels: BTreeMap<Vec<u8>, u8>,
+    }
+
+    let words = Format::Json.encode(&Labelled { labels: [(vec![1], 1)].into() }).unwrap_err().to_string();
+
+    assert_eq!(words, "field `labels`: key must be a string");
+}
+
+/// The table in the documentation of `#[task]`.
+#[test]
+fn types_that_do_not_read_what_they_write_are_those_of_the_documentation() {
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Twice {
+        maybe: Option<Option<u8>>,
+    }
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(tag = "kind")]
+    enum Tagged {
+        Big { number: u128 },
+        Map { map: BTreeMap<u64, u8> },
+    }
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Skipped {
+        #[serde(skip_serializing)]
+        secret: u8,
+    }
+
+    for format in ALL {
+        let body = format.encode(&Twice { maybe: Some(None) }).unwrap();
+        assert_eq!(format.decode::<Twice>(&body).unwrap(), Twice { maybe: None }, "{format:?}");
+        let body = format.encode(&Tagged::Big { number: u128::MAX }).unwrap();
+        assert!(format.decode::<Tagged>(&body).is_err(), "{format:?}");
+        let body = format.encode(&Skipped { secret: 1 }).unwrap();
+        assert!(format.decode::<Skipped>(&body).is_err(), "{format:?}");
+    }
+    let body = Format::Json.encode(&Tagged::Map { map: [(1, 1)].into() }).unwrap();
+    assert!(Format::Json.decode::<Tagged>(&body).is_err());
+}
+
+#[test]
+fn json_may_begin_with_a_byte_order_mark() {
+    let body = "\u{feff}{\"price\": 2.0}".as_bytes();
+
+    assert_eq!(Format::Json.decode::<Price>(body).unwrap(), Price { price: 2.0 });
+    assert_eq!(Format::Json.decode_value::<Price>(body).unwrap(), Price { price: 2.0 });
+    assert_eq!(Format::Json.to_json(body).unwrap(), json!({"price": 2.0}));
+}
+
 #[test]
 fn sizes_that_are_not_there_are_refused_without_making_room() {
     for (format, body) in [
@@ -269,9 +480,9 @@ fn refusals_are_in_words() {
     let words = |format: Format, body: &[u8]| format.decode::<Price>(body).unwrap_err().to_string();
 
     let deep = [&b"\x81\xa1x"[..], &[0x91; 200]].concat();
-    assert_eq!(words(Format::MessagePack, &deep), "it is nested more than 128 deep");
+    assert_eq!(words(Format::MessagePack, &deep), "it is nested more than 127 deep");
     let deep = [&b"\xa1\x61x"[..], &[0x81; 200]].concat();
-    assert_eq!(words(Format::Cbor, &deep), "it is nested more than 128 deep");
+    assert_eq!(words(Format::Cbor, &deep), "it is nested more than 127 deep");
     assert_eq!(words(Format::MessagePack, b"\x81\xa5pri"), "it ends too early");
     assert_eq!(words(Format::Cbor, b"\xa1\x65pri"), "it ends too early");
     assert_eq!(words(Format::Cbor, b"\xa1\x1f"), "it is no CBOR at byte 1");
