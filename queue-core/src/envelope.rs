@@ -244,6 +244,10 @@ impl Headers {
     /// How many bytes all headers of a message may take on the wire. AMQP wants them in one frame.
     pub const MAX_SIZE: usize = 32 * 1024;
 
+    /// How many levels of lists and tables a header may have. A publisher refuses more; of a message that comes with more,
+    /// what is deeper is null.
+    pub const MAX_DEPTH: usize = 32;
+
     /// No headers.
     pub fn new() -> Self {
         Self::default()

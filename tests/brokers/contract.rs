@@ -30,6 +30,7 @@ macro_rules! contract {
                     overlong_names_are_refused_by_a_publish,
                     overlong_names_are_refused_everywhere_else,
                     headers_over_the_cap_are_refused,
+                    headers_nested_too_deep_are_refused,
                     floats_that_are_no_numbers_are_refused,
                     huge_body_is_kept_or_refused,
                 ]

@@ -2,7 +2,7 @@
 
 use leveret::{Client, ErrorKind, PublishError};
 use queue_core::broker::{ConsumeOptions, Publish};
-use queue_core::envelope::{Envelope, HeaderValue};
+use queue_core::envelope::{Envelope, HeaderValue, Headers};
 use queue_core::settlement::Settlement;
 use queue_core::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Topology};
 
@@ -104,6 +104,24 @@ pub(crate) async fn headers_over_the_cap_are_refused(t: &Fixture) {
     let mut consumer = t.consume(&queue).await;
     let got = next(&mut consumer).await;
     assert_eq!(got.envelope.headers.get("blob"), Some(&"x".repeat(31 * 1024).into()));
+}
+
+/// Whoever reads them walks them by recursion, and SQLite's column of JSON has a limit of its own.
+pub(crate) async fn headers_nested_too_deep_are_refused(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    let nested = |depth| (0..depth).fold(HeaderValue::Null, |inner, _| HeaderValue::List(vec![inner]));
+    let with_header = |value: HeaderValue| {
+        let mut publish = message(&queue, "job");
+        publish.envelope.headers.insert("deep", value);
+        publish
+    };
+
+    let result = t.broker.publish(with_header(nested(Headers::MAX_DEPTH + 1))).await;
+    t.broker.publish(with_header(nested(Headers::MAX_DEPTH))).await.unwrap();
+
+    assert!(matches!(result, Err(PublishError::Invalid(_))), "{result:?}");
+    let mut consumer = t.consume(&queue).await;
+    assert_eq!(next(&mut consumer).await.envelope.headers.get("deep"), Some(&nested(Headers::MAX_DEPTH)));
 }
 
 /// Erlang has no such floats, and RabbitMQ ends the connection: with it would go what others are publishing.

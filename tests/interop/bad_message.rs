@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use leveret::{Context, Properties, Task, Worker, task};
+use leveret::{Context, JobEvent, Properties, Task, Worker, task};
 use queue_core::settlement::{Reason, ReasonKind};
 
 use crate::support::foreign::{Foreign, Header, Message};
@@ -35,6 +35,7 @@ on_each_broker!(
     headers_over_the_cap_do_not_keep_a_bad_message_from_its_dead_letters,
     headers_over_the_cap_do_not_keep_a_failed_job_from_its_retry,
     header_values_that_are_not_utf8_survive,
+    header_nested_deep_does_not_keep_a_message_from_retry_and_dead_letters,
     headers_of_ours_with_nonsense_in_them_do_no_harm,
 );
 
@@ -300,6 +301,36 @@ async fn header_values_that_are_not_utf8_survive(t: &Setting) {
 
     assert_eq!(letter.headers.get("latin1"), Some(&latin1));
     assert_eq!(letter.headers.get("void"), Some(&Header::Other));
+}
+
+/// RabbitMQ takes it. Brokers of our own refuse it, and then there is nothing to work.
+async fn header_nested_deep_does_not_keep_a_message_from_retry_and_dead_letters(t: &Setting) {
+    t.client.declare_queue(Charge::queue()).await.unwrap();
+    for body in [r#"{"order": 451}"#, "garbage"] {
+        let message = Message::bare(body).header("deep", Header::Lists(60)).header("tenant", "blue");
+        let sent = t.foreign.try_send("interop.bad", message).await;
+        assert_eq!(sent.is_ok(), matches!(t.place, Place::RabbitMq(_)), "{sent:?}");
+        if sent.is_err() {
+            return;
+        }
+    }
+    let mut worker = worker(t);
+
+    let mut fates = [worker.fate().await, worker.fate().await, worker.fate().await];
+    worker.stop().await;
+
+    // The retry may come before or after the other message.
+    fates.sort_by_key(|fate| match fate {
+        JobEvent::Retried { .. } => 0,
+        JobEvent::Succeeded { .. } => 1,
+        _ => 2,
+    });
+    assert!(
+        matches!(fates, [JobEvent::Retried { .. }, JobEvent::Succeeded { .. }, JobEvent::Dead { .. }]),
+        "{fates:?}"
+    );
+    let letter = t.foreign.get("interop.bad.dead").await.expect("it lies in the dead-letter queue");
+    assert_eq!(letter.text("tenant"), Some("blue"));
 }
 
 async fn headers_of_ours_with_nonsense_in_them_do_no_harm(t: &Setting) {

@@ -59,6 +59,8 @@ pub(crate) enum Header {
     /// A long string that is not UTF-8.
     Bytes(Vec<u8>),
     Int(i64),
+    /// So many lists, each in the next.
+    Lists(usize),
     /// Some other kind.
     Other,
 }
@@ -294,6 +296,9 @@ fn properties(message: &Message) -> BasicProperties {
                 Header::Text(text) => AMQPValue::LongString(LongString::from(text.as_bytes())),
                 Header::Bytes(bytes) => AMQPValue::LongString(LongString::from(bytes.as_slice())),
                 Header::Int(int) => AMQPValue::LongLongInt(*int),
+                Header::Lists(depth) => {
+                    (0..*depth).fold(AMQPValue::Void, |inner, _| AMQPValue::FieldArray(vec![inner].into()))
+                }
                 Header::Other => AMQPValue::Void,
             };
             table.insert(name.as_str().into(), value);
@@ -353,6 +358,9 @@ fn envelope(message: Message) -> Envelope {
             Header::Text(text) => HeaderValue::from(text),
             Header::Bytes(bytes) => HeaderValue::Bytes(bytes.into()),
             Header::Int(int) => HeaderValue::Int(int),
+            Header::Lists(depth) => {
+                (0..depth).fold(HeaderValue::Null, |inner, _| HeaderValue::List(vec![inner]))
+            }
             Header::Other => HeaderValue::Null,
         };
         envelope.headers.insert(name, value);

@@ -1,5 +1,5 @@
 //! What AMQP can carry: names and header names of at most 255 bytes, all headers in one frame, no float that is no
-//! number.
+//! number; and no header nested so deeply that whoever reads it runs out of stack.
 
 use crate::broker::Publish;
 use crate::envelope::{HeaderValue, Headers, truncate};
@@ -75,10 +75,17 @@ pub(crate) fn too_long(what: &str, name: &str) -> Option<String> {
 
 /// Words for a header that AMQP, or RabbitMQ, cannot carry.
 fn unfit_header(headers: &Headers) -> Option<String> {
-    fn unfit(name: &str, value: &HeaderValue) -> Option<String> {
+    unfit_table(headers, 0)
+}
+
+fn unfit_table(headers: &Headers, depth: usize) -> Option<String> {
+    fn unfit(name: &str, value: &HeaderValue, depth: usize) -> Option<String> {
         match value {
-            HeaderValue::Table(table) => unfit_header(table),
-            HeaderValue::List(values) => values.iter().find_map(|value| unfit(name, value)),
+            HeaderValue::Table(_) | HeaderValue::List(_) if depth == Headers::MAX_DEPTH => {
+                Some(format!("header `{name}` is nested more than {depth} deep: put it into the payload"))
+            }
+            HeaderValue::Table(table) => unfit_table(table, depth + 1),
+            HeaderValue::List(values) => values.iter().find_map(|value| unfit(name, value, depth + 1)),
             // Erlang has no such float, and RabbitMQ ends the connection.
             HeaderValue::Float(float) if !float.is_finite() => {
                 Some(format!("header `{name}` is {float}, which RabbitMQ cannot read: send a finite number"))
@@ -86,7 +93,9 @@ fn unfit_header(headers: &Headers) -> Option<String> {
             _ => None,
         }
     }
-    headers.iter().find_map(|(name, value)| too_long("header name", name).or_else(|| unfit(name, value)))
+    headers
+        .iter()
+        .find_map(|(name, value)| too_long("header name", name).or_else(|| unfit(name, value, depth)))
 }
 
 #[cfg(test)]
@@ -107,6 +116,16 @@ mod tests {
         assert_eq!(refusal(&"x".repeat(255), nested(255)), None);
         assert!(refusal(&"x".repeat(256), 1_i64).unwrap().contains("has 256 bytes"));
         assert!(refusal("list", nested(256)).unwrap().contains("has 256 bytes"));
+    }
+
+    #[test]
+    fn headers_are_nested_up_to_32_deep() {
+        let nested = |depth| (0..depth).fold(HeaderValue::Null, |inner, _| HeaderValue::List(vec![inner]));
+
+        assert_eq!(refusal("list", nested(32)), None);
+        assert!(refusal("list", nested(33)).unwrap().contains("`list` is nested more than 32 deep"));
+        let table = HeaderValue::Table([("in", nested(32))].into());
+        assert!(refusal("table", table).unwrap().contains("nested more than 32 deep"));
     }
 
     #[test]

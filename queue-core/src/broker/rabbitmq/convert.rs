@@ -153,11 +153,20 @@ fn amqp_value(value: &HeaderValue) -> AMQPValue {
 }
 
 fn headers(table: &FieldTable) -> Headers {
-    table.inner().iter().map(|(name, value)| (name.as_str(), header_value(value))).collect()
+    nested_headers(table, 0)
 }
 
-fn header_value(value: &AMQPValue) -> HeaderValue {
+fn nested_headers(table: &FieldTable, depth: usize) -> Headers {
+    table.inner().iter().map(|(name, value)| (name.as_str(), header_value(value, depth))).collect()
+}
+
+/// `depth` is how many lists and tables are around it.
+fn header_value(value: &AMQPValue, depth: usize) -> HeaderValue {
     match value {
+        // A copy with it would be refused, and the message could never leave its queue.
+        AMQPValue::FieldArray(_) | AMQPValue::FieldTable(_) if depth == Headers::MAX_DEPTH => {
+            HeaderValue::Null
+        }
         AMQPValue::Boolean(value) => HeaderValue::Bool(*value),
         AMQPValue::ShortShortInt(value) => HeaderValue::Int((*value).into()),
         AMQPValue::ShortShortUInt(value) => HeaderValue::Int((*value).into()),
@@ -174,10 +183,10 @@ fn header_value(value: &AMQPValue) -> HeaderValue {
         AMQPValue::ShortString(text) => HeaderValue::from(text.as_str()),
         AMQPValue::LongString(bytes) => text_or_bytes(bytes.as_bytes()),
         AMQPValue::FieldArray(values) => {
-            HeaderValue::List(values.as_slice().iter().map(header_value).collect())
+            HeaderValue::List(values.as_slice().iter().map(|value| header_value(value, depth + 1)).collect())
         }
         AMQPValue::Timestamp(secs) => HeaderValue::Timestamp(*secs),
-        AMQPValue::FieldTable(table) => HeaderValue::Table(headers(table)),
+        AMQPValue::FieldTable(table) => HeaderValue::Table(nested_headers(table, depth + 1)),
         AMQPValue::ByteArray(bytes) => HeaderValue::Bytes(bytes.as_slice().to_vec().into()),
         AMQPValue::Void => HeaderValue::Null,
     }
@@ -246,6 +255,19 @@ mod tests {
 
         assert_eq!(got.headers.get(header::USER_ID), Some(&"ada".into()));
         assert_eq!(*properties(&got, None).user_id(), None);
+    }
+
+    #[test]
+    fn header_nested_too_deep_is_cut_where_a_copy_may_still_have_it() {
+        let deep = (0..60).fold(AMQPValue::Void, |inner, _| AMQPValue::FieldArray(vec![inner].into()));
+        let mut headers = FieldTable::default();
+        headers.insert("deep".into(), deep);
+
+        let got = envelope(BasicProperties::default().with_headers(headers), Vec::new());
+
+        let expected = (0..32).fold(HeaderValue::Null, |inner, _| HeaderValue::List(vec![inner]));
+        assert_eq!(got.headers.get("deep"), Some(&expected));
+        crate::broker::amqp::check_publish(&crate::broker::Publish::to_queue("q", got)).unwrap();
     }
 
     #[test]
