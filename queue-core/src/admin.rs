@@ -217,7 +217,9 @@ impl Admin {
         strip_broker_traces(&mut job);
         // Where an event came from stays true of its replay, and so does what its body is.
         let stays = |name: &str| {
-            [header::EXCHANGE, header::ROUTING_KEY, header::VERSION, header::USER_ID].contains(&name)
+            let stays =
+                [header::EXCHANGE, header::ROUTING_KEY, header::VERSION, header::USER_ID, header::NO_ID];
+            stays.contains(&name)
         };
         job.headers.retain(|name, _| !name.starts_with("q-") || stays(name));
         job.headers.insert(header::REPLAY_OF, id.as_str());

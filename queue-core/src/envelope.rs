@@ -46,6 +46,8 @@ pub mod header {
     /// The user who published the message, as AMQP's `user_id` said it. A broker takes that property from this user
     /// alone, so no copy of ours could carry it.
     pub const USER_ID: &str = "q-user-id";
+    /// True where the message came without an id, and has had one of our making since.
+    pub const NO_ID: &str = "q-no-id";
     /// The id of the dead letter that this job repeats.
     pub const REPLAY_OF: &str = "q-replay-of";
     /// Until when the caller of an RPC waits for its reply, in milliseconds since 1970.
@@ -310,7 +312,8 @@ impl<N: Into<String>, V: Into<HeaderValue>, const LEN: usize> From<[(N, V); LEN]
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Envelope {
-    /// AMQP `message_id`. A message that came without one is given one when it is delivered.
+    /// AMQP `message_id`. A message that came without one is given one when it is delivered, and says so in
+    /// [`header::NO_ID`]. Its copies keep that id; delivered again without a copy, it is given another.
     pub id: JobId,
     /// AMQP `type`: the task's name. `None` goes to the queue's only task, or to the one marked `default`.
     pub task: Option<String>,

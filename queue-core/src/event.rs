@@ -59,7 +59,7 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
 pub struct RawMessage {
     /// The body.
     pub body: Bytes,
-    /// The message's id (AMQP `message_id`); one of our own making where it brought none.
+    /// The message's id (AMQP `message_id`). Where it brought none, one of our making: see `Context::has_stable_id`.
     pub id: JobId,
     /// AMQP `type`.
     pub kind: Option<String>,

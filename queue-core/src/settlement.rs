@@ -145,7 +145,8 @@ fn note_failure(job: &mut Envelope, reason: &Reason, now: SystemTime) {
         job.headers.retain(|_, value| is_small(value));
     }
     if over(job) {
-        let kept = [header::UNKNOWN_SINCE, header::REPLAY_OF, header::VERSION, header::USER_ID];
+        let kept =
+            [header::UNKNOWN_SINCE, header::REPLAY_OF, header::VERSION, header::USER_ID, header::NO_ID];
         job.headers.retain(|name, _| kept.contains(&name));
     }
     job.headers.insert(header::ERROR, truncate(&reason.message, MAX_ERROR));

@@ -122,8 +122,31 @@ impl Context {
     }
 
     /// The job's id: the same through all its attempts, and so the key to deduplicate by.
+    ///
+    /// Only a message of another program may come without one (AMQP `message_id`), and then this is one of our making; see
+    /// [`has_stable_id`](Self::has_stable_id).
     pub fn id(&self) -> &JobId {
         &self.id
+    }
+
+    /// Whether the job brought its [`id`](Self::id), as all do that Leveret enqueues.
+    ///
+    /// A message without AMQP's `message_id` is given an id when it is delivered. Its retries, its dead letter and their
+    /// replays keep that id. But when a worker dies before it has settled the message, or loses its connection, the message
+    /// comes again as it was, and gets another id: AMQP has nothing else to know it by. So deduplicate such a job by what
+    /// its payload says, through all its attempts, or have its producer set `message_id`:
+    ///
+    /// ```
+    /// # use leveret::{Context, TaskResult, task};
+    /// # async fn charge_once(key: &str) -> TaskResult { let _ = key; Ok(()) }
+    /// #[task(queue = "charges")]
+    /// async fn charge(context: &Context, order: u64) -> TaskResult {
+    ///     let key = if context.has_stable_id() { context.id().to_string() } else { format!("order {order}") };
+    ///     charge_once(&key).await
+    /// }
+    /// ```
+    pub fn has_stable_id(&self) -> bool {
+        self.headers.get(header::NO_ID).is_none()
     }
 
     /// The task's name on the wire.

@@ -3,7 +3,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -46,6 +46,8 @@ pub(crate) struct Lane {
     in_hand: AtomicUsize,
     /// Told when there is none.
     none_in_hand: Notify,
+    /// Whether the log says that messages come without an id.
+    is_told_of_no_id: AtomicBool,
 }
 
 /// The right to run one job. Given back when dropped.
@@ -55,6 +57,18 @@ pub(crate) struct Slot(Arc<Lane>);
 struct InHand(Arc<Lane>);
 
 impl Lane {
+    /// Says once that the ids of this queue's messages are not what handlers take them for.
+    fn tell_of_no_id(&self) {
+        if !self.is_told_of_no_id.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                target: "leveret",
+                queue = %self.queue,
+                "messages come without an id: `context.id()` changes when one is delivered again, so that a handler cannot \
+                 deduplicate by it; have the program that publishes them set the AMQP property `message_id`"
+            );
+        }
+    }
+
     pub(crate) fn new(shared: Arc<Shared>, plan: Queue, concurrency: u16) -> Arc<Self> {
         let queue = plan.spec.name().clone();
         let slots = Semaphore::new(concurrency.into());
@@ -69,6 +83,7 @@ impl Lane {
             taken: AtomicUsize::new(0),
             in_hand: AtomicUsize::new(0),
             none_in_hand: Notify::new(),
+            is_told_of_no_id: AtomicBool::new(false),
         })
     }
 
@@ -338,6 +353,9 @@ pub(crate) async fn process(slot: Slot, mut delivery: Delivery) -> Executed {
     }
     let span = execute::span(&lane, task, &delivery);
     let context = Arc::new(Context::new(slot, task, &mut delivery, started));
+    if !context.has_stable_id() {
+        lane.tell_of_no_id();
+    }
     let payload = delivery.envelope.payload.clone();
 
     let executed = execute::execute(&context, task, payload).instrument(span.clone()).await;

@@ -32,6 +32,7 @@ on_each_broker!(
     encoding_that_nobody_reads_is_named_in_the_dead_letter_of_an_event,
     encoding_that_nobody_reads_is_named_to_a_caller,
     encoding_that_changes_nothing_is_read,
+    message_without_an_id_says_so_and_keeps_the_one_it_is_given,
 );
 
 /// Fails at first, and then for good.
@@ -212,4 +213,36 @@ async fn encoding_that_changes_nothing_is_read(t: &Setting) {
     }
 
     worker.stop().await;
+}
+
+/// Notes its job's id, and whether it lasts.
+#[task(queue = "interop.property", retries = 1, backoff = fixed("20ms"))]
+async fn note(ids: &Ids, context: &Context) -> TaskResult {
+    ids.0.lock().unwrap().push((context.id().to_string(), context.has_stable_id()));
+    Err("no".into())
+}
+
+#[derive(Default)]
+struct Ids(Mutex<Vec<(String, bool)>>);
+
+/// Brokers of our own know no message without an id.
+async fn message_without_an_id_says_so_and_keeps_the_one_it_is_given(t: &Setting) {
+    t.client.declare_queue(Note::queue()).await.unwrap();
+    let ids = Arc::new(Ids::default());
+    let worker = Worker::new(&t.client).task::<Fail>().task::<Double>().task::<Note>().shared(ids.clone());
+    let mut worker = Work::start(worker);
+
+    let mut seen = Vec::new();
+    for id in [None, Some("theirs".to_owned())] {
+        t.foreign.send("interop.property", Message { id, ..Message::bare("{}").task("note") }).await;
+        worker.retried().await;
+        worker.dead().await;
+        let letter = take_dead_letter(t).await;
+        seen.push((letter.id.expect("an id"), std::mem::take(&mut *ids.0.lock().unwrap())));
+    }
+    worker.stop().await;
+
+    let [(given, first), (theirs, second)] = &*seen else { panic!("{seen:?}") };
+    assert_eq!(*first, vec![(given.clone(), !is_node(t)); 2]);
+    assert_eq!((&**theirs, second), ("theirs", &vec![("theirs".to_owned(), true); 2]));
 }

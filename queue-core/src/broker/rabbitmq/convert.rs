@@ -81,9 +81,16 @@ fn transient_properties(envelope: &Envelope, mark: Option<i64>) -> BasicProperti
 /// The envelope of a delivered message. A message without an id is given one.
 pub(super) fn envelope(properties: BasicProperties, body: Vec<u8>) -> Envelope {
     let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().to_owned());
-    let id = properties.message_id().as_ref().filter(|id| !id.as_str().is_empty());
-    let id = id.map_or_else(JobId::new, |id| JobId::from(id.as_str()));
     let mut headers = properties.headers().as_ref().map(headers).unwrap_or_default();
+    let id = match properties.message_id() {
+        Some(id) if !id.as_str().is_empty() => JobId::from(id.as_str()),
+        _ => {
+            // One made of the body would be the same at each delivery, and the same for two orders of one item: a handler
+            // that deduplicates would lose the second.
+            headers.insert(header::NO_ID, true);
+            JobId::new()
+        }
+    };
     headers.remove(header::PUBLISH);
     // The server closes the channel of a user who publishes in another's name, and a copy of the message is ours.
     if let Some(user) = properties.user_id() {
@@ -243,6 +250,10 @@ mod tests {
         assert_eq!(bare.attempt, 1);
         assert_eq!(bare.task, None);
         assert_eq!(bare.id.as_str().len(), 36);
+        assert_eq!(bare.headers, Headers::from([(header::NO_ID, true)]));
+        // From its first copy on it has that id, and still says whose it is.
+        let copy = envelope(properties(&bare, None), b"{}".to_vec());
+        assert_eq!((copy.id, copy.headers), (bare.id, bare.headers));
     }
 
     #[test]

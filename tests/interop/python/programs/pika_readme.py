@@ -1,12 +1,13 @@
 """Runs the blocks of code that come on stdin as the README shows them, each on a line: `["the block", messages]`.
 
-They have `channel`, `json` and `pika`. `start_consuming`, which would never end, returns when so many messages have been
+They have `channel`, `json`, `pika` and `uuid`. `start_consuming`, which would never end, returns when so many messages have been
 through their callbacks. What they print comes on stdout, each a JSON string on a line.
 """
 
 import json
 import sys
 import time
+import uuid
 
 import pika
 
@@ -42,7 +43,8 @@ def run(block, messages):
             connection.process_data_events(time_limit=1)
 
     channel.basic_consume, channel.start_consuming = basic_consume, start_consuming
-    exec(compile(block, "README.md", "exec"), {"channel": channel, "json": json, "pika": pika, "print": say})
+    given = {"channel": channel, "json": json, "pika": pika, "uuid": uuid, "print": say}
+    exec(compile(block, "README.md", "exec"), given)
     channel.close()
 
 
