@@ -113,7 +113,8 @@ pub mod topology {
 /// ([`Client::broker`]).
 pub mod broker {
     pub use queue_core::broker::{
-        Broker, ConsumeOptions, Consumer, ConsumerHandle, Delivery, Publish, Settings, Settler,
+        Broker, ConsumeOptions, Consumer, ConsumerHandle, Delivery, Found, Operator, Place, Publish,
+        Settings, Settler, Walk,
     };
     pub use queue_core::clock::Clock;
     pub use queue_core::envelope::Envelope;

@@ -48,8 +48,8 @@ pub mod header {
     pub const USER_ID: &str = "q-user-id";
     /// True where the message came without an id, and has had one of our making since.
     pub const NO_ID: &str = "q-no-id";
-    /// The id of the dead letter that this job repeats.
-    pub const REPLAY_OF: &str = "q-replay-of";
+    /// How often the job was a dead letter and has been replayed.
+    pub const REPLAYS: &str = "q-replays";
     /// Until when the caller of an RPC waits for its reply, in milliseconds since 1970.
     pub const DEADLINE: &str = "q-deadline";
     /// Since when workers have not known the job's task, in milliseconds since 1970.

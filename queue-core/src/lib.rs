@@ -24,5 +24,6 @@ pub mod settlement;
 pub mod task;
 pub mod topology;
 
+mod death;
 mod declaring;
 mod runtime;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use crate::clock;
+use crate::death;
 use crate::envelope::{Envelope, HeaderValue, Headers, header, truncate};
 
 /// How much of a handler's error a job carries, in bytes.
@@ -130,6 +131,56 @@ pub fn dead_copy(mut job: Envelope, queue: &str, reason: &Reason, now: SystemTim
     job
 }
 
+/// The copy that is replayed: on its first attempt again, without what Leveret noted of its failure, and one replay more.
+pub(crate) fn replay_copy(mut job: Envelope) -> Envelope {
+    note_origin(&mut job);
+    strip_broker_traces(&mut job);
+    let int = |name: &str| job.headers.get(name).and_then(HeaderValue::as_int);
+    let replays = int(header::REPLAYS).unwrap_or(0).max(0).saturating_add(1);
+    // A job that was delayed carries its priority here.
+    job.priority = int(header::PRIORITY).and_then(|priority| u8::try_from(priority).ok()).or(job.priority);
+    // Where an event came from stays true of its replay, and so does what its body is.
+    let stays = [header::EXCHANGE, header::ROUTING_KEY, header::VERSION, header::USER_ID, header::NO_ID];
+    job.headers.retain(|name, _| !name.starts_with("q-") || stays.contains(&name));
+    job.headers.insert(header::REPLAYS, replays);
+    job.attempt = 1;
+    // Who called it has long been told, or has given up: it is a job like any other now.
+    job.reply_to = None;
+    job
+}
+
+/// The copy that takes a message's place in its own queue: the same to whoever looks at it.
+pub(crate) fn renewed_copy(mut job: Envelope) -> Envelope {
+    if let Some(death) = death::last(&job) {
+        let (queue, reason) = (death.queue().map(str::to_owned), death.reason().map(str::to_owned));
+        let at = death.at().map(clock::to_millis);
+        if let Some(queue) = queue {
+            job.headers.insert(header::QUEUE, queue);
+        }
+        if let Some(reason) = reason {
+            job.headers.insert(header::ERROR_KIND, reason);
+        }
+        if let Some(at) = at {
+            job.headers.insert(header::FAILED_AT, at);
+        }
+    }
+    note_origin(&mut job);
+    strip_broker_traces(&mut job);
+    job
+}
+
+/// Notes where an event came from that no worker has had: the broker wrote it into `x-death`, which is stripped.
+fn note_origin(job: &mut Envelope) {
+    if job.headers.get(header::EXCHANGE).is_some() {
+        return;
+    }
+    let origin = death::last(job).and_then(death::Death::origin);
+    if let Some((exchange, key)) = origin.map(|(exchange, key)| (exchange.to_owned(), key.to_owned())) {
+        job.headers.insert(header::EXCHANGE, exchange);
+        job.headers.insert(header::ROUTING_KEY, key);
+    }
+}
+
 /// Takes out what brokers wrote on the message's way: RabbitMQ 3 silently drops a copy that carries a cycle. Also
 /// `CC` and `BCC`, by which a producer sends to more queues: a copy would go to all of them once more.
 /// See <https://www.rabbitmq.com/docs/sender-selected>.
@@ -145,8 +196,7 @@ fn note_failure(job: &mut Envelope, reason: &Reason, now: SystemTime) {
         job.headers.retain(|_, value| is_small(value));
     }
     if over(job) {
-        let kept =
-            [header::UNKNOWN_SINCE, header::REPLAY_OF, header::VERSION, header::USER_ID, header::NO_ID];
+        let kept = [header::UNKNOWN_SINCE, header::REPLAYS, header::VERSION, header::USER_ID, header::NO_ID];
         job.headers.retain(|name, _| kept.contains(&name));
     }
     job.headers.insert(header::ERROR, truncate(&reason.message, MAX_ERROR));

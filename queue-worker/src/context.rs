@@ -121,7 +121,7 @@ impl Context {
         self.slot.lane()
     }
 
-    /// The job's id: the same through all its attempts, and so the key to deduplicate by.
+    /// The job's id: the same through all its attempts and replays, and so the key to deduplicate by.
     ///
     /// Only a message of another program may come without one (AMQP `message_id`), and then this is one of our making; see
     /// [`has_stable_id`](Self::has_stable_id).

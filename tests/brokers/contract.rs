@@ -83,6 +83,20 @@ macro_rules! contract {
                     delivery_limit_ends_in_the_dead_letters,
                     replayed_event_that_expired_keeps_where_it_came_from,
                 ]
+                operator: [
+                    look_costs_a_letter_at_most_one_delivery,
+                    letters_outlive_any_number_of_looks,
+                    letter_of_the_broker_outlives_any_number_of_looks,
+                    abandoned_look_loses_nothing,
+                    operators_who_look_at_once_see_the_same,
+                    operators_who_replay_at_once_replay_each_letter_once,
+                    letter_shows_headers_and_properties,
+                    replay_keeps_the_id_and_counts_itself,
+                    replay_reaches_behind_what_it_leaves,
+                    replay_does_not_meet_its_own_jobs_again,
+                    replay_that_fails_says_how_many_it_replayed,
+                    delayed_job_whose_queue_was_gone_can_be_replayed,
+                ]
                 delay: [
                     delayed_job_arrives_not_earlier,
                     delay_of_zero_or_past_is_now,

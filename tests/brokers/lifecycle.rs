@@ -248,9 +248,8 @@ pub(crate) async fn outside_of_a_tokio_runtime_things_work_or_say_that_they_need
             Err(error) => needs_one(error.to_string()),
         }
         client.depth::<Outside>().await.unwrap();
-        needs_one(client.admin().dead_letters_of::<Outside>(1).await.unwrap_err().to_string());
-        let replayed = client.admin().replay(&queue.dead_queue().expect("one"), 1, |_| true).await;
-        needs_one(replayed.unwrap_err().to_string());
+        client.admin().dead_letters_of::<Outside>(1).await.unwrap();
+        client.admin().replay(&queue.dead_queue().expect("one"), 1, |_| true).await.unwrap();
         needs_one(Worker::new(&client).run().await.unwrap_err().to_string());
 
         let reason = Reason::new(ReasonKind::Permanent, "no");

@@ -16,6 +16,7 @@ mod dead_letter;
 mod delay;
 mod lifecycle;
 mod limit;
+mod operator;
 mod prefetch;
 mod publish;
 mod reply;

@@ -25,6 +25,7 @@ use crate::topology::{Name, Namespace, Route, Topology};
 pub(crate) mod amqp;
 #[cfg(feature = "memory")]
 pub mod memory;
+mod operator;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 pub(crate) mod reply;
@@ -33,6 +34,7 @@ pub mod sqlite;
 #[cfg(any(feature = "memory", feature = "rabbitmq", feature = "sqlite-system"))]
 mod tries;
 
+pub use operator::{Found, Operator, Place, Walk};
 pub use reply::DIRECT_REPLY_TO;
 
 /// A message broker. Object safe; shared by clients and workers behind an `Arc`.
@@ -100,6 +102,12 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// If the broker refuses.
     async fn delete(&self, queue: &str) -> Result<()>;
+
+    /// What an operator may ask, such as a look into a queue. `None`, which is the default, for a broker that serves jobs
+    /// and shows nothing: [`Admin`](crate::admin::Admin) says so.
+    fn operator(&self) -> Option<&dyn Operator> {
+        None
+    }
 
     /// Ends consumers, flushes what was published, and closes connections, within ten seconds at most.
     /// Afterwards every call fails with `Closed`. Closing twice is fine.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use queue_core::broker::memory::MemoryBroker;
 use queue_core::broker::{
-    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Publish, QueueStats,
+    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Operator, Publish, QueueStats,
 };
 use queue_core::envelope::JobId;
 use queue_core::error::{PublishError, Result};
@@ -108,6 +108,10 @@ impl Broker for Watched {
 
     async fn delete(&self, queue: &str) -> Result<()> {
         self.broker.delete(queue).await
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        self.broker.operator()
     }
 
     async fn close(&self) {

@@ -14,8 +14,8 @@ use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{
-    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Delivery, Publish, QueueStats, Settings,
-    amqp, closed,
+    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Delivery, Operator, Publish, QueueStats,
+    Settings, amqp, closed,
 };
 use crate::envelope::{Envelope, JobId};
 use crate::error::{Error, PublishError, Result};
@@ -34,6 +34,7 @@ mod settler;
 mod shared;
 mod state;
 mod time;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -211,6 +212,12 @@ impl MemoryBroker {
         }
     }
 
+    /// Looks at something, unless closed.
+    fn look<R>(&self, look: impl FnOnce(&mut State) -> R) -> Result<R> {
+        let is_open = |state: &State| state.clients.contains_key(&self.client);
+        self.shared.look(|state| is_open(state).then(|| look(state))).ok_or_else(closed)
+    }
+
     /// Does something, unless closed, and sees to it that somebody watches the clock if need be.
     fn act<R>(&self, act: impl FnOnce(&mut State) -> R) -> Result<R> {
         let is_open = |state: &State| state.clients.contains_key(&self.client);
@@ -313,6 +320,10 @@ impl Broker for MemoryBroker {
 
     async fn delete(&self, queue: &str) -> Result<()> {
         self.act(|state| state.delete(self.client, queue))?
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(self)
     }
 
     async fn close(&self) {

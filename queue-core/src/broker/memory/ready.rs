@@ -90,6 +90,33 @@ impl Ready {
         self.heads().filter_map(|(_, head)| head.expires).min()
     }
 
+    /// The messages that are delivered after the one that stood at this level and position, in that order; all if `None`.
+    pub(super) fn after(&self, last: Option<(u8, u64)>) -> impl Iterator<Item = &Entry> {
+        let levels = last.map_or(self.levels.len(), |(level, _)| usize::from(level) + 1);
+        self.levels[..levels.min(self.levels.len())].iter().enumerate().rev().flat_map(
+            move |(level, entries)| {
+                let passed = match last {
+                    Some((last, position)) if usize::from(last) == level => {
+                        entries.partition_point(|entry| entry.position <= position)
+                    }
+                    _ => 0,
+                };
+                entries.range(passed..)
+            },
+        )
+    }
+
+    /// Takes out the message that stands at this position, whichever its level.
+    pub(super) fn take_at(&mut self, position: u64) -> Option<Entry> {
+        let (level, at) = self.levels.iter().enumerate().find_map(|(level, entries)| {
+            let at = entries.binary_search_by_key(&position, |entry| entry.position);
+            at.ok().map(|at| (level, at))
+        })?;
+        let entry = self.levels[level].remove(at)?;
+        self.uncount(level, &entry);
+        Some(entry)
+    }
+
     /// Takes out the first message, in the order of delivery, for which `wanted` is true.
     pub(super) fn take(&mut self, wanted: impl Fn(&Message) -> bool) -> Option<Entry> {
         let (level, at) = self.levels.iter().enumerate().rev().find_map(|(level, entries)| {
@@ -186,6 +213,23 @@ mod tests {
         ready.put_back(first);
 
         assert_eq!(drain(&mut ready), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn walk_goes_on_after_what_it_passed_though_that_is_gone() {
+        let mut ready = Ready::new(31);
+        for (position, level) in [(0, 4), (1, 9), (2, 4), (3, 0), (4, 9)] {
+            ready.push(entry(position, level, None));
+        }
+        let after = |ready: &Ready, last| ready.after(last).map(|entry| entry.position).collect::<Vec<_>>();
+
+        assert_eq!(after(&ready, None), [1, 4, 0, 2, 3]);
+        assert_eq!(after(&ready, Some((9, 4))), [0, 2, 3]);
+        assert_eq!(ready.take_at(0).map(|entry| entry.position), Some(0));
+        assert!(ready.take_at(0).is_none());
+        assert_eq!(after(&ready, Some((4, 0))), [2, 3]);
+        assert_eq!(after(&ready, Some((0, 3))), [0; 0]);
+        assert_eq!(ready.len(), 4);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use super::consumer::{ClientId, ConsumerId, Consumers, Discarded, Losses, Subscription};
 use super::queue::{Held, Queue, QueueId, delivery};
+use super::ready::{Entry, Ready};
 use super::reply::Replies;
 use super::settler::Ticket;
 use super::shared::Shared;
@@ -297,6 +298,12 @@ impl State {
         self.consumers.discarded.handles.push(consumer.handle);
     }
 
+    /// What is ready in a queue.
+    pub(super) fn ready(&self, client: ClientId, queue: &str) -> Result<Option<&Ready>> {
+        let id = self.accessible(client, queue)?;
+        Ok(self.queues.get(&id).map(|queue| &queue.ready))
+    }
+
     /// Takes one message as a consumer would get it, without consuming.
     pub(super) fn take(
         &mut self,
@@ -304,13 +311,23 @@ impl State {
         options: &ConsumeOptions,
         job: Option<&JobId>,
     ) -> Result<Option<Delivery>> {
+        let choose = |ready: &mut Ready| match job {
+            None => ready.pop(),
+            Some(job) => ready.take(|message| message.envelope.id == *job),
+        };
+        self.take_by(client, options, choose)
+    }
+
+    /// Takes the message that `choose` takes out of those that are ready.
+    pub(super) fn take_by(
+        &mut self,
+        client: ClientId,
+        options: &ConsumeOptions,
+        choose: impl FnOnce(&mut Ready) -> Option<Entry>,
+    ) -> Result<Option<Delivery>> {
         let id = self.accessible(client, &options.queue)?;
         let Some(queue) = self.queues.get_mut(&id) else { return Ok(None) };
-        let entry = match job {
-            None => queue.ready.pop(),
-            Some(job) => queue.ready.take(|message| message.envelope.id == *job),
-        };
-        let Some(entry) = entry else { return Ok(None) };
+        let Some(entry) = choose(&mut queue.ready) else { return Ok(None) };
         self.consumers.tags += 1;
         let ticket = Ticket {
             client,

@@ -59,18 +59,24 @@ impl Core {
         self: &Arc<Self>,
         work: impl AsyncFnOnce(&Channel) -> Result<T>,
     ) -> Result<T> {
+        let (link, channel) = self.aside_channel().await?;
+        within(self.shared.target.deadline, &link, work(&channel)).await
+    }
+
+    /// A channel of the kept connection, or of a new one; the connection is kept as long as somebody has it.
+    pub(super) async fn aside_channel(self: &Arc<Self>) -> Result<(Arc<Link>, Channel)> {
         let deadline = self.shared.target.deadline;
         if let Some(link) = self.aside.present() {
             match tokio::time::timeout(deadline.min(STALE), link.connection.create_channel()).await {
-                Ok(Ok(channel)) => return within(deadline, &link, work(&channel)).await,
+                Ok(Ok(channel)) => return Ok((link, channel)),
                 _ => self.aside.forget(&link),
             }
         }
         let link = session::open_any(&self.shared, "questions").await.map_err(|fault| fault.error)?;
         let link = Arc::new(link);
-        let done = on_channel(&link, deadline, work).await;
-        self.keep(link);
-        done
+        let channel = on_channel(&link, deadline, async |channel| Ok(channel.clone())).await;
+        self.keep(link.clone());
+        Ok((link, channel?))
     }
 
     /// Keeps a connection, until it is idle or the broker is closed.

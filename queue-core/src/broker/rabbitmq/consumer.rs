@@ -316,7 +316,7 @@ impl Feed {
             .await?;
         // An answer on the channel comes after what the queue had for us when it answered `basic.consume`.
         channel.basic_qos(self.options.prefetch.max(1), BasicQosOptions { global: false }).await?;
-        let ledger = Ledger::new(self.core.clone(), channel, self.state.clone(), &self.options);
+        let ledger = Ledger::new(self.core.clone(), channel, Box::new(self.state.clone()), &self.options);
         Ok((ledger, deliveries))
     }
 

@@ -1,6 +1,7 @@
 //! One channel's deliveries, and what RabbitMQ is told of them. Between `consumer`, which takes them from lapin, and
 //! `settle`.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,11 +11,10 @@ use futures_util::FutureExt;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 
 use super::Core;
 use super::convert::short;
-use super::session::State;
 use super::tags::{Held, Tags};
 use crate::broker::ConsumeOptions;
 use crate::topology::{Name, Route};
@@ -38,7 +38,7 @@ pub(super) struct Ledger {
     /// Told when none is out any more, once they are recalled.
     all_in: Notify,
     /// Keeps the connection: a delivery outlives its consumer.
-    _connection: watch::Receiver<State>,
+    _connection: Box<dyn Any + Send + Sync>,
 }
 
 /// What is to be acked. Its lock is held while frames are queued: an ack of many must not overtake what was settled by
@@ -78,7 +78,7 @@ impl Ledger {
     pub(super) fn new(
         core: Arc<Core>,
         channel: Channel,
-        connection: watch::Receiver<State>,
+        connection: Box<dyn Any + Send + Sync>,
         options: &ConsumeOptions,
     ) -> Arc<Self> {
         let (queue, dead_letter) = (options.queue.clone(), options.dead_letter.clone());
@@ -115,6 +115,22 @@ impl Ledger {
             }
         }
         self.channel.basic_qos(1, BasicQosOptions { global: false }).await
+    }
+
+    /// Gives back at once all that is out, and returns when the queue has it; `is_busy` says that many settlements are on
+    /// their way to it, `is_long` that there are so many consumers that each gets its own. What the queue hands over
+    /// when it is asked goes back with the others, so that it has come once at most.
+    pub(super) async fn give_all_back(&self, queue: &str, is_busy: bool, is_long: bool) -> lapin::Result<()> {
+        self.send_due();
+        if is_busy {
+            for _ in 0..2 {
+                self.channel.basic_get(short(queue), BasicGetOptions { no_ack: false }).await?;
+            }
+        }
+        // Tag 0 is all that there are.
+        self.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true }).await?;
+        self.acks().tags = Tags::default();
+        self.barrier(is_long.then_some(queue)).await
     }
 
     /// Whether the deliveries are still ours.

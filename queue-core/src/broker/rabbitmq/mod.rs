@@ -24,12 +24,13 @@ use self::fault::Fault;
 use self::replier::Replier;
 use self::runtime::{OwnRuntime, Tasks, on};
 use self::session::State;
+use self::turn::Turns;
 use self::url::Target;
 use super::amqp::{check_publish, check_queue, check_topology};
 use super::reply::is_request;
 use super::{
-    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Health, Publish, QueueStats, Settings,
-    closed,
+    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Health, Operator, Publish, QueueStats,
+    Settings, closed,
 };
 use crate::declaring::Declaring;
 use crate::error::{ErrorKind, PublishError, Result, chain};
@@ -62,7 +63,9 @@ mod session;
 mod settle;
 mod tags;
 mod tap;
+mod turn;
 mod url;
+mod walk;
 mod wire;
 
 /// The longest that [`Broker::close`] may take.
@@ -110,6 +113,7 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
             requester: OnceLock::new(),
             replier: Replier::default(),
             aside: Aside::default(),
+            turns: Turns::default(),
             publishing,
             consuming: OnceLock::new(),
             unparsable: Mutex::default(),
@@ -163,6 +167,8 @@ struct Core {
     replier: Replier,
     /// Where queues are asked about.
     aside: Aside,
+    /// Whose turn it is to walk through a queue.
+    turns: Turns,
     publishing: watch::Receiver<State>,
     /// Opened by the first consumer.
     consuming: OnceLock<watch::Receiver<State>>,
@@ -538,6 +544,10 @@ impl Broker for RabbitMq {
             .await
         })
         .await
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(self)
     }
 
     async fn close(&self) {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::settle::SqliteSettler;
 use super::state::{ClientId, ConsumerId, QueueId};
 use crate::broker::amqp::{Plan, Published};
 use crate::broker::{ConsumeOptions, ConsumerHandle, reply};
@@ -60,6 +61,14 @@ pub(super) enum Command {
         reply: Reply<Result<(), SettleError>>,
     },
     GiveBack(Ticket),
+    /// Claims one job, for an operator.
+    Take {
+        queue: QueueId,
+        job: i64,
+        /// Settles the delivery, when it has its ticket.
+        settler: SqliteSettler,
+        reply: Reply<Result<Option<SqliteSettler>>>,
+    },
     Purge {
         queue: String,
         reply: Reply<Result<u64>>,
@@ -94,6 +103,7 @@ pub(super) enum Answer {
     PublishedAll(Vec<Outcome>),
     Consumer(Result<ConsumerId>),
     Settled(Result<(), SettleError>),
+    Taken(Result<Option<Ticket>>),
     Purged(Result<u64>),
     Closed,
 }
@@ -110,7 +120,11 @@ impl Command {
             Self::Declare { .. } | Self::PublishAll { .. } => true,
             Self::Purge { .. } | Self::Delete { .. } => true,
             Self::Settle { plan, .. } => plan.makes_copy(),
-            Self::Consume { .. } | Self::Leave(_) | Self::GiveBack(_) | Self::Close(_) => false,
+            Self::Consume { .. }
+            | Self::Leave(_)
+            | Self::GiveBack(_)
+            | Self::Take { .. }
+            | Self::Close(_) => false,
         }
     }
 
@@ -130,6 +144,7 @@ impl Command {
             Self::PublishAll { reply, .. } => Some(reply.since),
             Self::Consume { reply, .. } => Some(reply.since),
             Self::Settle { reply, .. } => Some(reply.since),
+            Self::Take { reply, .. } => Some(reply.since),
             Self::Purge { reply, .. } => Some(reply.since),
             Self::Close(reply) => Some(reply.since),
             Self::Leave(_) | Self::GiveBack(_) => None,
@@ -146,6 +161,10 @@ impl Command {
             (Self::PublishAll { reply, .. }, Answer::PublishedAll(results)) => reply.send(results),
             (Self::Consume { reply, .. }, Answer::Consumer(result)) => reply.send(result),
             (Self::Settle { reply, .. }, Answer::Settled(result)) => reply.send(result),
+            // If nobody waits any more, the settler gives the job back.
+            (Self::Take { settler, reply, .. }, Answer::Taken(result)) => {
+                reply.send(result.map(|taken| taken.map(|ticket| settler.with(ticket))))
+            }
             (Self::Purge { reply, .. }, Answer::Purged(result)) => reply.send(result),
             (Self::Close(reply), Answer::Closed) => reply.send(()),
             // The others ask nothing. A reply that is dropped says that the broker is closed.

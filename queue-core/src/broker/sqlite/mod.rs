@@ -17,8 +17,10 @@ use tokio::task::JoinSet;
 
 use super::amqp::Published;
 use super::{
-    Broker, BrokerInfo, ConsumeOptions, Consumer, Health, Publish, QueueStats, Settings, amqp, closed,
+    Broker, BrokerInfo, ConsumeOptions, Consumer, Health, Operator, Publish, QueueStats, Settings, amqp,
+    closed,
 };
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, PublishError, Result};
 use crate::topology::Topology;
 
@@ -54,6 +56,7 @@ mod tenure;
 mod tests;
 mod time;
 mod url;
+mod walk;
 mod writer;
 
 /// How many messages of a batch are one command.
@@ -76,6 +79,7 @@ pub struct SqliteBroker {
     me: ClientId,
     health: Arc<Mutex<Health>>,
     tenure: Arc<Tenure>,
+    clock: Clock,
     /// Ends with the writer.
     writer: Mutex<Receiver<()>>,
     tasks: Mutex<JoinSet<()>>,
@@ -144,7 +148,7 @@ impl SqliteBroker {
         let (commands, receiver) = channel();
         let commands = Arc::new(commands);
         let health = Arc::new(Mutex::new(Health::Up));
-        let tenure = state.tenure.clone();
+        let (tenure, clock) = (state.tenure.clone(), state.setup.clock.clone());
         let writer = Writer::new(state, receiver, Arc::downgrade(&commands), syncer, health.clone());
         let (ended, waits) = channel::<()>();
         std::thread::Builder::new()
@@ -161,6 +165,7 @@ impl SqliteBroker {
             me,
             health,
             tenure,
+            clock,
             writer: Mutex::new(waits),
             tasks: Mutex::default(),
         })
@@ -282,6 +287,10 @@ impl Broker for SqliteBroker {
     async fn delete(&self, queue: &str) -> Result<()> {
         let queue = queue.to_owned();
         self.ask(|reply| Command::Delete { queue, reply }).await.unwrap_or_else(|| Err(closed()))
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(self)
     }
 
     async fn close(&self) {

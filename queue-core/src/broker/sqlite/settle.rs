@@ -113,6 +113,12 @@ pub(super) struct SqliteSettler {
 }
 
 impl SqliteSettler {
+    /// The same for this delivery.
+    pub(super) fn with(mut self, ticket: Ticket) -> Self {
+        self.ticket = Some(ticket);
+        self
+    }
+
     fn send(&self, command: Command) -> bool {
         self.writer.upgrade().is_some_and(|writer| writer.send(command).is_ok())
     }

@@ -248,6 +248,7 @@ impl State {
                 self.give_back(ticket)?;
                 Answer::None
             }
+            Command::Take { queue, job, .. } => Answer::Taken(Ok(self.take(*queue, *job)?)),
             Command::Declare { topology, .. } => Answer::Done(self.declare(topology)?),
             Command::Consume { options, handle, .. } => Answer::Consumer(self.consume(options, handle)?),
             Command::Leave(consumer) => {

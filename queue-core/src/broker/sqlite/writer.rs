@@ -319,6 +319,7 @@ impl Writer {
             }
             Command::Declare { .. } | Command::Delete { .. } => Answer::Done(Err(words())),
             Command::Consume { .. } => Answer::Consumer(Err(words())),
+            Command::Take { .. } => Answer::Taken(Err(words())),
             Command::Purge { .. } => Answer::Purged(Err(words())),
             Command::Leave(consumer) => {
                 self.state.leave(*consumer);

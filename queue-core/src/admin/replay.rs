@@ -1,0 +1,119 @@
+//! Puts dead letters back into the queues they failed in: each is confirmed there before it is taken away here.
+
+use std::collections::HashMap;
+
+use crate::admin::DeadLetter;
+use crate::broker::{Broker, Delivery, Found, Publish, Walk};
+use crate::clock::from_millis;
+use crate::envelope::{Envelope, HeaderValue, JobId, header};
+use crate::error::{Error, ErrorKind, Result};
+use crate::settlement::{Settlement, replay_copy};
+
+/// How many letters are looked at in one go, at first and at most: a walk that is over soon has passed few in vain.
+const PAGES: (u16, u16) = (16, 1024);
+
+/// One replay, on its way through a queue.
+pub(super) struct Replay<'a> {
+    broker: &'a dyn Broker,
+    queue: &'a str,
+    /// How many letters have been replayed.
+    replayed: usize,
+    /// Which jobs those were, and how often each had been replayed by then: what fails again at once comes by again.
+    own: HashMap<JobId, u32>,
+}
+
+impl<'a> Replay<'a> {
+    pub(super) fn new(broker: &'a dyn Broker, queue: &'a str) -> Self {
+        Self { broker, queue, replayed: 0, own: HashMap::new() }
+    }
+
+    /// Replays up to `limit` of the letters that `choose` picks, and says how many.
+    ///
+    /// # Errors
+    /// At the first letter that cannot be replayed, with how many were before it.
+    pub(super) async fn run(
+        mut self,
+        walk: &mut dyn Walk,
+        limit: usize,
+        choose: impl FnMut(&DeadLetter) -> bool + Send,
+    ) -> Result<usize> {
+        match self.go(walk, limit, choose).await {
+            Ok(()) => Ok(self.replayed),
+            Err(error) => Err(match self.replayed {
+                0 => error,
+                1 => error.reword(|words| format!("{words}; 1 dead letter was replayed before it")),
+                more => error.reword(|words| format!("{words}; {more} dead letters were replayed before it")),
+            }),
+        }
+    }
+
+    async fn go(
+        &mut self,
+        walk: &mut dyn Walk,
+        limit: usize,
+        mut choose: impl FnMut(&DeadLetter) -> bool + Send,
+    ) -> Result<()> {
+        let (least, most) = PAGES;
+        let mut page = u16::try_from(limit).unwrap_or(most).clamp(least, most);
+        while self.replayed < limit {
+            let found = walk.next(page).await?;
+            if found.is_empty() {
+                break;
+            }
+            for found in found {
+                let letter = DeadLetter::new(&found.envelope);
+                let is_own = self.own.get(&letter.id).is_some_and(|replays| *replays < letter.replays);
+                if is_own || !choose(&letter) {
+                    continue;
+                }
+                self.one(walk, found, letter).await?;
+                if self.replayed == limit {
+                    break;
+                }
+            }
+            page = page.saturating_mul(2).min(most);
+        }
+        Ok(())
+    }
+
+    async fn one(&mut self, walk: &mut dyn Walk, found: Found, letter: DeadLetter) -> Result<()> {
+        let DeadLetter { id, queue: target, replays, .. } = letter;
+        let Some(target) = target else {
+            let queue = self.queue;
+            let words = format!(
+                "job `{id}` in queue `{queue}` does not say which queue it failed in: is `{queue}` a dead-letter queue? If \
+                 it is, enqueue the job by hand"
+            );
+            return Err(Error::new(ErrorKind::Topology, words));
+        };
+        // Another operator may be at the same letters.
+        let Some(delivery) = walk.take(found).await? else { return Ok(()) };
+        if let Err(error) = self.broker.publish(publish(delivery.envelope.clone(), target.clone())).await {
+            release(delivery).await;
+            let words = format!("dead letter `{id}` could not be replayed into queue `{target}`");
+            return Err(Error::new(ErrorKind::Topology, words).with_source(error));
+        }
+        self.replayed += 1;
+        let settled = delivery.settle(Settlement::Ack).await.map_err(|error| {
+            let words = format!("dead letter `{id}` was replayed, but also stays");
+            Error::new(ErrorKind::Connection, words).with_source(error)
+        });
+        self.own.insert(id, replays);
+        settled
+    }
+}
+
+/// The job as it goes back into its queue; a delayed one that was set aside before its time waits on.
+fn publish(job: Envelope, target: String) -> Publish {
+    let eta = job.headers.get(header::ETA).and_then(HeaderValue::as_int).map(from_millis);
+    let mut publish = Publish::to_queue(target, replay_copy(job));
+    publish.not_before = eta;
+    publish
+}
+
+/// Gives a letter back. One that cannot be given back is given back by the broker itself.
+async fn release(delivery: Delivery) {
+    if let Err(error) = delivery.settle(Settlement::Release).await {
+        tracing::debug!(%error, "a dead letter was not released by hand");
+    }
+}

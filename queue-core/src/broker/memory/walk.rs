@@ -1,0 +1,51 @@
+//! Walks through a queue for an operator, who sees what is ready there without taking it.
+
+use async_trait::async_trait;
+
+use super::MemoryBroker;
+use crate::broker::operator::{Found, Operator, Place, Walk};
+use crate::broker::{ConsumeOptions, Delivery};
+use crate::error::Result;
+
+#[async_trait]
+impl Operator for MemoryBroker {
+    async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>> {
+        self.look(|state| state.ready(self.client, queue).map(drop))??;
+        Ok(Box::new(MemoryWalk { broker: self, queue: queue.to_owned(), last: None }))
+    }
+}
+
+#[derive(Debug)]
+struct MemoryWalk<'a> {
+    broker: &'a MemoryBroker,
+    queue: String,
+    /// Level and position of the message that it came by last.
+    last: Option<(u8, u64)>,
+}
+
+#[async_trait]
+impl Walk for MemoryWalk<'_> {
+    async fn next(&mut self, count: u16) -> Result<Vec<Found>> {
+        let Self { broker, queue, last } = self;
+        broker.look(|state| {
+            let Some(ready) = state.ready(broker.client, queue)? else { return Ok(Vec::new()) };
+            let mut found = Vec::new();
+            let mut reached = *last;
+            for entry in ready.after(*last).take(count.into()) {
+                reached = Some((entry.level, entry.position));
+                found.push(Found::new(Place(entry.position), entry.message.envelope.clone()));
+            }
+            *last = reached;
+            Ok(found)
+        })?
+    }
+
+    async fn take(&mut self, found: Found) -> Result<Option<Delivery>> {
+        let Place(position) = found.place;
+        let options = ConsumeOptions::new(self.queue.clone());
+        let client = self.broker.client;
+        self.broker.act(|state| state.take_by(client, &options, |ready| ready.take_at(position)))?
+    }
+
+    async fn end(self: Box<Self>) {}
+}

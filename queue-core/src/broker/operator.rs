@@ -1,0 +1,91 @@
+//! What an operator asks of a broker, beside the way of jobs: a walk through the messages that wait in a queue. The
+//! seam for `admin`; no worker comes through here.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use super::Delivery;
+use crate::envelope::Envelope;
+use crate::error::Result;
+
+/// What an operator may ask of a broker. Given by [`Broker::operator`](super::Broker::operator).
+///
+/// ```
+/// use queue_core::broker::Publish;
+/// use queue_core::client::Client;
+/// use queue_core::envelope::Envelope;
+/// use queue_core::topology::{QueueDecl, Topology};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::connect("memory:").await?;
+/// client.declare(&Topology::new().queue(QueueDecl::new("emails"))).await?;
+/// client.broker().publish(Publish::to_queue("emails", Envelope::new("{}"))).await?;
+///
+/// let operator = client.broker().operator().expect("a broker of Leveret's can be looked into");
+/// let mut walk = operator.walk("emails").await?;
+/// for found in walk.next(100).await? {
+///     println!("{}", found.envelope.id);
+/// }
+/// walk.end().await;
+/// assert_eq!(client.broker().inspect("emails").await?.ready, 1);
+/// # Ok(()) }
+/// ```
+#[async_trait]
+pub trait Operator: fmt::Debug + Send + Sync {
+    /// Begins a walk through the messages that are ready in a queue. To walk changes nothing: what the walk passes is in the
+    /// queue, in its place, when the walk has ended. Where only a consumer sees what a queue holds (RabbitMQ), the walk
+    /// holds what it has passed until then, and others do not get it.
+    ///
+    /// # Errors
+    /// If the queue does not exist or may not be used.
+    async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>>;
+}
+
+/// A walk through the messages of one queue, in the order of their delivery. Begun by [`Operator::walk`].
+///
+/// Dropped without [`end`](Self::end), it ends by itself and loses nothing; only when that is so is not told.
+#[async_trait]
+pub trait Walk: fmt::Debug + Send {
+    /// The next `count` messages at most. None at all is the end of the queue.
+    ///
+    /// Cancel safe in that nothing is lost; the walk cannot go on from there.
+    ///
+    /// # Errors
+    /// If the queue has gone, or the broker has; what the walk held goes back to the queue.
+    async fn next(&mut self, count: u16) -> Result<Vec<Found>>;
+
+    /// Takes out a message that was found, so that nobody else gets it. Settle the delivery before the walk ends. `None` if
+    /// another consumer or operator was quicker.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    async fn take(&mut self, found: Found) -> Result<Option<Delivery>>;
+
+    /// Ends the walk, and returns when everything that it passed is in its queue again, for others to find.
+    async fn end(self: Box<Self>);
+}
+
+/// Where a walk found a message. Only that walk knows what it means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(pub u64);
+
+/// A message that a walk came by.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Found {
+    /// Where it is, for [`Walk::take`].
+    pub place: Place,
+    /// The message.
+    pub envelope: Envelope,
+}
+
+impl Found {
+    /// A message at a place.
+    pub fn new(place: Place, mut envelope: Envelope) -> Self {
+        // As for a delivery: some AMQP clients write the property `type` always, and leave it empty.
+        envelope.task = envelope.task.filter(|task| !task.is_empty());
+        Self { place, envelope }
+    }
+}

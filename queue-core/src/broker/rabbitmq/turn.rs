@@ -1,0 +1,133 @@
+//! Operators take turns at a queue: while one walks through it, another would see what is left, and take that for all.
+//!
+//! Within a client a lock sees to that. Between clients of a namespace it is an exclusive queue, `<namespace>.looking.<queue>`:
+//! the server refuses it to others while its connection lives, and deletes it with that, so that a crash leaves no lock.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lapin::Channel;
+use lapin::options::{BasicConsumeOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tokio::sync::{Mutex as Turnstile, OwnedMutexGuard};
+use tokio::time::Instant;
+
+use super::Core;
+use super::convert::short;
+use super::fault::{self, code};
+use crate::error::{Error, ErrorKind, Result};
+use crate::topology::Name;
+
+/// How long an operator waits for another one.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How soon it is seen that another client's turn is over.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long the server may take for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Which queues this client's operators are at.
+#[derive(Default)]
+pub(super) struct Turns(Mutex<HashMap<Name, Arc<Turnstile<()>>>>);
+
+impl Turns {
+    fn of(&self, queue: &Name) -> Arc<Turnstile<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        turns.entry(queue.clone()).or_default().clone()
+    }
+}
+
+/// An operator's turn at a queue, with the channel to take it on. It ends with the channel at the latest.
+pub(super) struct Turn {
+    pub(super) channel: Channel,
+    /// What keeps the channel's connection.
+    pub(super) keeps: Box<dyn Any + Send + Sync>,
+    pub(super) lock: Lock,
+}
+
+/// What keeps other operators away.
+pub(super) struct Lock {
+    _client: OwnedMutexGuard<()>,
+    /// `None` where the server does not let us have one.
+    shared: Option<(ShortString, lapin::Consumer)>,
+}
+
+impl Turn {
+    /// Waits until no other operator is at the queue.
+    ///
+    /// # Errors
+    /// If another is for long; or without a connection.
+    pub(super) async fn wait(core: &Arc<Core>, queue: &Name) -> Result<Self> {
+        let deadline = Instant::now() + PATIENCE;
+        let client = core.turns.of(queue).lock_owned();
+        let Ok(client) = tokio::time::timeout_at(deadline, client).await else { return Err(busy(queue)) };
+        let name = short(&format!("{}.looking.{queue}", core.shared.settings.namespace.as_str()));
+        loop {
+            let (channel, keeps) = open(core, queue).await?;
+            let locked = tokio::time::timeout(ANSWER, lock(&channel, &name)).await;
+            let shared = match locked {
+                Ok(Ok(consumer)) => Some((name, consumer)),
+                Ok(Err(error)) if is_taken(&error) => {
+                    if Instant::now() >= deadline {
+                        return Err(busy(queue));
+                    }
+                    tokio::time::sleep(LOOK).await;
+                    continue;
+                }
+                refused => {
+                    tracing::debug!(%queue, ?refused, "operators of other clients may come in between");
+                    let (channel, keeps) = open(core, queue).await?;
+                    return Ok(Self { channel, keeps, lock: Lock { _client: client, shared: None } });
+                }
+            };
+            return Ok(Self { channel, keeps, lock: Lock { _client: client, shared } });
+        }
+    }
+}
+
+impl Lock {
+    /// Lets the next one in at once, not only when the server has seen the channel close.
+    pub(super) async fn open(self, channel: &Channel) {
+        if let Some((name, _consumer)) = self.shared {
+            let deleted = channel.queue_delete(name, QueueDeleteOptions::default());
+            let _ = tokio::time::timeout(ANSWER, deleted).await;
+        }
+    }
+}
+
+/// A channel to walk on: beside those that jobs go by, since a message that cannot be parsed ends the connection; but an
+/// exclusive queue is seen only by its own.
+async fn open(core: &Arc<Core>, queue: &Name) -> Result<(Channel, Box<dyn Any + Send + Sync>)> {
+    if core.shared.is_exclusive(queue) {
+        let state = core.consuming();
+        let channel = core.on_consuming(async |channel| Ok(channel.clone())).await?;
+        return Ok((channel, Box::new(state)));
+    }
+    let (link, channel) = core.aside_channel().await?;
+    Ok((channel, Box::new(link)))
+}
+
+/// With a consumer of its own, so that it goes when that does, with the channel.
+async fn lock(channel: &Channel, name: &ShortString) -> lapin::Result<lapin::Consumer> {
+    let options =
+        QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    let mut classic = FieldTable::default();
+    classic.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
+    channel.queue_declare(name.clone(), options, classic).await?;
+    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    channel.basic_consume(name.clone(), short("turn"), options, FieldTable::default()).await
+}
+
+/// Whether another operator has it, or is just letting go.
+fn is_taken(error: &lapin::Error) -> bool {
+    matches!(fault::protocol(error), Some((code::RESOURCE_LOCKED | code::NOT_FOUND, _)))
+}
+
+fn busy(queue: &str) -> Error {
+    let words = format!(
+        "another operator has been at queue `{queue}` for {PATIENCE:?}, and holds what is in it: try again when it is done"
+    );
+    Error::new(ErrorKind::Topology, words)
+}

@@ -1,0 +1,319 @@
+//! Walks through a queue for an operator. Only a consumer sees what a queue holds, so each page has one of its own, which
+//! is cancelled as soon as it has its messages; they are held until the walk ends.
+//!
+//! Before RabbitMQ 4.3 a quorum queue counts each time a message comes back to it, and drops it when that is too often.
+//! So nothing is given back while the queue still delivers, or it would come again at once; and what has come back often
+//! is replaced by a copy, whose count begins anew.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{FutureExt as _, StreamExt as _};
+use lapin::message::Delivery as Message;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use tokio::sync::oneshot;
+
+use super::convert::{self, short};
+use super::ledger::Ledger;
+use super::runtime::on;
+use super::settle::Receipt;
+use super::turn::{Lock, Turn};
+use super::{Core, RabbitMq, declare, fault};
+use crate::broker::amqp::check_queue;
+use crate::broker::operator::{Found, Operator, Place, Walk};
+use crate::broker::{ConsumeOptions, Delivery, Publish, closed};
+use crate::envelope::{Envelope, HeaderValue};
+use crate::error::{Error, ErrorKind, Result};
+use crate::settlement::renewed_copy;
+use crate::topology::Name;
+
+/// How long a queue that counted messages may take to hand over the next one. Another consumer may have taken
+/// it, so running out of time is no error.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the server may take for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How often a message may have come back to be given back once more. RabbitMQ 4 drops it after twenty times, and after
+/// fewer where a policy says so, of which AMQP tells nothing.
+const WORN: i64 = 10;
+/// With so many settlements on their way, some may still wait in the channel; see [`Ledger::barrier`].
+const AT_ONCE: usize = 30;
+
+#[async_trait]
+impl Operator for RabbitMq {
+    async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>> {
+        self.core.ensure_open()?;
+        check_queue(queue)?;
+        let (core, queue) = (self.core.clone(), Name::Owned(queue.to_owned()));
+        let hold = on(&self.core.handle, async move { Hold::open(core, queue).await }).await?;
+        Ok(Box::new(RabbitWalk { core: self.core.clone(), hold: Some(hold) }))
+    }
+}
+
+/// A walk, whose steps are carried out on the broker's runtime: one that is begun is done, whether anybody waits or not.
+struct RabbitWalk {
+    core: Arc<Core>,
+    /// `None` while a step has it, and after a step that nobody waited for.
+    hold: Option<Hold>,
+}
+
+/// What a walk holds. Dropped, it gives that back, in a task of its own.
+struct Hold {
+    core: Arc<Core>,
+    ledger: Arc<Ledger>,
+    queue: Name,
+    /// Keeps other operators away; taken when the walk is over.
+    lock: Option<Lock>,
+    /// How many consumers there have been.
+    pages: usize,
+    /// How many messages have been taken out, and are acked one by one.
+    taken: usize,
+    /// The server did not answer as it should: it takes everything back with the channel.
+    is_broken: bool,
+    /// Somebody sees to what is held.
+    is_over: bool,
+    /// Those that have come back often, to be replaced.
+    worn: BTreeMap<u64, Envelope>,
+}
+
+impl fmt::Debug for RabbitWalk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let queue = self.hold.as_ref().map(|hold| &hold.queue);
+        f.debug_struct("RabbitWalk").field("queue", &queue).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Walk for RabbitWalk {
+    async fn next(&mut self, count: u16) -> Result<Vec<Found>> {
+        let mut hold = self.hold.take().ok_or_else(over)?;
+        let (tell, told) = oneshot::channel();
+        self.core.spawn(async move {
+            let found = hold.page(count.max(1)).await;
+            // Nobody waits any more: what was held goes back with it.
+            let _ = tell.send((hold, found));
+        });
+        let (hold, found) = told.await.map_err(|_| closed())?;
+        // After an error there is no channel, and the server has taken everything back.
+        self.hold = found.is_ok().then_some(hold);
+        found
+    }
+
+    async fn take(&mut self, found: Found) -> Result<Option<Delivery>> {
+        let hold = self.hold.as_mut().ok_or_else(over)?;
+        let Found { place: Place(tag), envelope } = found;
+        hold.taken += 1;
+        hold.worn.remove(&tag);
+        let receipt = Receipt::new(hold.ledger.clone(), tag);
+        Ok(Some(Delivery::new(envelope, hold.queue.clone(), Box::new(receipt))))
+    }
+
+    async fn end(mut self: Box<Self>) {
+        let Some(hold) = self.hold.take() else { return };
+        let (tell, told) = oneshot::channel::<()>();
+        self.core.spawn(async move {
+            hold.give_back().await;
+            drop(tell);
+        });
+        let _ = told.await;
+    }
+}
+
+/// The error of a step after one that failed, or that nobody waited for.
+fn over() -> Error {
+    Error::new(ErrorKind::Connection, "this walk through the queue is over: begin another one")
+}
+
+impl Hold {
+    async fn open(core: Arc<Core>, queue: Name) -> Result<Self> {
+        let turn = Turn::wait(&core, &queue).await?;
+        let Turn { channel, keeps, lock } = turn;
+        // Without dead letters, since an operator only takes out.
+        let ledger = Ledger::new(core.clone(), channel, keeps, &ConsumeOptions::new(queue.clone()));
+        ledger.send_at_once();
+        let hold = Self {
+            core,
+            ledger,
+            queue,
+            lock: Some(lock),
+            pages: 0,
+            taken: 0,
+            is_broken: false,
+            is_over: false,
+            worn: BTreeMap::new(),
+        };
+        // That it does not exist is said before anybody walks.
+        hold.ready().await?;
+        Ok(hold)
+    }
+
+    /// How many messages are ready, as far as the queue has counted.
+    async fn ready(&self) -> Result<usize> {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let asked = self.ledger.channel().queue_declare(short(&self.queue), options, Default::default());
+        let there = self.answer(asked).await?;
+        Ok(usize::try_from(there.message_count()).unwrap_or(usize::MAX))
+    }
+
+    /// What the server answers.
+    async fn answer<T>(&self, asked: impl Future<Output = lapin::Result<T>>) -> Result<T> {
+        match tokio::time::timeout(ANSWER, asked).await {
+            Ok(answer) => answer.map_err(|error| declare::refusal("queue", &self.queue, &error)),
+            Err(_) => {
+                let words = format!("RabbitMQ did not answer for queue `{}` within {ANSWER:?}", self.queue);
+                Err(Error::new(ErrorKind::Connection, words))
+            }
+        }
+    }
+
+    /// The next messages. After an error the walk is over: it is not known what the queue still delivers.
+    async fn page(&mut self, count: u16) -> Result<Vec<Found>> {
+        let messages = self.consume(count).await;
+        self.is_broken |= messages.is_err();
+        Ok(messages?.into_iter().map(|message| self.found(message)).collect())
+    }
+
+    /// Consumes the next messages, and returns when the queue delivers no more of them.
+    async fn consume(&mut self, count: u16) -> Result<Vec<Message>> {
+        let ready = self.ready().await?;
+        self.pages += 1;
+        let channel = self.ledger.channel().clone();
+        let name = &self.core.shared.settings.name;
+        let tag = short(&format!("operator-{}-{}", self.pages, crate::envelope::truncate(name, 200)));
+        let qos = || channel.basic_qos(count, BasicQosOptions { global: false });
+        self.answer(qos()).await?;
+        let consuming = channel.basic_consume(
+            short(&self.queue),
+            tag.clone(),
+            BasicConsumeOptions::default(),
+            Default::default(),
+        );
+        let mut messages = self.answer(consuming).await?;
+        // An answer on the channel comes after what the queue had for us when it answered `basic.consume`.
+        self.answer(qos()).await?;
+        let wanted = ready.min(count.into());
+        let mut held = Vec::with_capacity(wanted);
+        while held.len() < count.into() {
+            let next = if held.len() < wanted {
+                match tokio::time::timeout(PATIENCE, messages.next()).await {
+                    Ok(next) => next,
+                    Err(_) => {
+                        tracing::warn!(
+                            queue = %self.queue, counted = ready, seen = held.len(),
+                            "the queue does not hand over all that it counts: another consumer has them, perhaps"
+                        );
+                        break;
+                    }
+                }
+            } else {
+                // A quorum queue counts late what has just come back to it, but hands it over.
+                match messages.next().now_or_never() {
+                    Some(next) => next,
+                    None => break,
+                }
+            };
+            held.push(self.message(next)?);
+        }
+        self.answer(channel.basic_cancel(tag, BasicCancelOptions::default())).await?;
+        while let Some(late) = messages.next().await {
+            held.push(self.message(Some(late))?);
+        }
+        Ok(held)
+    }
+
+    /// A message, unless the queue has gone, or the connection.
+    fn message(&self, next: Option<lapin::Result<Message>>) -> Result<Message> {
+        let queue = &self.queue;
+        let words = match next {
+            Some(Ok(message)) => return Ok(message),
+            Some(Err(error)) if fault::is_unparsable(&error) => format!(
+                "queue `{queue}` holds a message that cannot be parsed (a name or property that is not UTF-8): take it out \
+                 with another client"
+            ),
+            Some(Err(error)) => return Err(fault::lost(&error)),
+            None => format!("queue `{queue}` was deleted, or lost its leader, while it was looked at"),
+        };
+        Err(Error::new(ErrorKind::Topology, words))
+    }
+
+    fn found(&mut self, message: Message) -> Found {
+        let (tag, redelivered) = (message.delivery_tag, message.redelivered);
+        self.ledger.deliver(tag);
+        let envelope = convert::envelope(message.properties, message.data);
+        if redelivered && is_worn(&envelope) {
+            self.worn.insert(tag, envelope.clone());
+        }
+        Found::new(Place(tag), envelope)
+    }
+
+    /// Gives back what is held, and returns when the queue has it.
+    async fn give_back(mut self) {
+        self.leave().await;
+    }
+
+    fn leave(&mut self) -> impl Future<Output = ()> + Send + 'static {
+        self.is_over = true;
+        let (core, ledger, queue) = (self.core.clone(), self.ledger.clone(), self.queue.clone());
+        let (worn, lock, is_broken) = (std::mem::take(&mut self.worn), self.lock.take(), self.is_broken);
+        let (taken, pages) = (self.taken, self.pages);
+        async move {
+            // Whatever a consumer that may live on has delivered goes back with the channel.
+            if !is_broken {
+                let renewed = renew(&core, &ledger, &queue, worn).await;
+                let is_busy = taken + renewed > AT_ONCE;
+                let giving = ledger.give_all_back(&queue, is_busy, pages > AT_ONCE);
+                match tokio::time::timeout(ANSWER, giving).await {
+                    Ok(Ok(())) => {}
+                    gone => {
+                        tracing::debug!(%queue, ?gone, "the queue does not say that it has the messages back")
+                    }
+                }
+            }
+            if let Some(lock) = lock {
+                lock.open(ledger.channel()).await;
+            }
+            let close = ledger.channel().close(200, short("seen"));
+            let _ = tokio::time::timeout(ANSWER, close).await;
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let leaving = self.leave();
+            self.core.spawn(leaving);
+        }
+    }
+}
+
+/// Whether a message has come back so often that its queue may drop it the next time. RabbitMQ 4.3 counts by
+/// `x-acquired-count` what came back in order, and that costs nothing.
+fn is_worn(envelope: &Envelope) -> bool {
+    let count = |name: &str| envelope.headers.get(name).and_then(HeaderValue::as_int);
+    count("x-acquired-count").is_none() && count("x-delivery-count").is_some_and(|count| count >= WORN)
+}
+
+/// Puts copies in the place of messages that have come back often, and says of how many: confirmed, before the
+/// originals are acked. What is not confirmed is given back once more.
+async fn renew(core: &Arc<Core>, ledger: &Arc<Ledger>, queue: &Name, worn: BTreeMap<u64, Envelope>) -> usize {
+    let mut renewed = 0;
+    for (tag, envelope) in worn {
+        let copy = Publish::to_queue(queue.clone(), renewed_copy(envelope));
+        match core.publish(copy).await {
+            Ok(()) => {
+                ledger.ack(tag);
+                renewed += 1;
+            }
+            Err(error) => {
+                tracing::warn!(%queue, %error, "a message that has come back often could not be written anew");
+            }
+        }
+    }
+    if renewed > 0 {
+        tracing::debug!(%queue, renewed, "messages that had come back often stand anew at the end of their queue");
+    }
+    renewed
+}

@@ -1,0 +1,155 @@
+//! Walks through a queue for an operator: reads its rows beside the writer, and asks the writer only for what is taken.
+
+use std::sync::{Arc, PoisonError};
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension as _, ToSql, params};
+
+use super::command::{Command, Ticket};
+use super::settle::SqliteSettler;
+use super::state::{ClientId, QueueId, State};
+use super::{SqliteBroker, fault, row};
+use crate::broker::operator::{Found, Operator, Place, Walk};
+use crate::broker::{Delivery, amqp, closed};
+use crate::error::Result;
+use crate::topology::Name;
+
+#[async_trait]
+impl Operator for SqliteBroker {
+    async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>> {
+        let id: Option<(QueueId, Option<ClientId>)> = self.read(|reader| {
+            let mut select =
+                reader.prepare_cached("SELECT queue, owner FROM leveret_queue WHERE name = ?1")?;
+            select.query_row([queue], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+        })?;
+        match id {
+            None => Err(amqp::missing_queue(queue)),
+            Some((_, Some(owner))) if owner != self.me => Err(amqp::locked(queue)),
+            Some((id, _)) => Ok(Box::new(SqliteWalk {
+                broker: self,
+                queue: id,
+                name: queue.to_owned().into(),
+                last: None,
+            })),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SqliteWalk<'a> {
+    broker: &'a SqliteBroker,
+    queue: QueueId,
+    name: Name,
+    /// Level and number of the job that it came by last.
+    last: Option<(i64, i64)>,
+}
+
+#[async_trait]
+impl Walk for SqliteWalk<'_> {
+    async fn next(&mut self, count: u16) -> Result<Vec<Found>> {
+        let (queue, last) = (self.queue, self.last);
+        let now = row::micros(self.broker.clock.now());
+        let page = self.broker.read(|reader| page(reader, now, queue, last, count.into()))?;
+        if let Some((level, job, _)) = page.last() {
+            self.last = Some((*level, *job));
+        }
+        let found = page.into_iter().map(|(_, job, envelope)| {
+            // The numbers of jobs count up from 1.
+            Found::new(Place(job.unsigned_abs()), envelope)
+        });
+        Ok(found.collect())
+    }
+
+    async fn take(&mut self, found: Found) -> Result<Option<Delivery>> {
+        let Found { place: Place(job), envelope } = found;
+        let (queue, job) = (self.queue, i64::try_from(job).unwrap_or(i64::MAX));
+        let settler = self.broker.settler();
+        let taken = self.broker.ask(|reply| Command::Take { queue, job, settler, reply }).await;
+        let settler = taken.unwrap_or_else(|| Err(closed()))?;
+        Ok(settler.map(|settler| Delivery::new(envelope, self.name.clone(), Box::new(settler))))
+    }
+
+    async fn end(self: Box<Self>) {}
+}
+
+/// The level and number of a job, and what it is.
+type Row = (i64, i64, crate::envelope::Envelope);
+
+/// The next `count` jobs of a queue after the last one.
+fn page(
+    reader: &Connection,
+    now: i64,
+    queue: QueueId,
+    last: Option<(i64, i64)>,
+    count: i64,
+) -> rusqlite::Result<Vec<Row>> {
+    let mut page = Vec::new();
+    // First the rest of a level, then the lower ones: so that the index finds both at once, however many have been passed.
+    if let Some((level, job)) = last {
+        let place: [&dyn ToSql; 5] = [&queue, &now, &count, &level, &job];
+        select(reader, "level = ?4 AND job > ?5 ORDER BY job", &place, &mut page)?;
+    }
+    let below = last.map_or(i64::MAX, |(level, _)| level);
+    let left = count - i64::try_from(page.len()).unwrap_or(count);
+    let place: [&dyn ToSql; 4] = [&queue, &now, &left, &below];
+    select(reader, "level < ?4 ORDER BY level DESC, job", &place, &mut page)?;
+    Ok(page)
+}
+
+/// What has expired and is not yet taken out has died.
+fn select(
+    reader: &Connection,
+    those: &str,
+    place: &[&dyn ToSql],
+    page: &mut Vec<Row>,
+) -> rusqlite::Result<()> {
+    let columns = row::COLUMNS;
+    let mut select = reader.prepare_cached(&format!(
+        "SELECT level, job, {columns} FROM leveret_job \
+         WHERE queue = ?1 AND client IS NULL AND (expires IS NULL OR expires > ?2) AND {those} LIMIT ?3"
+    ))?;
+    let mut rows = select.query(place)?;
+    while let Some(row) = rows.next()? {
+        page.push((row.get(0)?, row.get(1)?, row::read(row, 2)?));
+    }
+    Ok(())
+}
+
+impl SqliteBroker {
+    /// Settles a delivery that it is given later on.
+    fn settler(&self) -> SqliteSettler {
+        let (writer, clock) = (Arc::downgrade(&self.commands), self.clock.clone());
+        SqliteSettler { writer, ticket: None, clock, tenure: self.tenure.clone() }
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let reader = reader.as_ref().ok_or_else(closed)?;
+        read(reader).map_err(|error| fault::error(&self.path, error))
+    }
+}
+
+impl State {
+    /// Claims one job of a queue, if nobody has it.
+    pub(super) fn take(&mut self, queue: QueueId, job: i64) -> rusqlite::Result<Option<Ticket>> {
+        let Some(queue_name) = self.queues.get(&queue).map(|queue| queue.name.clone()) else {
+            return Ok(None);
+        };
+        let found: Option<(i64, i64)> = self
+            .connection
+            .prepare_cached(
+                "SELECT returns, length(CAST(payload AS BLOB)) FROM leveret_job \
+                 WHERE job = ?1 AND queue = ?2 AND client IS NULL",
+            )?
+            .query_row(params![job, queue], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((returns, bytes)) = found else { return Ok(None) };
+        self.connection
+            .prepare_cached("UPDATE leveret_job SET client = ?1 WHERE job = ?2")?
+            .execute(params![self.me, job])?;
+        self.count(queue, -1, -bytes)?;
+        // Without a consumer, whose numbers count up from 1.
+        let client = self.me;
+        Ok(Some(Ticket { client, consumer: 0, queue, queue_name, job, returns, bytes, dead_letter: None }))
+    }
+}
