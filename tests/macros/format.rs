@@ -1,7 +1,8 @@
 //! Formats: what a task writes, and what a worker reads.
 
 use leveret::testing::TestQueue;
-use leveret::{Format, Outcome, Properties, Task, task};
+use leveret::{CallError, Event, Format, Outcome, Properties, Task, error_chain, task};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::support::{run, succeeded};
@@ -125,4 +126,44 @@ async fn enqueued_job_in_a_binary_format_is_found_and_shown_as_json() {
     let words = *refused.unwrap_err().downcast::<String>().unwrap();
     assert!(words.contains(r#"packed {"note":"é","number":7} in queue `formats`"#), "{words}");
     assert_eq!(queue.perform(Packed { number: 7, note: None }).await, Outcome::Success);
+}
+
+/// Replies what no payload can hold, unless it is given something else.
+#[task(queue = "numbers", format = "msgpack")]
+async fn measure(maybe: Option<f64>) -> Result<Vec<f64>, String> {
+    Ok(vec![1.0, maybe.unwrap_or(f64::INFINITY)])
+}
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(exchange = "numbers", kind = "fanout")]
+struct Measured {
+    all: Vec<Option<f32>>,
+}
+
+/// NaN is `null` in JSON: an `Option` of it would be `None` for the handler.
+#[tokio::test]
+async fn number_that_is_none_is_refused_wherever_it_is_sent() {
+    let queue = TestQueue::new().task::<Measure>();
+    let client = queue.client();
+    let job = |number| Measure { maybe: Some(number) };
+
+    let one = client.enqueue(job(f64::NAN)).await.unwrap_err();
+    let all = client.enqueue_all([job(1.0), job(f64::NAN), job(2.0)]).await;
+    let event = client.publish(Measured { all: vec![None, Some(f32::NAN)] }).await.unwrap_err();
+    let call = client.call(job(f64::NEG_INFINITY)).await.unwrap_err();
+
+    assert!(error_chain(&one).contains("field `maybe` is NaN"), "{}", error_chain(&one));
+    assert!(matches!(&all[..], [Ok(_), Err(_), Ok(_)]), "{all:?}");
+    assert!(error_chain(&event).contains("field `all[1]` is NaN"), "{}", error_chain(&event));
+    assert!(error_chain(&call).contains("field `maybe` is -inf"), "{}", error_chain(&call));
+    #[cfg(feature = "sqlite")]
+    assert!(client.enqueue(job(f64::NAN)).into_sql().is_err());
+    assert_eq!(queue.drain().await.len(), 2);
+
+    let reply = queue.serve(client.call(Measure { maybe: None })).await.unwrap_err();
+
+    assert!(
+        matches!(&reply, CallError::Handler { message, .. } if message.contains("field `[1]` is inf")),
+        "{reply:?}"
+    );
 }

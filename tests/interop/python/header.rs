@@ -34,6 +34,7 @@ async fn their_headers_reach_the_handler(t: &Python) {
             "list List([Int(1), String(\"two\"), Null])",
             "lowest Int(-9223372036854775808)",
             "none Null",
+            "q-user-id String(\"guest\")",
             "table Table(Headers({\"inner\": String(\"value\")}))",
             "text String(\"grüße\")",
             "time Timestamp(1767323045)",
