@@ -48,6 +48,7 @@
 //! | a publish that is given up; its confirm comes later | `network::confirm_that_comes_too_late_is_nobody_elses` |
 //! | dead letters that nobody takes | `settlement::original_stays_until_its_dead_letter_is_confirmed`, `brokers::dead_letter::*_is_not_lost` |
 //! | a client closes while it moves a delayed job | `settlement::delayed_job_that_arrives_while_its_client_closes_arrives_once` |
+//! | a connection, or the patience of `consumer_timeout`, ends while a worker holds jobs that have not begun | [`lost`] |
 //! | the retry is confirmed, its ack is lost | `settlement::ack_lost_after_its_retry_runs_the_job_twice_and_loses_nothing` |
 
 #[macro_use]
