@@ -137,9 +137,10 @@ impl Context {
     /// its payload says, through all its attempts, or have its producer set `message_id`:
     ///
     /// ```
-    /// # use leveret::{Context, TaskResult, task};
+    /// # use queue_core::outcome::TaskResult;
+    /// # use queue_worker::Context;
     /// # async fn charge_once(key: &str) -> TaskResult { let _ = key; Ok(()) }
-    /// #[task(queue = "charges")]
+    /// // #[task(queue = "charges")]
     /// async fn charge(context: &Context, order: u64) -> TaskResult {
     ///     let key = if context.has_stable_id() { context.id().to_string() } else { format!("order {order}") };
     ///     charge_once(&key).await

@@ -132,7 +132,8 @@ async fn empty_array_for_a_task_without_parameters(t: &Setting) {
 async fn huge_body_of_the_wrong_shape(t: &Setting) {
     let body = |megabytes: usize| format!(r#"{{"order": "{}"}}"#, "x".repeat(megabytes * 1024 * 1024));
     let mut megabytes = 20;
-    if t.place == Place::RabbitMq(4) {
+    // Since 4.0 a message has 16 MiB at most.
+    if matches!(t.place, Place::RabbitMq(4..)) {
         t.client.declare_queue(Charge::queue()).await.unwrap();
         // The refusal closes the channel, so it is another program's.
         let other = Foreign::connect(&t.url).await;
