@@ -5,6 +5,7 @@ mod disk;
 mod fault;
 mod fence;
 mod file;
+mod gone;
 mod kill;
 mod neighbour;
 mod outbox;

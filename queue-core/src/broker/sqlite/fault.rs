@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rusqlite::ErrorCode;
 
-use crate::error::{BoxError, Error, ErrorKind, PublishError};
+use super::place::Moved;
+use crate::error::{BoxError, Error, ErrorKind, PublishError, chain};
 
 /// What kind of trouble the file is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(super) enum Trouble {
     Newer,
     /// The disk does not write or read it.
     Disk,
+    /// It is not where it was.
+    Moved,
     /// Something else.
     Other,
 }
@@ -67,7 +70,7 @@ pub(super) fn words(path: &Path, trouble: Trouble) -> String {
             "the disk of `{path}` fails: see the system's log, and check the disk and what this program may write \
              (`ulimit -f`)"
         ),
-        Trouble::Other => format!("`{path}` cannot be used"),
+        Trouble::Moved | Trouble::Other => format!("`{path}` cannot be used"),
     }
 }
 
@@ -76,7 +79,9 @@ pub(super) fn kind(trouble: Trouble) -> ErrorKind {
     match trouble {
         Trouble::ReadOnly => ErrorKind::Refused,
         Trouble::Foreign | Trouble::Corrupt | Trouble::Newer => ErrorKind::Config,
-        Trouble::Busy | Trouble::Full | Trouble::Disk | Trouble::Other => ErrorKind::Connection,
+        Trouble::Busy | Trouble::Full | Trouble::Disk | Trouble::Moved | Trouble::Other => {
+            ErrorKind::Connection
+        }
     }
 }
 
@@ -86,11 +91,46 @@ pub(super) fn error(path: &Path, fault: rusqlite::Error) -> Error {
     Error::new(kind(trouble), words(path, trouble)).with_source(fault)
 }
 
-/// The error of a publish. The transaction was rolled back, so nothing was kept.
-pub(super) fn publish_error(path: &Path, trouble: Trouble, waited: Duration, fault: &str) -> PublishError {
-    let words = words(path, trouble);
-    match trouble {
-        Trouble::Full => PublishError::Blocked { waited, reason: words },
-        _ => PublishError::Unavailable { waited, source: Some(BoxError::from(format!("{words}: {fault}"))) },
+/// Why a transaction was not carried out. Nothing of it was kept.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) trouble: Trouble,
+    /// What is the matter, and the remedy. The same words as long as the matter is the same.
+    pub(super) words: String,
+    /// What SQLite said of it.
+    detail: Option<String>,
+}
+
+impl Fault {
+    pub(super) fn new(path: &Path, error: &rusqlite::Error) -> Self {
+        let trouble = trouble(error);
+        Self { trouble, words: words(path, trouble), detail: Some(chain(error)) }
+    }
+
+    /// The words with what SQLite said.
+    pub(super) fn in_full(&self) -> String {
+        match &self.detail {
+            Some(detail) => format!("{}: {detail}", self.words),
+            None => self.words.clone(),
+        }
+    }
+
+    /// The error of an administrative call.
+    pub(super) fn error(&self) -> Error {
+        Error::new(kind(self.trouble), self.in_full())
+    }
+
+    /// The error of a publish.
+    pub(super) fn publish_error(&self, waited: Duration) -> PublishError {
+        match self.trouble {
+            Trouble::Full => PublishError::Blocked { waited, reason: self.words.clone() },
+            _ => PublishError::Unavailable { waited, source: Some(BoxError::from(self.in_full())) },
+        }
+    }
+}
+
+impl From<&Moved> for Fault {
+    fn from(moved: &Moved) -> Self {
+        Self { trouble: Trouble::Moved, words: moved.to_string(), detail: None }
     }
 }

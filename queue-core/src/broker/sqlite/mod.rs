@@ -28,6 +28,8 @@ pub use insert::SqlInsert;
 pub use relay::Outbox;
 
 use command::{Command, Reply};
+use fault::Fault;
+use place::Place;
 use state::{ClientId, ConsumerId, Setup, State};
 use sync::Syncer;
 use tenure::Tenure;
@@ -43,6 +45,7 @@ mod insert;
 mod intake;
 mod lease;
 mod outbox;
+mod place;
 mod relay;
 mod reply;
 mod row;
@@ -76,6 +79,7 @@ pub struct SqliteBroker {
     /// Reads beside the writer, without waiting for it.
     reader: Mutex<Option<Connection>>,
     path: PathBuf,
+    place: Arc<Place>,
     me: ClientId,
     health: Arc<Mutex<Health>>,
     tenure: Arc<Tenure>,
@@ -144,12 +148,18 @@ impl SqliteBroker {
         };
         let (path, me) = (state.setup.path.clone(), state.me);
         let reader = schema::open_reader(&path)?;
-        let syncer = Syncer::start(sync).map_err(without_thread)?;
+        let place = Place::of(&path, &state.database()).map_err(|error| {
+            let words = format!("`{}` went away while it was opened", path.display());
+            Error::new(ErrorKind::Connection, words).with_source(error)
+        })?;
+        let place = Arc::new(place);
+        let syncer = Syncer::start(sync, place.clone()).map_err(without_thread)?;
         let (commands, receiver) = channel();
         let commands = Arc::new(commands);
         let health = Arc::new(Mutex::new(Health::Up));
         let (tenure, clock) = (state.tenure.clone(), state.setup.clock.clone());
-        let writer = Writer::new(state, receiver, Arc::downgrade(&commands), syncer, health.clone());
+        let writer =
+            Writer::new(state, receiver, Arc::downgrade(&commands), syncer, place.clone(), health.clone());
         let (ended, waits) = channel::<()>();
         std::thread::Builder::new()
             .name("leveret-sqlite".to_owned())
@@ -162,6 +172,7 @@ impl SqliteBroker {
             commands,
             reader: Mutex::new(Some(reader)),
             path,
+            place,
             me,
             health,
             tenure,
@@ -276,6 +287,7 @@ impl Broker for SqliteBroker {
     async fn inspect(&self, queue: &str) -> Result<QueueStats> {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(reader) = reader.as_ref() else { return Err(closed()) };
+        self.place.look().map_err(|moved| Fault::from(&moved).error())?;
         inspect(reader, &self.path, self.me, queue)
     }
 

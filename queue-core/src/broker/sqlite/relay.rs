@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
@@ -10,8 +11,9 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::fault::{self, Trouble};
+use super::fault::{self, Fault, Trouble};
 use super::outbox::{self, AGAIN, Entry, STEP, Target};
+use super::place::Place;
 use super::schema;
 use super::url::Options;
 use crate::client::Client;
@@ -59,16 +61,18 @@ impl Outbox {
     /// nothing but its own queue. What no broker can ever take (a name that is too long, a payload above the broker's
     /// limit) is set aside: it stays in `leveret_outbox` with the reason in `refused`, which is logged as an error, and
     /// holds up nothing. Put it right and set `refused` to NULL, or delete it. A file that another program has locked
-    /// for longer than the client's publish timeout is a warning, and tried again each second; so is a full disk.
+    /// for longer than the client's publish timeout is a warning, and tried again each second; so are a full disk, and a
+    /// database that was moved away.
     ///
     /// Cancel safety: dropped, it may have sent jobs that it has not taken out yet, which are then sent again.
     ///
     /// # Errors
-    /// If the database cannot be read or written any more, or the client is closed before `stop` says so.
+    /// If the database cannot be read or written any more, was replaced by another file, or the client is closed before
+    /// `stop` says so.
     pub async fn relay(&self, client: &Client, stop: CancellationToken) -> Result<()> {
         crate::runtime::require("a relay")?;
         let Some(_only) = self.become_the_only_one(&stop).await? else { return Ok(()) };
-        let database = Database::open(&self.path, client.publish_timeout()).await?;
+        let database = Database::open(&self.path, Some(self.lock()), client.publish_timeout()).await?;
         let relay = Relay {
             client: client.clone(),
             stop,
@@ -83,10 +87,16 @@ impl Outbox {
         relay.run().await
     }
 
-    /// Waits until no other relay works on this database. `None` if it was stopped before.
-    async fn become_the_only_one(&self, stop: &CancellationToken) -> Result<Option<File>> {
+    /// The file that the relay which works has locked.
+    fn lock(&self) -> PathBuf {
         let mut path = self.path.clone().into_os_string();
         path.push("-relay");
+        path.into()
+    }
+
+    /// Waits until no other relay works on this database. `None` if it was stopped before.
+    async fn become_the_only_one(&self, stop: &CancellationToken) -> Result<Option<File>> {
+        let path = self.lock();
         let faulty = |error: std::io::Error| {
             let words = format!("`{}` cannot be locked", path.display());
             Error::new(ErrorKind::Connection, words).with_source(error)
@@ -208,9 +218,9 @@ impl Relay {
         let done: Vec<Rows> = ended.iter().map(|sent| sent.rows.clone()).collect();
         if self.database.run(move |connection| settle(connection, &done)).await?.is_none() {
             if is_last {
-                let words = fault::words(&self.database.path, Trouble::Busy);
+                let words = self.database.waits.as_deref().unwrap_or_default();
                 let words = format!("{words}; jobs that were relayed stay in it, and will be sent again");
-                return Err(Error::new(fault::kind(Trouble::Busy), words));
+                return Err(Error::new(ErrorKind::Connection, words));
             }
             return Ok(false);
         }
@@ -366,53 +376,65 @@ fn settle(connection: &mut Connection, done: &[Rows]) -> rusqlite::Result<()> {
 /// A connection that threads work with on which blocking is no harm.
 struct Database {
     path: PathBuf,
+    place: Arc<Place>,
     /// In the hands of a thread when `None`; lost if the relay was dropped meanwhile.
     connection: Option<Connection>,
-    /// Whether the last attempt found the file locked, or the disk full.
-    is_locked: bool,
+    /// Why the last attempt is to be made again, as it was told.
+    waits: Option<String>,
 }
 
 impl Database {
-    /// `patience` is how long a call waits for another program that writes.
-    async fn open(path: &Path, patience: Duration) -> Result<Self> {
+    /// `lock` is a file that must stay where it is, and `patience` how long a call waits for another program that writes.
+    async fn open(path: &Path, lock: Option<PathBuf>, patience: Duration) -> Result<Self> {
         let path = path.to_owned();
         let opening = move || {
             let connection = schema::open(&path)?;
             connection.busy_timeout(patience).map_err(|fault| fault::error(&path, fault))?;
-            Ok(Self { path, connection: Some(connection), is_locked: false })
+            let watch = || {
+                let mut place = Place::of(&path, &path)?;
+                lock.iter().try_for_each(|lock| place.watch(lock))?;
+                Ok(place)
+            };
+            let place = watch().map_err(|error: std::io::Error| {
+                let words = format!("`{}` went away while it was opened", path.display());
+                Error::new(ErrorKind::Connection, words).with_source(error)
+            })?;
+            Ok(Self { path, place: Arc::new(place), connection: Some(connection), waits: None })
         };
         tokio::task::spawn_blocking(opening).await.map_err(cut_short)?
     }
 
-    /// Does something with the connection. `None` if the file is locked or the disk is full, which is told, and may be
-    /// over when it is tried again.
+    /// Does something with the connection. `None` if the file is locked or was moved away, or the disk is full, which is
+    /// told, and may be over when it is tried again.
     async fn run<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<Option<T>> {
         let mut connection = self.connection.take().expect("each call puts it back, or ends the relay");
+        let place = self.place.clone();
         let working = move || {
-            let result = work(&mut connection);
+            let result = place.look().map(|()| work(&mut connection));
             (connection, result)
         };
         let (connection, result) = tokio::task::spawn_blocking(working).await.map_err(cut_short)?;
         self.connection = Some(connection);
-        match result {
-            Ok(value) => {
-                self.is_locked = false;
-                Ok(Some(value))
+        let words = match result {
+            Ok(Ok(value)) => {
+                self.waits = None;
+                return Ok(Some(value));
             }
-            Err(fault) => {
-                let trouble = fault::trouble(&fault);
-                if !matches!(trouble, Trouble::Busy | Trouble::Full) {
-                    return Err(fault::error(&self.path, fault));
-                }
-                if !std::mem::replace(&mut self.is_locked, true) {
-                    tracing::warn!("jobs inserted by SQL wait: {}", fault::words(&self.path, trouble));
-                }
-                Ok(None)
-            }
+            Ok(Err(fault)) => match fault::trouble(&fault) {
+                trouble @ (Trouble::Busy | Trouble::Full) => fault::words(&self.path, trouble),
+                _ => return Err(fault::error(&self.path, fault)),
+            },
+            Err(moved) if moved.may_come_back() => moved.to_string(),
+            Err(moved) => return Err(Fault::from(&moved).error()),
+        };
+        if self.waits.as_ref() != Some(&words) {
+            tracing::warn!("jobs inserted by SQL wait: {words}");
         }
+        self.waits = Some(words);
+        Ok(None)
     }
 }
 
@@ -425,7 +447,7 @@ mod tests {
     #[tokio::test]
     async fn locked_file_is_tried_again() {
         let path = std::env::temp_dir().join(format!("leveret-relay-{}.db", std::process::id()));
-        let mut database = Database::open(&path, Duration::ZERO).await.unwrap();
+        let mut database = Database::open(&path, None, Duration::ZERO).await.unwrap();
         let mut application = Connection::open(&path).unwrap();
         let remove =
             |connection: &mut Connection| settle(connection, &[Rows { sent: vec![1], ..Rows::default() }]);

@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::command::{Answer, Command};
+use super::place::Place;
 use crate::error::{Error, ErrorKind, PublishError, SettleError};
 
 /// Commands that have been carried out, with what is to be said to those who asked.
@@ -56,14 +57,17 @@ pub(super) fn log_of(database: &Path) -> PathBuf {
 }
 
 impl Syncer {
-    /// Begins to answer; `sync` makes durable what has been written to the log.
-    pub(super) fn start(sync: impl FnMut() -> io::Result<()> + Send + 'static) -> io::Result<Self> {
+    /// Begins to answer; `sync` makes durable what has been written to the log of the database in `place`.
+    pub(super) fn start(
+        sync: impl FnMut() -> io::Result<()> + Send + 'static,
+        place: Arc<Place>,
+    ) -> io::Result<Self> {
         let (committed, receiver) = channel();
         let log = Arc::new(Log::default());
         let theirs = log.clone();
         let thread = std::thread::Builder::new()
             .name("leveret-sync".to_owned())
-            .spawn(move || run(sync, &theirs, &receiver))?;
+            .spawn(move || run(sync, &place, &theirs, &receiver))?;
         Ok(Self { committed, log, thread })
     }
 
@@ -104,7 +108,12 @@ impl Syncer {
 }
 
 /// Ends when the writer does.
-fn run(mut sync: impl FnMut() -> io::Result<()>, log: &Log, receiver: &Receiver<(Instant, Committed)>) {
+fn run(
+    mut sync: impl FnMut() -> io::Result<()>,
+    place: &Place,
+    log: &Log,
+    receiver: &Receiver<(Instant, Committed)>,
+) {
     while let Ok(first) = receiver.recv() {
         let batches: Vec<_> = std::iter::once(first).chain(receiver.try_iter()).collect();
         let turn = log.turn();
@@ -119,9 +128,14 @@ fn run(mut sync: impl FnMut() -> io::Result<()>, log: &Log, receiver: &Receiver<
             tracing::error!(%error, "the disk does not keep what is written: nothing is confirmed until it does");
         }
         drop(turn);
+        // Only now: what was moved away before it was written is not where anybody looks for it.
+        let kept = match synced {
+            Ok(()) => place.look().map_err(|moved| moved.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
         for (since, committed) in batches {
             for (command, answer) in committed {
-                match &synced {
+                match &kept {
                     Ok(()) => command.answer(answer),
                     Err(error) => command.answer(unconfirmed(answer, since, error)),
                 }
@@ -130,12 +144,10 @@ fn run(mut sync: impl FnMut() -> io::Result<()>, log: &Log, receiver: &Receiver<
     }
 }
 
-/// It is committed, but may not survive the next power failure.
-fn unconfirmed(answer: Answer, since: Instant, error: &io::Error) -> Answer {
+/// It is committed, but may not survive the next power failure, or into a file that has gone.
+fn unconfirmed(answer: Answer, since: Instant, error: &str) -> Answer {
     let publish = || PublishError::Unconfirmed { waited: since.elapsed() };
-    let words = || {
-        Error::new(ErrorKind::Connection, format!("it was written, but the disk may not keep it: {error}"))
-    };
+    let words = || Error::new(ErrorKind::Connection, format!("it was written, but may not be kept: {error}"));
     match answer {
         Answer::Published(Ok(())) => Answer::Published(Err(publish())),
         Answer::PublishedAll(results) => Answer::PublishedAll(

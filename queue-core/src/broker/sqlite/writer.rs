@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 
 use super::command::{Answer, Command, Ticket};
 use super::consumer::Claim;
-use super::fault::{self, Trouble};
+use super::fault::{self, Fault, Trouble};
+use super::place::Place;
 use super::settle::SqliteSettler;
 use super::state::State;
 use super::sync::{self, Syncer};
 use crate::broker::amqp::Plan;
 use crate::broker::{Delivery, Health};
-use crate::error::{Error, chain};
 
 /// How often an idle writer looks whether other programs have changed the file: the time that a job of theirs waits at
 /// most. Looking costs some microseconds.
 const POLL: Duration = Duration::from_millis(20);
+/// For how long a file that was in its place is taken to be there, where nothing is confirmed.
+const IN_PLACE: Duration = Duration::from_millis(5);
 /// How many rows one transaction is good for, so that other programs get their turn.
 const BATCH: usize = 2048;
 /// How often an idle writer gives some of what the file no longer needs back to the disk.
@@ -38,7 +40,12 @@ pub(super) struct Writer {
     /// For the settlers of deliveries.
     pub(super) sender: Weak<Sender<Command>>,
     pub(super) syncer: Syncer,
+    place: Arc<Place>,
+    /// When the file was last found in its place; `None` if it was not.
+    in_place: Option<Instant>,
     pub(super) health: Arc<Mutex<Health>>,
+    /// What is the matter, as it was told.
+    told: Option<String>,
     /// Deliveries whose settlement failed: they go back as soon as the file can be written.
     owed: Vec<Ticket>,
     /// Publishes and settlements for which there was no room on the disk, while they have time.
@@ -63,6 +70,7 @@ impl Writer {
         commands: Receiver<Command>,
         sender: Weak<Sender<Command>>,
         syncer: Syncer,
+        place: Arc<Place>,
         health: Arc<Mutex<Health>>,
     ) -> Self {
         let log = sync::log_of(&state.database());
@@ -71,7 +79,10 @@ impl Writer {
             commands,
             sender,
             syncer,
+            place,
+            in_place: None,
             health,
+            told: None,
             owed: Vec::new(),
             blocked: Vec::new(),
             peeked: None,
@@ -153,7 +164,15 @@ impl Writer {
         if !is_resting {
             commands.splice(0..0, std::mem::take(&mut self.owed).into_iter().map(Command::GiveBack));
         }
+        if let Err(moved) = self.look_at_place(&commands) {
+            self.is_unwell(&moved);
+            for command in commands {
+                self.refuse(command, &moved);
+            }
+            return Vec::new();
+        }
         if let Err(error) = self.resolve_doubt() {
+            let error = self.fault(&error);
             self.is_unwell(&error);
             let (durable, others): (Vec<_>, _) = commands.into_iter().partition(Command::is_durable);
             for command in durable {
@@ -176,15 +195,16 @@ impl Writer {
                 for command in commands {
                     match self.state.transact(std::slice::from_ref(&command)) {
                         Ok(answers) => self.tell(vec![command], answers),
-                        Err(error) => self.refuse(command, &error),
+                        Err(error) => self.refuse(command, &self.fault(&error)),
                     }
                 }
             }
             Err(error) => {
+                let error = self.fault(&error);
                 if commands.is_empty() {
                     self.is_unwell(&error);
                 }
-                let is_busy = fault::trouble(&error) == Trouble::Busy;
+                let is_busy = error.trouble == Trouble::Busy;
                 let (in_time, late): (Vec<_>, _) =
                     commands.into_iter().partition(|command| is_busy && self.has_time(command));
                 let is_any_late = !late.is_empty();
@@ -199,6 +219,22 @@ impl Writer {
             }
         }
         Vec::new()
+    }
+
+    /// Looks whether the file is where it was. Each time before something is written that is to be confirmed; the others
+    /// are many, and a moment late is no harm to them.
+    fn look_at_place(&mut self, commands: &[Command]) -> Result<(), Fault> {
+        let is_to_last = commands.is_empty() || commands.iter().any(Command::is_durable);
+        if !is_to_last && self.in_place.is_some_and(|last| last.elapsed() < IN_PLACE) {
+            return Ok(());
+        }
+        let looked = self.place.look();
+        self.in_place = looked.is_ok().then(Instant::now);
+        looked.map_err(|moved| Fault::from(&moved))
+    }
+
+    fn fault(&self, error: &rusqlite::Error) -> Fault {
+        Fault::new(&self.state.setup.path, error)
     }
 
     /// Has SQLite wait for other programs that write until the time of the oldest command is up. What nobody asked for
@@ -293,17 +329,15 @@ impl Writer {
 
     /// Answers a command whose transaction was rolled back; but a publish or a settlement waits for room on the disk while
     /// it has time.
-    fn refuse(&mut self, command: Command, error: &rusqlite::Error) {
-        self.is_unwell(error);
-        if fault::trouble(error) == Trouble::Full && waits_for_room(&command) && self.has_time(&command) {
+    fn refuse(&mut self, command: Command, fault: &Fault) {
+        self.is_unwell(fault);
+        if fault.trouble == Trouble::Full && waits_for_room(&command) && self.has_time(&command) {
             self.blocked.push(command);
             return;
         }
-        let path = &self.state.setup.path;
-        let trouble = fault::trouble(error);
         let waited = command.since().map_or(Duration::ZERO, |since| since.elapsed());
-        let publish = || fault::publish_error(path, trouble, waited, &error.to_string());
-        let words = || Error::new(fault::kind(trouble), format!("{}: {error}", fault::words(path, trouble)));
+        let publish = || fault.publish_error(waited);
+        let words = || fault.error();
         let answer = match &command {
             Command::Publish { .. } => Answer::Published(Err(publish())),
             Command::PublishAll { publishes, .. } => {
@@ -325,7 +359,10 @@ impl Writer {
                 self.state.leave(*consumer);
                 Answer::None
             }
-            Command::Close(_) => Answer::None,
+            Command::Close(_) => {
+                self.closing = Some(command);
+                return;
+            }
         };
         command.answer(answer);
     }
@@ -334,7 +371,7 @@ impl Writer {
         if self.syncer.is_in_doubt() {
             return;
         }
-        self.rest_until = None;
+        (self.rest_until, self.told) = (None, None);
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         if *health != Health::Up {
             tracing::info!(path = %self.state.setup.path.display(), "the database can be written again");
@@ -342,19 +379,18 @@ impl Writer {
         }
     }
 
-    fn is_unwell(&mut self, error: &rusqlite::Error) {
-        let trouble = fault::trouble(error);
-        let words = format!("{}: {}", fault::words(&self.state.setup.path, trouble), chain(error));
-        let now = match trouble {
-            Trouble::Full => Health::Blocked(words.clone()),
-            _ => Health::Down(words.clone()),
-        };
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+    fn is_unwell(&mut self, fault: &Fault) {
+        let words = fault.in_full();
         // Once, not for each job that waits for it.
-        if std::mem::discriminant(&*health) != std::mem::discriminant(&now) {
+        if self.told.as_ref() != Some(&fault.words) {
             tracing::error!("{words}");
+            self.told = Some(fault.words.clone());
         }
-        *health = now;
+        let health = match fault.trouble {
+            Trouble::Full => Health::Blocked(words),
+            _ => Health::Down(words),
+        };
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health;
         self.rest_until = Some(Instant::now() + REST);
     }
 
@@ -388,7 +424,7 @@ impl Writer {
                 }
             }
             Ok(_) => {}
-            Err(error) => self.is_unwell(&error),
+            Err(error) => self.is_unwell(&self.fault(&error)),
         }
     }
 
@@ -398,6 +434,10 @@ impl Writer {
     }
 
     fn has_work(&mut self) -> rusqlite::Result<bool> {
+        // To be told, and to answer who waits for room on the disk.
+        if self.place.look().is_err() {
+            return Ok(true);
+        }
         let now = self.state.setup.clock.now();
         let is_due = |state: &State| state.deadlines.next().is_some_and(|next| next <= now);
         if is_due(&self.state) || self.state.neighbours.patience(self.state.setup.lease).is_zero() {
