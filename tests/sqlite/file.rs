@@ -9,7 +9,7 @@ use queue_core::settlement::Settlement;
 use queue_core::topology::{QueueDecl, Topology};
 use rusqlite::Connection;
 
-use crate::support::{Database, PATIENCE, next};
+use crate::support::{Database, PATIENCE, log, next};
 
 async fn refusal(path: &Path) -> (ErrorKind, String) {
     let error =
@@ -175,6 +175,38 @@ async fn file_shrinks_when_its_jobs_are_done() {
             break;
         }
         assert!(std::time::Instant::now() < deadline, "{} bytes, {largest} at most", size());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    client.close().await;
+}
+
+/// A backup, a report or a forgotten cursor: while it reads, the log cannot begin anew.
+#[tokio::test]
+async fn log_that_a_reader_makes_long_is_told_and_shrinks_when_he_ends() {
+    log::listen();
+    let database = Database::new();
+    let client = database.client("").await;
+    client.declare(&Topology::new().queue(QueueDecl::new("jobs"))).await.unwrap();
+    let reader = Connection::open(&database.0).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM leveret_job").unwrap();
+    let path = format!("{}-wal", database.0.display());
+    let size = || std::fs::metadata(&path).unwrap().len();
+    let told =
+        || log::lines(&["the log of the database grows", "keeps a read transaction open", &path]).len();
+
+    while size() < 140 << 20 {
+        let jobs = (0..500).map(|_| Publish::to_queue("jobs", Envelope::new("x".repeat(20_000)))).collect();
+        assert!(client.broker().publish_all(jobs).await.iter().all(Result::is_ok));
+        client.broker().purge("jobs").await.unwrap();
+    }
+
+    // At 64 MiB and when that had doubled, not at each checkpoint.
+    assert!((1..=2).contains(&told()), "told {} times", told());
+    reader.execute_batch("COMMIT").unwrap();
+    // Nothing signals that it is made smaller; one that never is runs into the deadline.
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while size() > 16 << 20 {
+        assert!(std::time::Instant::now() < deadline, "the log has {} bytes", size());
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     client.close().await;

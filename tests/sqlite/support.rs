@@ -10,6 +10,9 @@ use std::time::Duration;
 use leveret::Client;
 use queue_core::broker::{Consumer, Delivery};
 
+#[path = "../faults/support/log.rs"]
+pub(crate) mod log;
+
 /// How long an event may take on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -29,6 +29,7 @@ pub use relay::Outbox;
 
 use command::{Command, Reply};
 use fault::Fault;
+use log::Log;
 use place::Place;
 use state::{ClientId, ConsumerId, Setup, State};
 use sync::Syncer;
@@ -44,6 +45,7 @@ mod headers;
 mod insert;
 mod intake;
 mod lease;
+mod log;
 mod outbox;
 mod place;
 mod relay;
@@ -107,9 +109,9 @@ pub(crate) async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broke
 impl SqliteBroker {
     fn open(options: Options, settings: &Settings) -> Result<Self> {
         let state = Self::join(options, settings)?;
-        let log = sync::log_of(&state.database());
-        let log = File::options().read(true).write(true).open(&log).map_err(|error| {
-            let words = format!("the log `{}` cannot be synced", log.display());
+        let log = Log::of(&state.database());
+        let log = File::options().read(true).write(true).open(log.path()).map_err(|error| {
+            let words = format!("the log `{}` cannot be synced", log.path().display());
             Error::new(ErrorKind::Connection, words).with_source(error)
         })?;
         Self::start(state, move || log.sync_data())

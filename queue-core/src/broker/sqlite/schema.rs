@@ -28,6 +28,8 @@ const STEPS: [&str; VERSION as usize - 1] = ["
     ALTER TABLE leveret_reply ADD COLUMN cluster_id TEXT;
     UPDATE leveret_meta SET schema = 2;
 "];
+/// How many bytes of a log are kept to be written over.
+const LOG_LIMIT: u64 = 32 << 20;
 /// How long opening waits for a program that writes.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it rests between two tries where SQLite does not wait.
@@ -76,6 +78,10 @@ fn connect(path: &Path) -> Result<Connection> {
     let connection = Connection::open_with_flags(path, flags).map_err(|fault| opening(path, fault))?;
     connection.busy_timeout(PATIENCE).map_err(|fault| opening(path, fault))?;
     connection.set_prepared_statement_cache_capacity(64);
+    // A log that became long while somebody read from it is cut to this when it begins anew. Above what it has usually,
+    // or each time would take room from the disk anew.
+    let limit = format!("PRAGMA journal_size_limit = {LOG_LIMIT}");
+    connection.execute_batch(&limit).map_err(|fault| opening(path, fault))?;
     Ok(connection)
 }
 

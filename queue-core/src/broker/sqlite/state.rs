@@ -290,12 +290,15 @@ impl State {
     }
 
     /// Moves as much of the log into the database as others' reading allows, and syncs both. Says how many pages the log
-    /// has; what comes next is written to its beginning if all were moved.
-    pub(super) fn checkpoint(&self) -> rusqlite::Result<i64> {
-        self.connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?.query_row([], |row| row.get(1))
+    /// has, and how many of them were moved; what comes next is written to its beginning if all were.
+    pub(super) fn checkpoint(&self) -> rusqlite::Result<(i64, i64)> {
+        self.connection
+            .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?
+            .query_row([], |row| Ok((row.get(1)?, row.get(2)?)))
     }
 
-    /// Moves all of the log into the database, syncs it, and has the log begin anew.
+    /// Moves all of the log into the database, syncs it, and has the log begin anew as an empty file. Waits for those who
+    /// read from it as long as the connection waits for others.
     pub(super) fn empty_log(&self) -> rusqlite::Result<()> {
         let is_busy: bool =
             self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;

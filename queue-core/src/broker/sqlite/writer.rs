@@ -1,6 +1,5 @@
 //! The one thread that writes: what many tasks want at the same time shares a transaction.
 
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -8,10 +7,11 @@ use std::time::{Duration, Instant};
 use super::command::{Answer, Command, Ticket};
 use super::consumer::Claim;
 use super::fault::{self, Fault, Trouble};
+use super::log::Log;
 use super::place::Place;
 use super::settle::SqliteSettler;
 use super::state::State;
-use super::sync::{self, Syncer};
+use super::sync::Syncer;
 use crate::broker::amqp::Plan;
 use crate::broker::{Delivery, Health};
 
@@ -54,8 +54,7 @@ pub(super) struct Writer {
     peeked: Option<i64>,
     rest_until: Option<Instant>,
     tidied: Instant,
-    /// The log's file.
-    log: PathBuf,
+    log: Log,
     /// How many commands have been written since the last checkpoint.
     written: usize,
     /// How many may be before the next one, once one has shown how long they make the log.
@@ -73,7 +72,7 @@ impl Writer {
         place: Arc<Place>,
         health: Arc<Mutex<Health>>,
     ) -> Self {
-        let log = sync::log_of(&state.database());
+        let log = Log::of(&state.database());
         Self {
             state,
             commands,
@@ -271,7 +270,7 @@ impl Writer {
         match self.checkpoint_at {
             Some(commands) => self.written >= commands,
             // Later on its file tells nothing: it is written over from the beginning.
-            None => std::fs::metadata(&self.log).is_ok_and(|log| log.len() >= LOG_PAGES as u64 * 4096),
+            None => self.log.bytes() >= LOG_PAGES as u64 * 4096,
         }
     }
 
@@ -279,8 +278,12 @@ impl Writer {
     fn checkpoint(&mut self) {
         let began = Instant::now();
         match self.syncer.checkpoint(false, || self.state.checkpoint(), is_of_the_disk) {
-            Ok(pages) => {
-                tracing::debug!(pages, took = ?began.elapsed(), "moved the log into the database");
+            Ok((pages, moved)) => {
+                // Less than none while another program is at it.
+                if pages >= 0 {
+                    self.log.watch(moved >= pages);
+                }
+                tracing::debug!(pages, moved, took = ?began.elapsed(), "moved the log into the database");
                 // How many commands fill it depends on what they are, and on what others write.
                 let pages = usize::try_from(pages).unwrap_or(0).max(1);
                 let commands = self.written * LOG_PAGES / pages;
@@ -289,6 +292,19 @@ impl Writer {
             Err(error) => tracing::debug!(%error, "the log could not be moved into the database"),
         }
         self.written = 0;
+    }
+
+    /// Gives the log's room back to the disk, if nobody writes or reads from it. Does not wait for who does.
+    fn empty_log(&mut self) {
+        let emptied = self
+            .state
+            .connection
+            .busy_timeout(Duration::ZERO)
+            .and_then(|()| self.syncer.checkpoint(true, || self.state.empty_log(), is_of_the_disk));
+        match emptied {
+            Ok(()) => self.log.watch(true),
+            Err(error) => tracing::debug!(%error, "the log could not be emptied"),
+        }
     }
 
     /// After a commit: delivers what was claimed, and answers.
@@ -419,6 +435,7 @@ impl Writer {
                 self.tidied = Instant::now();
                 match self.state.shrink(SPARE_PAGES) {
                     Ok(true) => self.checkpoint(),
+                    Ok(false) if self.log.is_to_be_emptied() => self.empty_log(),
                     Ok(false) => {}
                     Err(error) => tracing::debug!(%error, "the file was not made smaller"),
                 }
