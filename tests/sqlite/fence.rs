@@ -9,7 +9,7 @@ use queue_core::error::SettleError;
 use queue_core::settlement::Settlement;
 use queue_core::topology::{QueueDecl, Topology};
 
-use crate::support::{Database, Program, next, say, text, wait_for_word};
+use crate::support::{Database, Program, log, next, say, text, wait_for_word};
 
 const LEASE: Duration = Duration::from_secs(2);
 
@@ -51,6 +51,7 @@ async fn one_job(client: &Client) {
 
 #[tokio::test]
 async fn job_of_a_killed_program_is_taken_up_within_its_lease() {
+    log::listen();
     let database = Database::new();
     let client = database.client("?lease=2s").await;
     one_job(&client).await;
@@ -64,6 +65,10 @@ async fn job_of_a_killed_program_is_taken_up_within_its_lease() {
 
     let waited = since.elapsed();
     assert!(again.redelivered);
+    // The log names the program as the system does.
+    let program = format!(":{}\"", killed.process.id());
+    let told = log::lines(&["gives no sign of life", "jobs=1", &program]);
+    assert_eq!(told.len(), 1, "{:?}", log::lines(&["sign of life"]));
     // Twice, because the machine may be loaded.
     assert!(waited < LEASE * 2, "taken up after {waited:?}");
     again.settle(Settlement::Ack).await.unwrap();

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
 use super::state::{ClientId, State};
 use crate::topology::Topology;
@@ -103,10 +103,13 @@ impl State {
 
     /// Others took us for dead, and gave our jobs away.
     fn begin_anew(&mut self) -> rusqlite::Result<()> {
+        let jobs: u32 = self.consumers.values().map(|consumer| consumer.in_flight).sum();
         tracing::warn!(
+            program = self.setup.name,
+            jobs,
             lease = ?self.setup.lease,
-            "this program was silent for longer than its lease, so its jobs went to others; what it says of them is \
-             refused"
+            "this program was silent for longer than its lease, so the jobs that it was running went to others; what it \
+             says of them is refused"
         );
         self.register()?;
         self.lose_replies();
@@ -158,16 +161,27 @@ impl State {
             .map(|(id, _)| *id)
             .collect();
         for client in dead {
-            tracing::warn!(client, "a program has been silent for its lease; its jobs go to others");
-            self.retire(client)?;
-            self.neighbours.seen.remove(&client);
+            let name: Option<String> = self
+                .connection
+                .prepare_cached("SELECT name FROM leveret_client WHERE client = ?1")?
+                .query_row([client], |row| row.get(0))
+                .optional()?;
+            let jobs = self.retire(client)?;
+            let silence = self.neighbours.seen.remove(&client).map(|sighting| sighting.silence);
+            tracing::warn!(
+                program = name.unwrap_or_default(),
+                jobs,
+                silent_for = ?silence.unwrap_or_default(),
+                "a program that had the file open gives no sign of life: it was killed, or stands still; the jobs that \
+                 it was running go back to their queues"
+            );
         }
         Ok(())
     }
 
     /// Ends a client: its consumers go, with the replies that nobody else reads; its exclusive queues are deleted; and
-    /// what it has not settled goes back.
-    pub(super) fn retire(&mut self, client: ClientId) -> rusqlite::Result<()> {
+    /// what it has not settled goes back. Says how many jobs these are.
+    pub(super) fn retire(&mut self, client: ClientId) -> rusqlite::Result<usize> {
         let mut select = self
             .connection
             .prepare_cached("SELECT DISTINCT queue FROM leveret_consumer WHERE client = ?1")?;
@@ -197,10 +211,12 @@ impl State {
             .query_map([client], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
             .collect::<rusqlite::Result<_>>()?;
         drop(select);
+        let jobs = held.len();
         for (queue, job, returns, bytes) in held {
             self.put_back(queue, job, returns, bytes)?;
         }
         self.connection.prepare_cached("DELETE FROM leveret_client WHERE client = ?1")?.execute([client])?;
-        self.bury()
+        self.bury()?;
+        Ok(jobs)
     }
 }
