@@ -9,7 +9,7 @@ use queue_core::broker::{Consumer, Settings};
 use queue_core::client::Client;
 use queue_core::error::{BoxError, Error, ErrorKind, Result, chain};
 use queue_core::outcome::Outcome;
-use queue_core::topology::QueueSpec;
+use queue_core::topology::{QueueSpec, Topology};
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 use tower_layer::Layer;
@@ -25,6 +25,9 @@ use crate::registry::{Plan, Runnable, Selection, Task, config};
 use crate::shutdown::{CutOffOnDrop, Signals, Steps, WorkerHandle};
 use crate::stop::{Finishing, stop};
 
+/// How many queues are declared in one call. SQLite waits for the disk in each, and RabbitMQ's takes a connection: a
+/// worker of thousands of queues would start for minutes. All of a call share its time limit, so they are few.
+const DECLARED_AT_ONCE: usize = 16;
 /// How soon a broker that is away at the start is asked again. Asking itself takes the client's publish timeout.
 const AWAY: Duration = Duration::from_secs(1);
 /// How many queues, and how many tasks, the log names when the worker starts.
@@ -264,10 +267,9 @@ impl Worker {
     /// # Errors
     /// If its tasks contradict each other or want state that is missing, or a queue cannot be declared.
     pub async fn declare(&self) -> Result<()> {
-        for queue in self.check()?.queues {
-            declare(&self.client, queue.spec).await?;
-        }
-        Ok(())
+        let plan = self.check()?;
+        let specs: Vec<_> = plan.queues.iter().map(|queue| queue.spec).collect();
+        declare(&self.client, &specs).await
     }
 
     /// Declares and consumes the queues of its tasks until SIGTERM, SIGINT, or a [`handle`](Self::handle) stops it;
@@ -469,9 +471,16 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// Declares a queue, also one that this client has declared before: it may have been deleted since.
-async fn declare(client: &Client, spec: &QueueSpec) -> Result<()> {
-    client.broker().declare(&spec.topology(client.namespace())?).await
+/// Declares queues, also those that this client has declared before: they may have been deleted since.
+async fn declare(client: &Client, specs: &[&QueueSpec]) -> Result<()> {
+    for some in specs.chunks(DECLARED_AT_ONCE) {
+        let mut topology = Topology::new();
+        for spec in some {
+            topology.merge(spec.topology(client.namespace())?);
+        }
+        client.broker().declare(&topology).await?;
+    }
+    Ok(())
 }
 
 /// Declares and consumes all queues, however long the broker is away.
@@ -490,9 +499,8 @@ async fn start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>> {
 
 async fn try_start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>> {
     // All are declared before the first is consumed: a worker that cannot start has run nothing.
-    for lane in lanes {
-        declare(&shared.client, lane.plan.spec).await?;
-    }
+    let specs: Vec<_> = lanes.iter().map(|lane| lane.plan.spec).collect();
+    declare(&shared.client, &specs).await?;
     let mut consumers = Vec::new();
     for lane in lanes {
         consumers.push(lane.consume().await?);

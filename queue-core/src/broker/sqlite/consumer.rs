@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
 use super::command::Ticket;
 use super::row;
-use super::state::{ConsumerId, State};
+use super::state::{ConsumerId, QueueId, State};
 use crate::broker::ConsumerHandle;
 use crate::envelope::Envelope;
 use crate::topology::{Name, QueueType, Route};
@@ -35,9 +35,8 @@ impl Subscription {
 }
 
 /// The consumers of one queue, by its name: they outlive it, and go on when it is declared again.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Line {
-    pub(super) queue: Arc<str>,
     /// Those that can take one more, the next one first.
     pub(super) turn: VecDeque<ConsumerId>,
     /// All of them.
@@ -57,27 +56,20 @@ impl State {
     /// Adds a consumer behind the others of its queue.
     pub(super) fn join(&mut self, id: ConsumerId, mut consumer: Subscription) {
         consumer.is_in_turn = true;
-        let at = match self.lines.iter().position(|line| *line.queue == *consumer.queue_name) {
-            Some(at) => at,
-            None => {
-                let queue = Arc::from(&*consumer.queue_name);
-                self.lines.push(Line { queue, turn: VecDeque::new(), members: Vec::new() });
-                self.lines.len() - 1
-            }
-        };
-        self.lines[at].turn.push_back(id);
-        self.lines[at].members.push(id);
+        let line = self.lines.entry(Arc::from(&*consumer.queue_name)).or_default();
+        line.turn.push_back(id);
+        line.members.push(id);
         self.consumers.insert(id, consumer);
     }
 
     /// Forgets a consumer. What it has not settled it may still settle.
     pub(super) fn leave(&mut self, id: ConsumerId) -> Option<Subscription> {
         let consumer = self.consumers.remove(&id)?;
-        if let Some(at) = self.lines.iter().position(|line| *line.queue == *consumer.queue_name) {
-            self.lines[at].turn.retain(|other| *other != id);
-            self.lines[at].members.retain(|other| *other != id);
-            if self.lines[at].members.is_empty() {
-                self.lines.swap_remove(at);
+        if let Some(line) = self.lines.get_mut(&*consumer.queue_name) {
+            line.turn.retain(|other| *other != id);
+            line.members.retain(|other| *other != id);
+            if line.members.is_empty() {
+                self.lines.remove(&*consumer.queue_name);
             }
         }
         Some(consumer)
@@ -95,24 +87,74 @@ impl State {
             return;
         }
         consumer.is_in_turn = true;
-        let line = self.lines.iter_mut().find(|line| *line.queue == *consumer.queue_name);
-        if let Some(line) = line {
+        if let Some(line) = self.lines.get_mut(&*consumer.queue_name) {
             line.turn.push_back(ticket.consumer);
         }
     }
 
-    /// Claims jobs for consumers in turn, as long as there are both.
+    /// Claims jobs for consumers in turn, as long as there are both. Looks only at queues that this transaction gave jobs
+    /// or room, unless others have changed the file: thousands of idle queues cost a job nothing.
     pub(super) fn dispatch(&mut self) -> rusqlite::Result<()> {
-        for at in 0..self.lines.len() {
-            while self.claim(at)? {}
+        let is_all_known = self.dispatched == self.generation;
+        let queues = if is_all_known { self.changed_here() } else { self.claimable()? };
+        for queue in queues {
+            while self.claim(&queue)? {}
         }
+        self.dispatched = self.generation;
         Ok(())
     }
 
-    /// Claims some jobs for one line. Says whether there may be more.
-    fn claim(&mut self, at: usize) -> rusqlite::Result<bool> {
+    /// The queues to which this transaction gave a job, or a consumer that can take one.
+    fn changed_here(&self) -> Vec<Arc<str>> {
+        let changed = self.changed.iter().filter_map(|id| self.queues.get(id)).map(|queue| &queue.name);
+        let freed = self.slots.iter().map(|(id, _)| id).chain(&self.joined);
+        let freed = freed.filter_map(|id| self.consumers.get(id));
+        let freed = freed.filter_map(|consumer| Some(self.lines.get_key_value(&*consumer.queue_name)?.0));
+        let mut queues: Vec<_> = changed.chain(freed).cloned().collect();
+        // A batch is often for one queue.
+        queues.dedup();
+        queues.sort_unstable();
+        queues.dedup();
+        queues
+    }
+
+    /// The queues that have both jobs and consumers of ours that can take one. Leaps through the index from one queue that
+    /// has jobs to the next, since most have none; where many have, our own are looked through instead.
+    pub(super) fn claimable(&self) -> rusqlite::Result<Vec<Arc<str>>> {
+        if self.lines.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut leap = self.connection.prepare_cached(
+            "SELECT queue FROM leveret_job WHERE client IS NULL AND queue > ?1 ORDER BY queue LIMIT 1",
+        )?;
+        let (mut queues, mut at) = (Vec::new(), 0);
+        for _ in 0..=self.lines.len() {
+            let next: Option<QueueId> = leap.query_row([at], |row| row.get(0)).optional()?;
+            let Some(next) = next else { return Ok(queues) };
+            at = next;
+            let name = self.queues.get(&next).map(|queue| &queue.name);
+            if let Some(name) = name
+                && self.lines.get(name).is_some_and(|line| !line.turn.is_empty())
+            {
+                queues.push(name.clone());
+            }
+        }
+        drop(leap);
+        let mut has_jobs =
+            self.connection.prepare_cached("SELECT 1 FROM leveret_queue WHERE name = ?1 AND ready > 0")?;
+        let mut queues = Vec::new();
+        for (name, _) in self.lines.iter().filter(|(_, line)| !line.turn.is_empty()) {
+            if has_jobs.exists([&**name])? {
+                queues.push(name.clone());
+            }
+        }
+        Ok(queues)
+    }
+
+    /// Claims some jobs for the consumers of one queue. Says whether there may be more.
+    fn claim(&mut self, name: &Arc<str>) -> rusqlite::Result<bool> {
         let Self { lines, consumers, .. } = &mut *self;
-        let line = &mut lines[at];
+        let Some(line) = lines.get_mut(name) else { return Ok(false) };
         // One that has been stopped is taken out by its own task; until then it only loses its turn.
         line.turn.retain(|id| {
             let Some(consumer) = consumers.get_mut(id) else { return false };
@@ -123,8 +165,7 @@ impl State {
         if room == 0 {
             return Ok(false);
         }
-        let name = line.queue.clone();
-        let Some(id) = self.names.get(&name).copied() else { return Ok(false) };
+        let Some(id) = self.names.get(name).copied() else { return Ok(false) };
         let me = self.me;
         let Some(queue) = self.counted(id)? else { return Ok(false) };
         if queue.ready == 0 || queue.owner.is_some_and(|owner| owner != me) {
@@ -132,7 +173,7 @@ impl State {
         }
         let is_quorum = queue.rules.queue_type == QueueType::Quorum;
         let wanted = i64::from(room.min(CLAIM)).min(queue.ready);
-        let mut claims = self.ready_jobs(id, &name, wanted)?;
+        let mut claims = self.ready_jobs(id, name, wanted)?;
         if i64::try_from(claims.len()).unwrap_or(0) < wanted {
             // Somebody changed rows by hand. What is there counts.
             self.recount(id)?;
@@ -145,13 +186,14 @@ impl State {
         }
         drop(claim_one);
         for mut claim in claims {
-            let Some(consumer_id) = self.lines[at].turn.pop_front() else { break };
+            let Some(line) = self.lines.get_mut(name) else { break };
+            let Some(consumer_id) = line.turn.pop_front() else { break };
             let Some(consumer) = self.consumers.get_mut(&consumer_id) else { continue };
             consumer.in_flight += 1;
             self.slots.push((consumer_id, -1));
             consumer.is_in_turn = consumer.has_room();
             if consumer.is_in_turn {
-                self.lines[at].turn.push_back(consumer_id);
+                line.turn.push_back(consumer_id);
             }
             claim.ticket.consumer = consumer_id;
             claim.ticket.dead_letter.clone_from(&consumer.dead_letter);
@@ -195,7 +237,7 @@ impl State {
                 consumer.in_flight = consumer.in_flight.saturating_add_signed(change);
             }
         }
-        for line in &mut self.lines {
+        for line in self.lines.values_mut() {
             line.turn.clear();
             for id in &line.members {
                 let Some(consumer) = self.consumers.get_mut(id) else { continue };

@@ -1,6 +1,6 @@
 //! Exchanges, queues, bindings and consumers: what is declared, and by whom.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use rusqlite::params;
 
@@ -187,6 +187,10 @@ impl State {
         self.deadlines.forget();
         self.topology_has_changed();
         let queue = Self::queue(&decl.name.clone(), decl, rules, owner);
+        if queue.rules.expires.is_some() {
+            self.expiring.insert(id);
+            self.deadlines.forget_unused();
+        }
         self.names.insert(queue.name.clone(), id);
         self.queues.insert(id, queue);
         Ok(id)
@@ -301,6 +305,7 @@ impl State {
     /// A queue's time without consumers begins anew.
     pub(super) fn used(&mut self, queue: &str) -> rusqlite::Result<()> {
         self.deadlines.forget();
+        self.deadlines.forget_unused();
         self.connection
             .prepare_cached("UPDATE leveret_queue SET unused_since = ?2 WHERE name = ?1")?
             .execute(params![queue, self.now_micros()])?;
@@ -334,10 +339,11 @@ impl State {
     pub(super) fn remove_queue(&mut self, id: QueueId) -> rusqlite::Result<()> {
         let Some(queue) = self.queues.remove(&id) else { return Ok(()) };
         self.names.remove(&queue.name);
+        self.expiring.remove(&id);
         self.exchanges.forget(id);
         self.own.queues.retain(|own| *own.name != *queue.name);
         self.own.bindings.retain(|own| *own.queue != *queue.name);
-        if let Some(line) = self.lines.iter().find(|line| line.queue == queue.name) {
+        if let Some(line) = self.lines.get(&queue.name) {
             let (name, consumers) = (&*queue.name, line.members.len());
             tracing::warn!(queue = name, consumers, "a consumed queue was deleted; its consumers wait");
             self.deleted.push(id);
@@ -368,7 +374,7 @@ impl State {
         }
         drop(rows);
 
-        let (mut names, mut queues) = (HashMap::new(), HashMap::new());
+        let (mut names, mut queues, mut expiring) = (HashMap::new(), HashMap::new(), BTreeSet::new());
         let mut select = self
             .connection
             .prepare_cached("SELECT queue, name, durable, owner, arguments FROM leveret_queue")?;
@@ -388,6 +394,9 @@ impl State {
                 }
             };
             let queue = Self::queue(&name, decl, rules, owner);
+            if queue.rules.expires.is_some() {
+                expiring.insert(id);
+            }
             names.insert(queue.name.clone(), id);
             queues.insert(id, queue);
         }
@@ -406,12 +415,14 @@ impl State {
         }
         drop(rows);
         drop(select);
-        let consumed = self.lines.iter().filter_map(|line| self.names.get(&line.queue));
+        let consumed = self.lines.keys().filter_map(|queue| self.names.get(queue));
         let deleted: Vec<_> = consumed.filter(|id| !queues.contains_key(id)).copied().collect();
         if !deleted.is_empty() {
             self.tenure.lose(deleted);
         }
         (self.exchanges, self.names, self.queues) = (exchanges, names, queues);
+        self.expiring = expiring;
+        self.deadlines.forget_unused();
         Ok(())
     }
 }

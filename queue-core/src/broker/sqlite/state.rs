@@ -2,7 +2,7 @@
 //! `store` moves messages, `consumer` claims, `settle` settles, `time` does what happens by the clock, `intake` takes in
 //! what was inserted by SQL, `lease` watches who is alive.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -55,7 +55,7 @@ pub(super) struct State {
     /// Whether what we know must be read again, because a transaction of ours was undone.
     is_stale: bool,
     /// Counts the times that others have changed the file, so that a queue's counts are known to be fresh.
-    generation: u64,
+    pub(super) generation: u64,
     sequence: i64,
     saved_sequence: i64,
     topology: i64,
@@ -65,10 +65,15 @@ pub(super) struct State {
     pub(super) names: HashMap<Arc<str>, QueueId>,
     pub(super) queues: HashMap<QueueId, Queue>,
     /// Queues whose counts are to be written at the end of the transaction.
-    changed: Vec<QueueId>,
+    pub(super) changed: Vec<QueueId>,
 
     pub(super) consumers: HashMap<ConsumerId, Subscription>,
-    pub(super) lines: Vec<Line>,
+    /// By the names of their queues.
+    pub(super) lines: HashMap<Arc<str>, Line>,
+    /// The generation in which all of them were last looked at.
+    pub(super) dispatched: u64,
+    /// The queues that are deleted when nobody uses them.
+    pub(super) expiring: BTreeSet<QueueId>,
     /// How to undo what this transaction did to the consumers' slots.
     pub(super) slots: Vec<(ConsumerId, i32)>,
     /// Consumers that this transaction added.
@@ -179,7 +184,9 @@ impl State {
             queues: HashMap::new(),
             changed: Vec::new(),
             consumers: HashMap::new(),
-            lines: Vec::new(),
+            lines: HashMap::new(),
+            dispatched: 0,
+            expiring: BTreeSet::new(),
             slots: Vec::new(),
             joined: Vec::new(),
             claims: Vec::new(),
@@ -229,7 +236,10 @@ impl State {
         }
         // A retry without a delay is due at once.
         self.catch_up()?;
-        if !self.has_overdue() {
+        if self.has_overdue() {
+            // The next transaction does it, which comes at once, and looks at all of them.
+            self.dispatched = 0;
+        } else {
             self.dispatch()?;
         }
         self.save()?;
@@ -334,17 +344,9 @@ impl State {
         if topology != self.topology || !self.is_registered()? || self.has_replies()? {
             return Ok(true);
         }
-        if self.has_outbox()? {
+        if self.has_outbox()? || !self.claimable()?.is_empty() {
             return Ok(true);
         }
-        let mut ready =
-            self.connection.prepare_cached("SELECT 1 FROM leveret_queue WHERE name = ?1 AND ready > 0")?;
-        for line in self.lines.iter().filter(|line| !line.turn.is_empty()) {
-            if ready.exists([&*line.queue])? {
-                return Ok(true);
-            }
-        }
-        drop(ready);
         self.read_deadlines()?;
         Ok(false)
     }

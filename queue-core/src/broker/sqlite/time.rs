@@ -14,6 +14,8 @@ use crate::topology::Route;
 const STEP: i64 = 500;
 /// What `auto_vacuum` is in a file that can give pages back when it is told to.
 const INCREMENTAL: i64 = 2;
+/// How late it may be seen that others have stopped using a queue.
+const UNUSED: Duration = Duration::from_secs(1);
 /// How long finished jobs outstay their time, so that many go at once.
 const PRUNING: Duration = Duration::from_secs(1);
 
@@ -24,6 +26,8 @@ pub(super) struct Deadlines {
     due: Option<i64>,
     expiry: Option<i64>,
     unused: Option<i64>,
+    /// When that was read from the file, for which each queue that expires is looked at.
+    unused_read_at: Option<i64>,
     prune: Option<i64>,
     outbox: Option<i64>,
     /// Whether some of what is over its time still lies in its queue.
@@ -34,6 +38,11 @@ impl Deadlines {
     /// Has them read from the file.
     pub(super) fn forget(&mut self) {
         self.is_known = false;
+    }
+
+    /// Has it be read when queues are deleted that nobody uses.
+    pub(super) fn forget_unused(&mut self) {
+        self.unused_read_at = None;
     }
 
     pub(super) fn due_at(&mut self, due: i64) {
@@ -102,18 +111,32 @@ impl State {
         self.deadlines.expiry =
             self.first("SELECT min(expires) FROM leveret_job WHERE expires IS NOT NULL AND client IS NULL")?;
         self.read_prune()?;
-        self.deadlines.unused = None;
-        let expiring: Vec<QueueId> = self
-            .queues
-            .iter()
-            .filter(|(_, queue)| queue.rules.expires.is_some())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in expiring {
-            let at = self.unused_until(id)?;
-            self.deadlines.unused = [self.deadlines.unused, at].into_iter().flatten().min();
-        }
+        self.read_unused()?;
         self.deadlines.is_known = true;
+        Ok(())
+    }
+
+    /// Reads when the next unused queue is deleted. What others do is looked at once in a while: thousands of such queues
+    /// would cost each job of theirs a look at all.
+    fn read_unused(&mut self) -> rusqlite::Result<()> {
+        if self.expiring.is_empty() {
+            self.deadlines.unused = None;
+            return Ok(());
+        }
+        let now = micros(self.setup.clock.now());
+        let again = self.deadlines.unused_read_at.map(|at| at.saturating_add(UNUSED.as_micros() as i64));
+        // A clock that is set back is no reason to wait.
+        if let Some(again) = again
+            && now < again
+            && self.deadlines.unused_read_at <= Some(now)
+        {
+            self.deadlines.unused = [self.deadlines.unused, Some(again)].into_iter().flatten().min();
+            return Ok(());
+        }
+        let at = self.expiring.iter().map(|id| self.unused_until(*id));
+        let at = at.collect::<rusqlite::Result<Vec<_>>>()?;
+        self.deadlines.unused = at.into_iter().flatten().min();
+        self.deadlines.unused_read_at = Some(now);
         Ok(())
     }
 
@@ -180,6 +203,9 @@ impl State {
     fn unused_until(&self, id: QueueId) -> rusqlite::Result<Option<i64>> {
         let Some(queue) = self.queues.get(&id) else { return Ok(None) };
         let Some(expires) = queue.rules.expires else { return Ok(None) };
+        if self.lines.contains_key(&queue.name) {
+            return Ok(None);
+        }
         let since: Option<i64> = self
             .connection
             .prepare_cached(
@@ -192,13 +218,7 @@ impl State {
     }
 
     fn drop_unused(&mut self, now: i64) -> rusqlite::Result<()> {
-        let expiring: Vec<QueueId> = self
-            .queues
-            .iter()
-            .filter(|(_, queue)| queue.rules.expires.is_some())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in expiring {
+        for id in self.expiring.iter().copied().collect::<Vec<_>>() {
             if Deadlines::has_come(self.unused_until(id)?, now) {
                 if let Some(queue) = self.queues.get(&id) {
                     let queue = &*queue.name;
@@ -207,6 +227,7 @@ impl State {
                 self.remove_queue(id)?;
             }
         }
+        self.deadlines.forget_unused();
         self.read_deadlines()
     }
 
