@@ -95,6 +95,7 @@ impl Client {
 
     /// Enqueues many jobs of one task, pipelined, and reports each by itself, in their order. One that fails does
     /// not keep the others from being enqueued.
+    #[must_use = "each result says whether its job was enqueued"]
     pub async fn enqueue_all<T: Task>(
         &self,
         tasks: impl IntoIterator<Item = T>,

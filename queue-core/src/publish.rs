@@ -31,7 +31,8 @@ impl Client {
     }
 
     /// Publishes a message as it is to an exchange that is there already; the empty one routes to the queue that
-    /// `routing_key` names. `Ok(id)` means that the broker has it.
+    /// `routing_key` names. `Ok(id)` means that the broker has it, and by the empty exchange that the queue has it. That
+    /// nobody listens to another exchange is no error, unless [`must_route`](PublishRaw::must_route) makes it one.
     ///
     /// ```no_run
     /// # use queue_core::{client::Client, error::PublishError, publish::Properties};
@@ -122,7 +123,7 @@ impl<E: Event> PublishEvent<E> {
         client.check_size(&envelope).map_err(EventError::Publish)?;
         let id = envelope.id.clone();
         let mut publish = Publish::to_exchange(E::EXCHANGE, key, envelope);
-        publish.mandatory = must_route;
+        publish.mandatory |= must_route;
         client.declare_exchange::<E>().await?;
         match client.broker().publish(publish.clone()).await {
             // The exchange may have been deleted since we declared it.
@@ -235,9 +236,24 @@ pub struct PublishRaw {
 }
 
 impl PublishRaw {
-    /// Makes it an error that no queue takes the message: `PublishError::Unroutable`.
+    /// Makes it an error that no queue takes the message: `PublishError::Unroutable`. By the default exchange it is one
+    /// anyway.
     pub fn must_route(mut self) -> Self {
         self.publish.mandatory = true;
+        self
+    }
+
+    /// Lets a message by the default exchange vanish where its queue is missing.
+    ///
+    /// ```no_run
+    /// # use queue_core::{client::Client, error::PublishError, publish::Properties};
+    /// # async fn f(client: Client) -> Result<(), PublishError> {
+    /// // Whoever waited for this answer may have gone, and its queue with it.
+    /// client.publish_raw("", "replies.of.a.shell", "42", Properties::new()).allow_unroutable().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn allow_unroutable(mut self) -> Self {
+        self.publish.mandatory = false;
         self
     }
 

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use leveret::{EnqueueError, ErrorKind, PublishError, Task};
+use leveret::{EnqueueError, ErrorKind, Properties, PublishError, Task};
 use queue_core::broker::{ConsumeOptions, Consumer};
 use queue_core::envelope::{HeaderValue, header};
 use queue_core::format::Format;
@@ -397,4 +397,19 @@ pub(crate) async fn clones_enqueue_side_by_side(t: &Fixture) {
 
     assert_eq!(ids.len(), 100);
     assert_eq!(t.client.depth::<Crowd>().await.unwrap().ready, 100);
+}
+
+pub(crate) async fn raw_message_by_the_default_exchange_must_reach_its_queue(t: &Fixture) {
+    let missing = t.name("missing");
+    let raw =
+        |exchange: &'static str| t.client.publish_raw(exchange, missing.clone(), "x", Properties::new());
+
+    let refused = raw("").await;
+
+    let Err(PublishError::Unroutable { exchange, routing_key }) = refused else { panic!("{refused:?}") };
+    assert_eq!((exchange, routing_key), (String::new(), missing.to_string()));
+    raw("").allow_unroutable().await.unwrap();
+    raw("amq.direct").await.unwrap();
+    let refused = raw("amq.direct").must_route().await;
+    assert!(matches!(refused, Err(PublishError::Unroutable { .. })), "{refused:?}");
 }

@@ -19,6 +19,7 @@ macro_rules! contract {
                     confirmed_means_present,
                     mandatory_message_that_no_queue_takes_is_an_error,
                     message_that_is_not_mandatory_may_reach_nobody,
+                    message_by_the_default_exchange_must_reach_its_queue,
                     missing_exchange_fails_only_its_own_publish,
                     results_of_a_batch_are_those_of_its_messages,
                     concurrent_publishers_get_their_own_results,
@@ -213,6 +214,7 @@ macro_rules! contract {
                     queue_with_other_arguments_is_an_error_at_enqueue,
                     closed_client_refuses_to_enqueue,
                     clones_enqueue_side_by_side,
+                    raw_message_by_the_default_exchange_must_reach_its_queue,
                 ]
             }
         }

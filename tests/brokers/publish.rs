@@ -300,3 +300,18 @@ pub(crate) async fn abandoned_publish_does_not_answer_for_the_next(t: &Fixture) 
 
     assert_eq!(ready(&*t.broker, &queue).await, 50);
 }
+
+pub(crate) async fn message_by_the_default_exchange_must_reach_its_queue(t: &Fixture) {
+    let (queue, missing) = (t.plain_queue("jobs").await, t.name("missing"));
+    let by_default = |key: &Name| Publish::to_exchange("", key.clone(), Envelope::new("job"));
+
+    let refused = t.broker.publish(by_default(&missing)).await;
+    let mut results = t.broker.publish_all(vec![by_default(&queue), by_default(&missing)]).await;
+
+    assert!(matches!(refused, Err(PublishError::Unroutable { .. })), "{refused:?}");
+    assert!(matches!(results.pop(), Some(Err(PublishError::Unroutable { .. }))));
+    results.pop().unwrap().unwrap();
+    let mut optional = by_default(&missing);
+    optional.mandatory = false;
+    t.broker.publish(optional).await.unwrap();
+}

@@ -66,7 +66,7 @@ async fn check(worker: Worker, client: &Client, spec: &QueueSpec, gate: &Gate, r
 #[tokio::test]
 async fn one_at_a_time_and_one_unsettled_by_default() {
     let ((client, _clock), gate) = (client(), Gate::closed());
-    client.enqueue_all((0..10).map(|_| One {})).await;
+    assert!(client.enqueue_all((0..10).map(|_| One {})).await.iter().all(Result::is_ok));
 
     let worker = Worker::new(&client).task::<One>().shared(Arc::clone(&gate));
 
@@ -76,7 +76,7 @@ async fn one_at_a_time_and_one_unsettled_by_default() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exactly_three_at_once_and_three_unsettled() {
     let ((client, _clock), gate) = (client(), Gate::closed());
-    client.enqueue_all((0..10).map(|_| Three {})).await;
+    assert!(client.enqueue_all((0..10).map(|_| Three {})).await.iter().all(Result::is_ok));
 
     let worker = Worker::new(&client).task::<Three>().shared(Arc::clone(&gate));
 
@@ -86,7 +86,7 @@ async fn exactly_three_at_once_and_three_unsettled() {
 #[tokio::test]
 async fn worker_overrides_the_concurrency_of_its_tasks() {
     let ((client, _clock), gate) = (client(), Gate::closed());
-    client.enqueue_all((0..10).map(|_| Three {})).await;
+    assert!(client.enqueue_all((0..10).map(|_| Three {})).await.iter().all(Result::is_ok));
 
     let worker =
         Worker::new(&client).task::<Three>().concurrency(2).queue_concurrency("concurrency.three", 4);
@@ -97,7 +97,7 @@ async fn worker_overrides_the_concurrency_of_its_tasks() {
 #[tokio::test]
 async fn prefetch_above_concurrency_holds_more_and_runs_no_more() {
     let ((client, _clock), gate) = (client(), Gate::closed());
-    client.enqueue_all((0..10).map(|_| Fast {})).await;
+    assert!(client.enqueue_all((0..10).map(|_| Fast {})).await.iter().all(Result::is_ok));
 
     let worker = Worker::new(&client).task::<Fast>().shared(Arc::clone(&gate));
 
@@ -107,7 +107,7 @@ async fn prefetch_above_concurrency_holds_more_and_runs_no_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_at_a_time_keeps_the_order() {
     let (client, _clock) = client();
-    client.enqueue_all((0..200).map(|number| Numbered { number })).await;
+    assert!(client.enqueue_all((0..200).map(|number| Numbered { number })).await.iter().all(Result::is_ok));
     let seen = Arc::new(std::sync::Mutex::new(Vec::<u32>::new()));
 
     work(Worker::new(&client).task::<Numbered>().shared(Arc::clone(&seen))).await;

@@ -45,7 +45,7 @@ async fn stream_ends_with_the_worker() {
 async fn slow_reader_misses_events_and_is_told_how_many() {
     let (client, _clock) = client();
     let jobs = JobEvents::CAPACITY;
-    client.enqueue_all((0..jobs).map(|_| Fine {})).await;
+    assert!(client.enqueue_all((0..jobs).map(|_| Fine {})).await.iter().all(Result::is_ok));
     let worker = Worker::new(&client).task::<Fine>();
     let events = worker.events();
 

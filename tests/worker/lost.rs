@@ -32,7 +32,7 @@ fn neighbours() -> (Client, Client) {
 #[tokio::test]
 async fn deliveries_of_a_client_that_was_closed_are_not_begun() {
     let ((client, other), gate) = (neighbours(), gate());
-    client.enqueue_all((0..20).map(|_| Holds {})).await;
+    assert!(client.enqueue_all((0..20).map(|_| Holds {})).await.iter().all(Result::is_ok));
     let mut worker = start(Worker::new(&client).task::<Holds>().shared(Arc::clone(&gate)));
     worker.started().await;
 
@@ -50,7 +50,7 @@ async fn deliveries_of_a_client_that_was_closed_are_not_begun() {
 #[tokio::test]
 async fn deliveries_of_a_deleted_queue_are_not_begun() {
     let ((client, _clock), gate) = (client(), gate());
-    client.enqueue_all((0..20).map(|_| HoldsMany {})).await;
+    assert!(client.enqueue_all((0..20).map(|_| HoldsMany {})).await.iter().all(Result::is_ok));
     let mut worker = start(Worker::new(&client).task::<HoldsMany>().shared(Arc::clone(&gate)));
     worker.started().await;
     worker.started().await;
@@ -77,7 +77,7 @@ async fn deliveries_of_a_deleted_queue_are_not_begun() {
 #[tokio::test]
 async fn summary_counts_no_loss_where_there_was_none() {
     let (client, _clock) = client();
-    client.enqueue_all((0..20).map(|_| Works {})).await;
+    assert!(client.enqueue_all((0..20).map(|_| Works {})).await.iter().all(Result::is_ok));
 
     let summary = work(Worker::new(&client).task::<Works>()).await;
 

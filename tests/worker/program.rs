@@ -55,7 +55,7 @@ async fn dropping_the_future_stops_the_worker() {
 #[tokio::test]
 async fn several_workers_share_a_process_a_client_and_a_queue() {
     let (client, _clock) = client();
-    client.enqueue_all((0..100).map(|_| Child {})).await;
+    assert!(client.enqueue_all((0..100).map(|_| Child {})).await.iter().all(Result::is_ok));
     let worker = || work(Worker::new(&client).task::<Child>().concurrency(3));
 
     let (one, two) = tokio::join!(worker(), worker());
@@ -66,7 +66,7 @@ async fn several_workers_share_a_process_a_client_and_a_queue() {
 #[tokio::test]
 async fn idle_means_that_jobs_made_by_jobs_are_done_too() {
     let (client, _clock) = client();
-    client.enqueue_all((0..20).map(|_| Parent {})).await;
+    assert!(client.enqueue_all((0..20).map(|_| Parent {})).await.iter().all(Result::is_ok));
 
     let summary = work(Worker::new(&client).task::<Parent>().task::<Child>()).await;
 

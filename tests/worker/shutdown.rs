@@ -37,7 +37,7 @@ async fn ready(client: &Client, queue: &str) -> u64 {
 #[tokio::test]
 async fn running_job_is_waited_for_and_the_rest_is_given_back() {
     let ((client, _clock), gate) = (client(), gate());
-    client.enqueue_all((0..5).map(|_| Waits {})).await;
+    assert!(client.enqueue_all((0..5).map(|_| Waits {})).await.iter().all(Result::is_ok));
     let mut worker = start(Worker::new(&client).task::<Waits>().shared(Arc::clone(&gate)));
     worker.started().await;
 
@@ -56,7 +56,7 @@ async fn running_job_is_waited_for_and_the_rest_is_given_back() {
 #[tokio::test]
 async fn given_back_jobs_keep_their_attempt() {
     let ((client, _clock), gate) = (client(), gate());
-    client.enqueue_all((0..3).map(|_| Waits {})).await;
+    assert!(client.enqueue_all((0..3).map(|_| Waits {})).await.iter().all(Result::is_ok));
     let mut worker = start(Worker::new(&client).task::<Waits>().shared(Arc::clone(&gate)));
     worker.started().await;
     worker.handle.shutdown_now();

@@ -223,10 +223,12 @@ impl Publish {
         Self { route, envelope, mandatory: true, not_before: None }
     }
 
-    /// A message to an exchange, not mandatory.
+    /// A message to an exchange, where nobody may be listening. By the default exchange (empty) it goes to a queue and is
+    /// mandatory, unless it is a direct reply, whose caller may have gone.
     pub fn to_exchange(exchange: impl Into<Name>, routing_key: impl Into<Name>, envelope: Envelope) -> Self {
         let route = Route { exchange: exchange.into(), routing_key: routing_key.into() };
-        Self { route, envelope, mandatory: false, not_before: None }
+        let mandatory = route.exchange.is_empty() && !reply::is_address(&route.routing_key);
+        Self { route, envelope, mandatory, not_before: None }
     }
 }
 

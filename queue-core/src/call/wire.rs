@@ -59,7 +59,9 @@ pub fn result(job: &Envelope, result: Bytes) -> Option<Publish> {
     let mut reply = Envelope::new(result);
     reply.content_type = Some(format(job).content_type().to_owned());
     reply.correlation_id = job.correlation_id.clone();
-    Some(Publish::to_exchange("", address(job)?.to_owned(), reply))
+    let mut publish = Publish::to_queue(address(job)?.to_owned(), reply);
+    publish.mandatory = false;
+    Some(publish)
 }
 
 /// The reply that says why there is no result; `None` if the job is no call.
