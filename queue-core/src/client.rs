@@ -94,7 +94,8 @@ impl Client {
     }
 
     /// Enqueues many jobs of one task, pipelined, and reports each by itself, in their order. One that fails does
-    /// not keep the others from being enqueued.
+    /// not keep the others from being enqueued. However many there are: a job's time is up only when the broker has taken
+    /// none of them for the whole publish timeout.
     #[must_use = "each result says whether its job was enqueued"]
     pub async fn enqueue_all<T: Task>(
         &self,

@@ -134,6 +134,13 @@ pub enum PublishError {
         /// What the last attempt to reach it said.
         source: Option<BoxError>,
     },
+    /// The broker is connected, but has answered nothing for the whole publish timeout, and the message waited behind
+    /// others that were sent. Nothing was sent.
+    #[error("the broker is connected, but has answered nothing for {waited:?}; nothing was sent")]
+    Silent {
+        /// How long the publisher waited.
+        waited: Duration,
+    },
     /// The broker has blocked publishers (memory or disk alarm) for the whole publish timeout.
     #[error("the broker has been blocking publishers for {waited:?} ({reason}); nothing was kept")]
     Blocked {

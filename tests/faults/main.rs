@@ -38,9 +38,10 @@
 //! | a worker's process is killed, or told to stop, also while the broker is away | [`worker_killed`] |
 //! | a job runs for longer than `consumer_timeout` | `operator::job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue` |
 //! | memory alarm | [`alarm`] |
+//! | a node of several that freezes; one that does not, though a queue of it hangs | [`frozen`] |
 //! | half-open connection, idle or with a full send buffer; close of one | [`half_open`] |
 //! | a server that accepts and never speaks | `rabbitmq::connect::server_that_accepts_and_never_speaks_is_given_up_and_leaves_no_thread` |
-//! | connection refused, at the start or later | [`away`], `network::publisher_waits_…`, `network::publish_to_a_broker_that_stays_away_is_an_error_that_says_why` |
+//! | connection refused, at the start or later; found again within seconds, and not by all at once | [`away`], `network::publisher_waits_…`, `network::publish_to_a_broker_that_stays_away_is_an_error_that_says_why` |
 //! | wrong password, missing vhost | `rabbitmq::connect::*_is_refused_at_once_*`; changed while we run: `operator::changed_password_is_said_aloud_and_tried_again` |
 //! | connections closed by the operator; the next host of the list | `operator::closed_connections_come_back`, `network::next_host_takes_over` |
 //! | names that are not UTF-8 | [`unparsable`] |
@@ -58,6 +59,7 @@ mod alarm;
 mod away;
 mod broker_killed;
 mod deleted;
+mod frozen;
 mod half_open;
 mod lost;
 mod network;

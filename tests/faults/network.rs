@@ -2,7 +2,7 @@
 //! prefetch as before, and what was delivered on an old connection settles nothing on a new one.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use leveret::{PublishError, Task, task};
 use queue_core::error::SettleError;
@@ -10,7 +10,7 @@ use queue_core::settlement::Settlement;
 
 use crate::support::{
     Book, Node, Proxy, Role, assert_no_more_is_sent, builder, client, connect, consume, fresh, message, next,
-    queue, ready, rounds, send, soon, text, until_ready, work,
+    queue, ready, rounds, send, soon, text, until, until_ready, work,
 };
 
 on_each!(Node:
@@ -20,6 +20,8 @@ on_each!(Node:
     publisher_waits_for_a_broker_that_refuses_connections,
     publish_to_a_broker_that_stays_away_is_an_error_that_says_why,
     confirm_that_comes_too_late_is_nobody_elses,
+    batch_may_take_longer_than_the_publish_timeout,
+    what_waits_behind_a_silent_broker_is_not_told_that_it_is_away,
     next_host_takes_over,
     handler_that_blocks_its_thread_costs_no_heartbeat,
     every_connection_says_goodbye,
@@ -181,6 +183,67 @@ async fn confirm_that_comes_too_late_is_nobody_elses(node: Node) {
     assert!(matches!(missing, Err(PublishError::Unroutable { .. })), "{missing:?}");
     client.broker().publish(message(&queue, "next")).await.unwrap();
     assert_eq!(ready(&direct, &queue).await, 3);
+    client.close().await;
+    direct.close().await;
+}
+
+/// The timeout is for a broker that does nothing, not for how much it has to do. And what others publish meanwhile does not
+/// wait for the whole batch.
+async fn batch_may_take_longer_than_the_publish_timeout(node: Node) {
+    const COUNT: usize = 6_000;
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let direct = client(&node.url).await;
+    let queue = queue(&direct, "batch").await;
+    let proxy = Proxy::to(&node.url);
+    let client = connect(&proxy.url(""), builder().publish_timeout(TIMEOUT)).await;
+    // 16 KiB in 20 ms.
+    proxy.delay(Duration::from_millis(20));
+
+    let since = Instant::now();
+    let batch = (0..COUNT).map(|number| message(&queue, format!("{number:0>1000}"))).collect();
+    let batch = tokio::spawn({
+        let client = client.clone();
+        async move { client.broker().publish_all(batch).await }
+    });
+    until("the batch to be under way", async || ready(&direct, &queue).await > 0).await;
+    client.broker().publish(message(&queue, "beside it")).await.unwrap();
+    let is_beside = !batch.is_finished();
+    let outcomes = soon("the confirms", batch).await.unwrap();
+    let took = since.elapsed();
+
+    let failed: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    assert!(failed.is_empty(), "{} of {COUNT} failed after {took:?}: {}", failed.len(), failed[0]);
+    assert!(took > TIMEOUT + Duration::from_secs(1), "it took no longer than the timeout: {took:?}");
+    assert!(is_beside, "what was published beside the batch waited for all of it");
+    assert_eq!(ready(&direct, &queue).await, COUNT as u64 + 1);
+    client.close().await;
+    direct.close().await;
+}
+
+async fn what_waits_behind_a_silent_broker_is_not_told_that_it_is_away(node: Node) {
+    let direct = client(&node.url).await;
+    let queue = queue(&direct, "silent").await;
+    let proxy = Proxy::to(&node.url);
+    let client = connect(&proxy.url(""), builder().publish_timeout(Duration::from_millis(500))).await;
+    client.broker().publish(message(&queue, "warm")).await.unwrap();
+
+    proxy.freeze();
+    let batch = (0..20_000).map(|number| message(&queue, number.to_string())).collect();
+    let outcomes = soon("the answers", client.broker().publish_all(batch)).await;
+
+    let [mut sent, mut unsent] = [0, 0];
+    for outcome in outcomes {
+        match outcome.unwrap_err() {
+            PublishError::Unconfirmed { .. } => sent += 1,
+            error => {
+                let words = error.to_string();
+                assert!(words.contains("nothing was sent") && !words.contains("away"), "{words}");
+                unsent += 1;
+            }
+        }
+    }
+    assert!(sent > 0 && unsent > 0, "{sent} sent, {unsent} not");
+    proxy.reset();
     client.close().await;
     direct.close().await;
 }

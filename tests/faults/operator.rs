@@ -220,7 +220,7 @@ async fn queue_that_never_confirms_is_got_past(node: Private) {
 }
 
 /// Suspends a classic queue, or resumes it.
-async fn tell_process(node: &Private, what: &str, queue: &Name) {
+pub(crate) async fn tell_process(node: &Private, what: &str, queue: &Name) {
     let lookup = format!("rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>))");
     node.eval(&format!("{{ok, Q}} = {lookup}, sys:{what}(amqqueue:get_pid(Q)).")).await;
 }

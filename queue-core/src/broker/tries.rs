@@ -46,6 +46,7 @@ pub(super) fn is_refusal(error: &PublishError) -> bool {
         error,
         PublishError::Unconfirmed { .. }
             | PublishError::Unavailable { .. }
+            | PublishError::Silent { .. }
             | PublishError::Blocked { .. }
             | PublishError::Closed
     )

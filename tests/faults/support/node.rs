@@ -96,7 +96,8 @@ impl Private {
         }
         owned.is_some().then_some(())?;
         let node = Self(owned);
-        // The test before this one may have failed with the node down.
+        // The test before this one may have failed with the node suspended or down.
+        node.signal("CONT").await;
         node.start().await;
         Some(node)
     }
@@ -109,6 +110,18 @@ impl Private {
     /// Starts it again, where its clients look for it, and waits until it answers.
     pub(crate) async fn start(&self) {
         self.script(&["start"], &[]).await;
+    }
+
+    /// Sends its Erlang VM a signal: `STOP` suspends it as a whole, `CONT` lets it go on. One that is down gets none.
+    pub(crate) async fn signal(&self, signal: &str) {
+        let state = self.owned().directory.join(self.major.to_string()).join("state");
+        let state = std::fs::read_to_string(state).unwrap();
+        let pid = state.lines().find_map(|line| line.strip_prefix("pid=")).unwrap_or_default();
+        if !pid.is_empty() {
+            let sent = tokio::process::Command::new("kill").args(["-s", signal, pid]).output().await.unwrap();
+            // One that was killed may still be written down.
+            assert!(sent.status.success() || signal == "CONT", "{sent:?}");
+        }
     }
 
     /// Runs rabbitmqctl.

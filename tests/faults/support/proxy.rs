@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -79,6 +79,8 @@ struct Shared {
     /// What is written in the place of what, both of one length.
     rewrite: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
     accepted: AtomicUsize,
+    /// When those came that were not refused.
+    passed: Mutex<Vec<Instant>>,
     /// What clients have sent, of all connections.
     sent: Mutex<Vec<u8>>,
 }
@@ -111,6 +113,7 @@ impl Proxy {
                 delay: Mutex::default(),
                 rewrite: Mutex::default(),
                 accepted: AtomicUsize::new(0),
+                passed: Mutex::default(),
                 sent: Mutex::default(),
             }),
             closed: Some(socket),
@@ -182,6 +185,11 @@ impl Proxy {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
+    /// When those connections came that were not refused.
+    pub(crate) fn passed(&self) -> Vec<Instant> {
+        self.shared.passed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// How many of them had this role.
     pub(crate) fn opened(&self, role: Role) -> usize {
         self.sent(role.name().as_bytes())
@@ -223,6 +231,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         if *shared.mode.borrow() == Mode::Refuse {
             continue;
         }
+        shared.passed.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
         links.spawn(link(client, shared.clone()));
         while links.try_join_next().is_some() {}
     }

@@ -23,6 +23,8 @@ pub(super) struct Link {
     pub(super) connection: Connection,
     /// The node it goes to.
     pub(super) host: Host,
+    /// Its place in the URL.
+    pub(super) at: usize,
     socket: Socket,
 }
 
@@ -107,25 +109,32 @@ impl Drop for Link {
     }
 }
 
-/// Connects to one node. Must run on the broker's own runtime, to which lapin binds itself.
+/// Connects to one node, by its place in the URL. Must run on the broker's own runtime, to which lapin binds itself.
 ///
 /// # Errors
 /// What went wrong, and whether trying again can help.
-pub(super) async fn open(target: &Target, host: &Host, name: &str) -> Result<Link, Fault> {
+pub(super) async fn open(target: &Target, at: usize, name: &str, deadline: Duration) -> Result<Link, Fault> {
+    let host = &target.hosts[at];
     let socket = Socket::default();
     let mut guard = CutOnDrop(Some(socket.clone()));
-    let connecting = connector(target, host, name, socket.clone());
-    match tokio::time::timeout(target.deadline, connecting).await {
+    let connecting = connector(target, host, name, deadline, socket.clone());
+    match tokio::time::timeout(deadline, connecting).await {
         Ok(Ok(connection)) => {
             guard.0 = None;
-            Ok(Link { connection, host: host.clone(), socket })
+            Ok(Link { connection, host: host.clone(), at, socket })
         }
         Ok(Err(error)) => Err(fault::connecting(target, host, &error)),
-        Err(_) => Err(fault::timed_out(target, host)),
+        Err(_) => Err(fault::timed_out(host, deadline)),
     }
 }
 
-async fn connector(target: &Target, host: &Host, name: &str, socket: Socket) -> lapin::Result<Connection> {
+async fn connector(
+    target: &Target,
+    host: &Host,
+    name: &str,
+    deadline: Duration,
+    socket: Socket,
+) -> lapin::Result<Connection> {
     let runtime = lapin::runtime::default_runtime()?;
     let uri = AMQPUri {
         // Plain, so that we get to see the socket; TLS is added on top below.
@@ -152,7 +161,6 @@ async fn connector(target: &Target, host: &Host, name: &str, socket: Socket) -> 
         properties = properties.with_locale(super::convert::short(locale));
     }
     let tls = target.tls.clone();
-    let deadline = target.deadline;
     let connect = of_runtime(&runtime, async move |uri: AMQPUri, runtime| {
         let connecting = async {
             let stream = uri.connect_async(&runtime).await?;

@@ -180,6 +180,8 @@ impl Feed {
             if state.down.is_some() {
                 self.count_as_started();
             }
+            // Its jobs wait.
+            let _waits = self.core.shared.waiters.wait();
             self.state.changed().await.ok()?;
         }
     }

@@ -22,13 +22,13 @@ pub(super) async fn declare(shared: &Shared, link: &Link) -> Result<(), Fault> {
         super::declare::declare(&channel, &topology).await
     };
     match tokio::time::timeout(shared.target.deadline, declaring).await {
-        Ok(Err(error)) if error.kind() == ErrorKind::Connection => Err(Fault { permanent: false, error }),
+        Ok(Err(error)) if error.kind() == ErrorKind::Connection => Err(Fault::unwell(error)),
         Ok(Err(error)) => {
             tracing::error!(error = %chain(&error), "an exclusive queue cannot be declared again");
             Ok(())
         }
         Ok(Ok(())) => Ok(()),
-        Err(_) => Err(Fault { permanent: false, error: session::gone() }),
+        Err(_) => Err(Fault::unwell(session::gone())),
     }
 }
 
@@ -76,6 +76,7 @@ impl Core {
         let deadline = self.shared.target.deadline;
         let mut state = self.consuming();
         let working = async {
+            let _waits = self.shared.waiters.wait();
             let found = state.wait_for(|state| state.session.is_some()).await.ok();
             let session = found.and_then(|state| state.session.clone()).ok_or_else(closed)?;
             let channel = session.channel(deadline).await.map_err(|error| fault::lost(&error))?;

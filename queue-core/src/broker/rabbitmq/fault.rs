@@ -3,6 +3,8 @@
 //! lapin's own classes mislead here: a refused login is a "soft" error that ends the connection, and it calls every
 //! protocol error recoverable. So it is judged by where it happened and by its code.
 
+use std::time::Duration;
+
 use lapin::ErrorKind as Lapin;
 use lapin::protocol::AMQPError;
 
@@ -12,19 +14,42 @@ use crate::error::{BoxError, Error, ErrorKind};
 /// Why a connection could not be opened.
 #[derive(Debug)]
 pub(super) struct Fault {
-    /// Whether only a person can mend it: wrong password, missing vhost, bad certificate.
-    pub(super) permanent: bool,
+    pub(super) cause: Cause,
     /// In words.
     pub(super) error: Error,
 }
 
+/// What kind of thing kept a connection from being opened. Of several hosts the last kind counts that one of them gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Cause {
+    /// Nothing takes connections there, or it hangs up before the login.
+    Absent,
+    /// It takes connections, and says nothing.
+    Silent,
+    /// It answers, but something fails: what it ran out of, or the connection broke.
+    Unwell,
+    /// Only a person can mend it: wrong password, missing vhost, bad certificate.
+    Refused,
+}
+
+impl Cause {
+    /// Whether only a person can mend it.
+    pub(super) fn is_for_a_person(self) -> bool {
+        self == Self::Refused
+    }
+}
+
 impl Fault {
-    fn passing(error: Error) -> Self {
-        Self { permanent: false, error }
+    pub(super) fn unwell(error: Error) -> Self {
+        Self { cause: Cause::Unwell, error }
     }
 
-    fn permanent(error: Error) -> Self {
-        Self { permanent: true, error }
+    pub(super) fn refused(error: Error) -> Self {
+        Self { cause: Cause::Refused, error }
+    }
+
+    fn absent(error: Error) -> Self {
+        Self { cause: Cause::Absent, error }
     }
 }
 
@@ -76,14 +101,14 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
     let Target { user, vhost, .. } = target;
     match protocol(error) {
         // A limit on connections passes; the other refusals do not.
-        Some((code::NOT_ALLOWED, text)) if text.contains("limit") => Fault::passing(
+        Some((code::NOT_ALLOWED, text)) if text.contains("limit") => Fault::unwell(
             Error::new(
                 ErrorKind::Connection,
                 format!("RabbitMQ at {host} takes no more connections for user `{user}` and vhost `{vhost}`"),
             )
             .with_source(words(error)),
         ),
-        Some((code::NOT_ALLOWED, text)) if text.contains("not found") => Fault::permanent(
+        Some((code::NOT_ALLOWED, text)) if text.contains("not found") => Fault::refused(
             Error::new(
                 ErrorKind::Refused,
                 format!(
@@ -93,7 +118,7 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
             )
             .with_source(words(error)),
         ),
-        Some((code::NOT_ALLOWED, _)) => Fault::permanent(
+        Some((code::NOT_ALLOWED, _)) => Fault::refused(
             Error::new(
                 ErrorKind::Refused,
                 format!(
@@ -103,7 +128,7 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
             )
             .with_source(words(error)),
         ),
-        Some((code::ACCESS_REFUSED, _)) => Fault::permanent(
+        Some((code::ACCESS_REFUSED, _)) => Fault::refused(
             Error::new(
                 ErrorKind::Refused,
                 format!(
@@ -112,7 +137,7 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
             )
             .with_source(words(error)),
         ),
-        _ if is_unparsable(error) => Fault::permanent(Error::new(
+        _ if is_unparsable(error) => Fault::refused(Error::new(
             ErrorKind::Config,
             format!(
                 "what listens at {host} does not speak AMQP 0-9-1: check the port in the URL; if that is a TLS port, begin \
@@ -121,17 +146,17 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
         )),
         _ if is_tls(error) => {
             let (kind, message) = handshake(target, host, &error.to_string());
-            Fault::permanent(Error::new(kind, message).with_source(words(error)))
+            Fault::refused(Error::new(kind, message).with_source(words(error)))
         }
         // A server that hangs up may be one that refuses us: its reason, if it sent one, is lost when it closes too soon.
-        _ if is_hang_up(error) => Fault::passing(
+        _ if is_hang_up(error) => Fault::absent(
             Error::new(
                 ErrorKind::Connection,
                 format!("{host} closed the connection before the login: {}", refused_perhaps(target)),
             )
             .with_source(words(error)),
         ),
-        _ => Fault::passing(
+        _ => Fault::absent(
             Error::new(
                 ErrorKind::Connection,
                 format!("RabbitMQ at {host} cannot be reached: start it, or check host and port in the URL"),
@@ -142,15 +167,12 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
 }
 
 /// What a connect that took too long means.
-pub(super) fn timed_out(target: &Target, host: &Host) -> Fault {
-    Fault::passing(Error::new(
-        ErrorKind::Connection,
-        format!(
-            "RabbitMQ at {host} did not answer within {:?} (`socket_timeout` in the URL): is it RabbitMQ that listens \
-             there?",
-            target.deadline
-        ),
-    ))
+pub(super) fn timed_out(host: &Host, deadline: Duration) -> Fault {
+    let words = format!(
+        "RabbitMQ at {host} did not answer within {deadline:?} (`socket_timeout` in the URL): is it RabbitMQ that \
+         listens there?"
+    );
+    Fault { cause: Cause::Silent, error: Error::new(ErrorKind::Connection, words) }
 }
 
 fn is_tls(error: &lapin::Error) -> bool {

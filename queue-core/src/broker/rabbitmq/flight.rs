@@ -85,6 +85,11 @@ where
         self.slots.iter().map(|slot| &slot.item)
     }
 
+    /// The one that was sent last.
+    pub(super) fn last(&self) -> Option<&T> {
+        self.slots.back().map(|slot| &slot.item)
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.slots.iter_mut().map(|slot| &mut slot.item)
     }

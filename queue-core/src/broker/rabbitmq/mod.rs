@@ -21,6 +21,9 @@ use self::caller::PublisherHandle;
 use self::convert::short;
 use self::exact::Exact;
 use self::fault::Fault;
+use self::hosts::Hosts;
+use self::pause::{Pauses, Waiters};
+use self::publisher::SharedPublisher;
 use self::replier::Replier;
 use self::runtime::{OwnRuntime, Tasks, on};
 use self::session::State;
@@ -39,6 +42,7 @@ use crate::topology::{Name, Topology, delay_ladder};
 mod address;
 mod aside;
 mod asked;
+mod backlog;
 mod blame;
 mod caller;
 mod connect;
@@ -50,10 +54,13 @@ mod exact;
 mod exclusive;
 mod fault;
 mod flight;
+mod hosts;
 mod ledger;
 #[cfg(feature = "management")]
 mod management;
+mod many;
 mod outgoing;
+mod pause;
 mod publisher;
 mod replier;
 mod reply;
@@ -61,6 +68,7 @@ mod returns;
 mod runtime;
 mod session;
 mod settle;
+mod silence;
 mod tags;
 mod tap;
 mod turn;
@@ -80,12 +88,14 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
     let exact = Exact::new(settings, &target)?;
     let runtime = OwnRuntime::new()?;
     let shared = Arc::new(Shared {
+        hosts: Hosts::new(target.hosts.len()),
         target,
         exact,
         settings: settings.clone(),
         remembered: Mutex::default(),
         exclusive: Mutex::default(),
-        good_host: Default::default(),
+        waiters: Arc::default(),
+        publishers: Mutex::default(),
         sessions: AtomicU64::new(0),
         closed: CancellationToken::new(),
         flushed: CancellationToken::new(),
@@ -94,7 +104,7 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
     let link = runtime.run(async move { first_link(&first).await }).await?;
 
     let (state, mut publishing) = watch::channel(State::default());
-    let (publisher, publisher_task) = publisher::publisher(publishing.clone(), settings.publish_timeout);
+    let (publisher, publisher_task) = publisher::publisher(&shared, publishing.clone());
     let publisher_done = CancellationToken::new();
     let (stop, done) = (shared.closed.clone(), publisher_done.clone().drop_guard());
     runtime.handle().spawn(async move {
@@ -132,18 +142,25 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
 /// The first connection: a broker that is away is tried as often as the URL says, or for ever; one that refuses us
 /// once.
 async fn first_link(shared: &Shared) -> Result<connect::Link> {
-    let waits = shared.settings.wait_for_broker;
-    let mut pauses = session::Pauses::new();
+    let waits = shared.settings.wait_for_broker.then(|| shared.waiters.wait());
+    let mut pauses = Pauses::new();
     for attempt in 1.. {
         match session::open_any(shared, session::PUBLISHER).await {
             Ok(link) => return Ok(link),
-            Err(Fault { permanent, error }) => {
-                if permanent || (attempt >= shared.target.attempts && !waits) {
+            Err(Fault { cause, error }) => {
+                if cause.is_for_a_person() || (attempt >= shared.target.attempts && waits.is_none()) {
                     return Err(error);
                 }
-                let pause = if waits { pauses.next(false) } else { shared.target.retry_delay };
-                tracing::warn!(attempt, ?pause, error = %chain(&error), "RabbitMQ is away; trying again");
-                tokio::time::sleep(pause).await;
+                let delay = shared.target.retry_delay;
+                let pause = if waits.is_some() { pauses.failed(cause) } else { Some(delay) };
+                if let Some(pause) = pause {
+                    tracing::warn!(attempt, ?pause, error = %chain(&error), "RabbitMQ is away; trying again");
+                }
+                if waits.is_some() {
+                    pauses.rest(&shared.waiters).await;
+                } else {
+                    tokio::time::sleep(delay).await;
+                }
             }
         }
     }
@@ -188,7 +205,6 @@ struct Core {
 }
 
 /// What sessions need.
-#[derive(Debug)]
 struct Shared {
     target: Target,
     exact: Exact,
@@ -197,8 +213,12 @@ struct Shared {
     remembered: Mutex<Topology>,
     /// Declared on every connect of the shared consuming connection: its exclusive queues go with it.
     exclusive: Mutex<Topology>,
-    /// Which host last worked.
-    good_host: session::HostIndex,
+    /// How the target's hosts did.
+    hosts: Hosts,
+    /// Who waits for a connection.
+    waiters: Arc<Waiters>,
+    /// What may be owed confirms by the node that is published to.
+    publishers: Mutex<Vec<SharedPublisher>>,
     /// How many sessions there have been.
     sessions: AtomicU64,
     /// The broker is closed: nothing new begins.
@@ -244,7 +264,18 @@ impl Shared {
         let link = session::open_any(self, "declare").await?;
         let declared = declare::declare_each(&link, self.target.deadline, &topology).await;
         link.close(Duration::from_secs(1)).await;
-        declared.map_err(|error| Fault { permanent: false, error })
+        declared.map_err(Fault::unwell)
+    }
+
+    /// Has a publisher asked what the node owes it.
+    fn watch(&self, publisher: SharedPublisher) {
+        self.publishers.lock().unwrap_or_else(PoisonError::into_inner).push(publisher);
+    }
+
+    /// Since when nothing has been heard from the node that is published to, if somebody waits for it.
+    fn silent_since(&self) -> Option<Instant> {
+        let publishers = self.publishers.lock().unwrap_or_else(PoisonError::into_inner);
+        publishers.iter().filter_map(|publisher| publisher.lock().silent_since()).min()
     }
 }
 
@@ -306,6 +337,7 @@ impl Core {
     async fn declare_patiently(&self, topology: &Topology, is_exclusive: bool) -> Result<()> {
         let deadline = Instant::now() + self.shared.settings.publish_timeout;
         let mut state = self.publishing.clone();
+        let _waits = self.shared.waiters.wait();
         let mut pause = Duration::from_millis(100);
         loop {
             let declared = if is_exclusive {
@@ -318,7 +350,7 @@ impl Core {
             }
             // A pause in any case: the publisher may not have noticed yet, or be let in where we are not.
             let back = async {
-                tokio::time::sleep(pause).await;
+                tokio::time::sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
                 state.wait_for(|state| state.session.is_some()).await.is_ok()
             };
             tokio::select! {
@@ -326,7 +358,7 @@ impl Core {
                 () = tokio::time::sleep_until(deadline) => return declared,
                 () = self.shared.closed.cancelled() => return Err(closed()),
             }
-            pause = (pause * 2).min(Duration::from_secs(5));
+            pause = (pause * 2).min(Duration::from_secs(1));
         }
     }
 
@@ -356,13 +388,18 @@ impl Core {
             ErrorKind::Connection => PublishError::Unavailable { waited, source: Some(error.into()) },
             _ => PublishError::Refused(format!("the delay queues cannot be declared: {}", chain(&error))),
         })?;
+        let publish = self.on_ladder(envelope, &target, eta);
+        check_publish(&publish)?;
+        self.publisher_of(&publish)?.publish(publish).await
+    }
+
+    /// The message that goes to the rung for this moment, or straight to due.
+    fn on_ladder(&self, envelope: crate::envelope::Envelope, target: &str, eta: SystemTime) -> Publish {
         let namespace = &self.shared.settings.namespace;
         let left = eta.duration_since(self.shared.settings.clock.now()).unwrap_or_default();
         let rung =
             crate::topology::rung_for(left).map_or_else(|| namespace.due(), |rung| namespace.rung(rung));
-        let publish = Publish::to_queue(rung, due::delayed(envelope, &target, eta));
-        check_publish(&publish)?;
-        self.publisher_of(&publish)?.publish(publish).await
+        Publish::to_queue(rung, due::delayed(envelope, target, eta))
     }
 
     /// Who publishes this message.
@@ -380,8 +417,7 @@ impl Core {
     /// Begins to read the replies to this broker's requests.
     async fn consume_replies(&self) -> Result<Consumer> {
         let requester = self.requester.get_or_init(|| {
-            let timeout = self.shared.settings.publish_timeout;
-            let (handle, requester) = publisher::requester(self.publishing.clone(), timeout);
+            let (handle, requester) = publisher::requester(&self.shared, self.publishing.clone());
             self.spawn(requester.run(self.shared.closed.clone()));
             handle
         });
@@ -473,17 +509,7 @@ impl Broker for RabbitMq {
     }
 
     async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>> {
-        let now = self.core.shared.settings.clock.now();
-        let plain = |publish: &Publish| {
-            publish.not_before.is_none_or(|eta| eta <= now)
-                && !is_request(&publish.envelope)
-                && check_publish(publish).is_ok()
-        };
-        if publishes.iter().all(plain) {
-            return self.core.publisher.publish_all(publishes).await;
-        }
-        // Whatever is sent together is pipelined.
-        futures_util::future::join_all(publishes.into_iter().map(|publish| self.core.publish(publish))).await
+        self.core.publish_all(publishes).await
     }
 
     async fn consume(&self, options: ConsumeOptions) -> Result<Consumer> {

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::broker::Publish;
+use crate::broker::tries::is_refusal;
 use crate::error::PublishError;
 
 pub(super) type Outcome = Result<(), PublishError>;
@@ -23,6 +24,7 @@ pub(super) struct Outgoing {
     source: Source,
     /// Unique to each publish, so that one is known when it [comes back](super::returns).
     pub(super) id: i64,
+    /// Since when it has been waited for it. That begins anew when it is sent, if others were answered meanwhile.
     pub(super) since: Instant,
     /// Whether it has been sent in an earlier session, or in this one: it may exist.
     pub(super) sent: bool,
@@ -44,6 +46,16 @@ enum Source {
     Many(Arc<Batch>, usize),
 }
 
+/// The messages of a `publish_all` that nobody has taken to send them yet.
+pub(super) struct Remainder {
+    batch: Arc<Batch>,
+    /// The index of the next one, and its [`Outgoing::id`].
+    next: usize,
+    id: i64,
+    /// When the batch came.
+    since: Instant,
+}
+
 /// The messages of a `publish_all`, which stay where they are, and their outcomes, told when the last is in.
 struct Batch {
     messages: Vec<Publish>,
@@ -52,6 +64,8 @@ struct Batch {
 
 struct BatchState {
     left: usize,
+    /// When the broker last answered one of them.
+    answered: Option<Instant>,
     /// Those that failed, by index.
     failed: Vec<(usize, PublishError)>,
     reply: Option<oneshot::Sender<Vec<Outcome>>>,
@@ -60,20 +74,6 @@ struct BatchState {
 impl Outgoing {
     pub(super) fn one(One { publish, reply, wants_confirm }: One, id: i64) -> Self {
         Self { wants_confirm, ..Self::new(Source::One(publish, Some(reply)), id, Instant::now()) }
-    }
-
-    /// All of a batch, with ids from `id` on. There is at least one.
-    pub(super) fn many(
-        messages: Vec<Publish>,
-        reply: oneshot::Sender<Vec<Outcome>>,
-        id: i64,
-    ) -> impl Iterator<Item = Self> {
-        let count = messages.len();
-        let state = Mutex::new(BatchState { left: count, failed: Vec::new(), reply: Some(reply) });
-        let batch = Arc::new(Batch { messages, state });
-        let since = Instant::now();
-        let ids = (0..).map(move |at| id.wrapping_add(at));
-        (0..count).zip(ids).map(move |(at, id)| Self::new(Source::Many(batch.clone(), at), id, since))
     }
 
     fn new(source: Source, id: i64, since: Instant) -> Self {
@@ -142,10 +142,43 @@ impl Outgoing {
     }
 }
 
+impl Remainder {
+    /// All of a batch, with ids from `id` on. There is at least one.
+    pub(super) fn new(messages: Vec<Publish>, reply: oneshot::Sender<Vec<Outcome>>, id: i64) -> Self {
+        let left = messages.len();
+        let state = Mutex::new(BatchState { left, answered: None, failed: Vec::new(), reply: Some(reply) });
+        Self { batch: Arc::new(Batch { messages, state }), next: 0, id, since: Instant::now() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.next >= self.batch.messages.len()
+    }
+
+    /// The next one.
+    pub(super) fn take(&mut self) -> Option<Outgoing> {
+        if self.is_empty() {
+            return None;
+        }
+        let (at, id, since) = (self.next, self.id, self.since());
+        self.next += 1;
+        self.id = id.wrapping_add(1);
+        Some(Outgoing::new(Source::Many(self.batch.clone(), at), id, since))
+    }
+
+    /// Since when the broker has answered none of the batch.
+    pub(super) fn since(&self) -> Instant {
+        let state = self.batch.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.answered.map_or(self.since, |answered| answered.max(self.since))
+    }
+}
+
 impl Batch {
     fn tell(&self, at: usize, outcome: Outcome) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.left -= 1;
+        if outcome.as_ref().err().is_none_or(is_refusal) {
+            state.answered = Some(Instant::now());
+        }
         state.failed.extend(outcome.err().map(|error| (at, error)));
         if state.left == 0
             && let Some(reply) = state.reply.take()

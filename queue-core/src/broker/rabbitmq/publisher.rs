@@ -5,7 +5,6 @@
 //! channel at once get each other's confirms. The owner is a task, or for a moment a caller (see `caller`). So all of it
 //! stands behind a lock, which is never held across an await.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -15,18 +14,28 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::address;
+use super::backlog::Backlog;
 use super::blame::Suspects;
 use super::caller::{Command, PublisherHandle};
 use super::fault;
-use super::outgoing::{One, Outgoing};
+use super::outgoing::{One, Outgoing, Remainder};
+use super::pause::{Waiters, Waits};
 use super::reply::Replies;
 use super::session::{Session, State};
-use super::wire::{Late, OPEN, Wire};
+use super::wire::Wire;
+use super::{Shared, address};
 use crate::broker::{ConsumerHandle, closed};
 use crate::error::{Error, ErrorKind, PublishError, Result};
 
-type Opening = Pin<Box<dyn Future<Output = lapin::Result<Wire>> + Send>>;
+mod time;
+
+/// A channel that is being opened.
+struct Opening {
+    /// The number of its session.
+    session: u64,
+    since: Instant,
+    wire: Pin<Box<dyn Future<Output = lapin::Result<Wire>> + Send>>,
+}
 
 /// How many publishes are unconfirmed at once. More only fills lapin's memory: at 1 ms to the confirm these are
 /// two million a second.
@@ -44,12 +53,15 @@ pub(super) struct Publisher {
     commands: mpsc::UnboundedReceiver<Command>,
     state: watch::Receiver<State>,
     timeout: Duration,
-    /// Not yet sent, or to be sent again; in the order in which they came.
-    queue: VecDeque<Outgoing>,
+    /// Not yet sent, or to be sent again.
+    backlog: Backlog,
     wire: Option<Wire>,
-    /// A channel that is being opened on the session of that number.
-    opening: Option<(u64, Opening)>,
-    /// How many of the queue's first messages are sent one at a time, because one of them closed the channel and the
+    /// A channel that is being opened.
+    opening: Option<Opening>,
+    /// Counts as one who waits for a connection, while somebody does here.
+    waits: Option<Waits>,
+    waiters: Arc<Waiters>,
+    /// How many of the backlog's first messages are sent one at a time, because one of them closed the channel and the
     /// server did not say which.
     suspects: usize,
     next_id: i64,
@@ -75,23 +87,23 @@ pub(super) struct Sent {
 
 /// A publisher that uses the session in `state`. Spawn [`SharedPublisher::run`].
 pub(super) fn publisher(
+    shared: &Shared,
     state: watch::Receiver<State>,
-    timeout: Duration,
 ) -> (PublisherHandle, SharedPublisher) {
-    build(state, timeout, None)
+    build(shared, state, None)
 }
 
 /// A publisher of requests.
 pub(super) fn requester(
+    shared: &Shared,
     state: watch::Receiver<State>,
-    timeout: Duration,
 ) -> (PublisherHandle, SharedPublisher) {
-    build(state, timeout, Some(Replies::default()))
+    build(shared, state, Some(Replies::default()))
 }
 
 fn build(
+    shared: &Shared,
     state: watch::Receiver<State>,
-    timeout: Duration,
     replies: Option<Replies>,
 ) -> (PublisherHandle, SharedPublisher) {
     let (sender, commands) = mpsc::unbounded_channel();
@@ -99,10 +111,12 @@ fn build(
     let publisher = Publisher {
         commands,
         state,
-        timeout,
-        queue: VecDeque::new(),
+        timeout: shared.settings.publish_timeout,
+        backlog: Backlog::new(),
         wire: None,
         opening: None,
+        waits: None,
+        waiters: shared.waiters.clone(),
         suspects: 0,
         // Random, so that ids differ between processes too; they wrap around in half an eternity.
         next_id: fastrand::i64(0..i64::MAX / 2),
@@ -112,8 +126,9 @@ fn build(
         is_stopping: false,
         replies,
     };
-    let shared = SharedPublisher(Arc::new(Mutex::new(publisher)));
-    (PublisherHandle::new(sender, shared.clone(), are_requests), shared)
+    let publisher = SharedPublisher(Arc::new(Mutex::new(publisher)));
+    shared.watch(publisher.clone());
+    (PublisherHandle::new(sender, publisher.clone(), are_requests), publisher)
 }
 
 impl SharedPublisher {
@@ -186,9 +201,10 @@ impl Publisher {
                 break;
             }
         }
-        if self.is_stopping && self.queue.is_empty() && self.in_flight() == 0 {
+        if self.is_stopping && self.backlog.is_empty() && self.in_flight() == 0 {
             return Poll::Ready(());
         }
+        self.wait_for_connection();
         if is_tick && let Some(wire) = &mut self.wire {
             wire.tell_sure();
         }
@@ -208,7 +224,17 @@ impl Publisher {
     /// Whether it is looked from time to time only what became of what was sent: of requests, which are answered
     /// otherwise.
     fn is_patient(&self) -> bool {
-        self.replies.is_some() && self.queue.is_empty() && !self.is_stopping
+        self.replies.is_some() && self.backlog.is_empty() && !self.is_stopping
+    }
+
+    /// Counts as one who waits, as long as somebody waits here and there is nothing to send on.
+    fn wait_for_connection(&mut self) {
+        let is_reader_waiting =
+            || self.replies.as_ref().is_some_and(|replies| replies.deadline(self.timeout).is_some());
+        let is_waiting = self.wire.is_none() && (!self.backlog.is_empty() || is_reader_waiting());
+        if is_waiting != self.waits.is_some() {
+            self.waits = is_waiting.then(|| self.waiters.wait());
+        }
     }
 
     fn in_flight(&self) -> usize {
@@ -232,8 +258,8 @@ impl Publisher {
 
     /// Whether one was opened, or cannot be.
     fn poll_opening(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some((_, opening)) = &mut self.opening else { return false };
-        let Poll::Ready(opened) = opening.as_mut().poll(cx) else { return false };
+        let Some(opening) = &mut self.opening else { return false };
+        let Poll::Ready(opened) = opening.wire.as_mut().poll(cx) else { return false };
         self.opening = None;
         match opened {
             Ok(wire) => self.take_up(wire),
@@ -257,6 +283,9 @@ impl Publisher {
         };
         self.suspects = self.suspects.saturating_sub(released);
         let mut is_any = released > 0;
+        if is_any {
+            self.backlog.progressed();
+        }
         // Before more is sent: what was not sent on a channel that is gone can be asked again.
         while let Some(wire) = &mut self.wire
             && let Poll::Ready(reply) = wire.poll_stray_reply(cx)
@@ -280,8 +309,10 @@ impl Publisher {
         if self.state.borrow().blocked.is_some() {
             return false;
         }
-        let (Some(wire), Some(first)) = (&mut self.wire, self.queue.front()) else { return false };
-        match wire.poll_room(first.wants_confirm, cx) {
+        let (Some(wire), Some(wants_confirm)) = (&mut self.wire, self.backlog.next_wants_confirm()) else {
+            return false;
+        };
+        match wire.poll_room(wants_confirm, cx) {
             Poll::Pending => false,
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(error)) => {
@@ -310,7 +341,7 @@ impl Publisher {
             Command::Many(publishes, reply) if publishes.is_empty() => drop(reply.send(Vec::new())),
             Command::Many(publishes, reply) => {
                 let id = self.take_ids(publishes.len());
-                Outgoing::many(publishes, reply, id).for_each(|outgoing| self.enqueue(outgoing));
+                self.backlog.push_batch(Remainder::new(publishes, reply, id));
             }
         }
     }
@@ -329,7 +360,7 @@ impl Publisher {
         } else if self.replies.as_ref().is_some_and(|replies| !replies.are_read()) {
             outgoing.tell(Err(PublishError::NoReader));
         } else {
-            self.queue.push_back(outgoing);
+            self.backlog.push(outgoing);
         }
     }
 
@@ -339,7 +370,7 @@ impl Publisher {
     /// # Errors
     /// Gives the message back that must go by the task.
     pub(super) fn send_now(&mut self, one: One) -> Result<Sent, One> {
-        let is_free = self.queue.is_empty()
+        let is_free = self.backlog.is_empty()
             && self.commands.is_empty()
             && !self.is_stopping
             && self.suspects == 0
@@ -389,7 +420,7 @@ impl Publisher {
             self.take_back();
             self.end_requests(None);
         }
-        let under_way = self.opening.as_ref().is_some_and(|(number, _)| *number == session.number);
+        let under_way = self.opening.as_ref().is_some_and(|opening| opening.session == session.number);
         if self.wire.is_none() && !under_way {
             self.open(session);
         }
@@ -397,8 +428,8 @@ impl Publisher {
 
     fn open(&mut self, session: Arc<Session>) {
         let number = session.number;
-        let opening = Box::pin(Wire::open(session, self.replies.is_some()));
-        self.opening = Some((number, opening));
+        let wire = Box::pin(Wire::open(session, self.replies.is_some()));
+        self.opening = Some(Opening { session: number, since: Instant::now(), wire });
     }
 
     fn take_up(&mut self, wire: Wire) {
@@ -436,16 +467,20 @@ impl Publisher {
     /// Sends what the window allows. Whether that was anything.
     fn send_queued(&mut self) -> bool {
         let Some(wire) = &mut self.wire else { return false };
-        if self.queue.is_empty() || self.state.borrow().blocked.is_some() {
+        if self.backlog.is_empty() || self.state.borrow().blocked.is_some() {
             return false;
         }
         let window = if self.suspects > 0 { 1 } else { WINDOW };
         let mut is_any = false;
-        while let Some(wants_confirm) = self.queue.front().map(|outgoing| outgoing.wants_confirm)
+        while let Some(wants_confirm) = self.backlog.next_wants_confirm()
             && wire.has_room(wants_confirm, window)
-            && let Some(outgoing) = self.queue.pop_front()
+            && let Some(mut outgoing) = self.backlog.take_next()
         {
-            if outgoing.sent || !outgoing.is_unheard() {
+            // Only a batch may still hold one; the others are told before.
+            if address::is_nonsense(outgoing.publish()) {
+                let outcome = address::dropped(outgoing.publish());
+                outgoing.tell(outcome);
+            } else if outgoing.sent || !outgoing.is_unheard() {
                 wire.send(outgoing);
                 is_any = true;
             }
@@ -464,7 +499,7 @@ impl Publisher {
         if let Some((code, text)) = fault::protocol(error).filter(|_| session.is_connected()) {
             tracing::warn!(code, text, "RabbitMQ closed the publisher's channel");
             let suspects = Suspects { back, alone, others_have_gone: self.replies.is_some() };
-            let is_known = suspects.tell_guilty(&mut self.queue, code, text);
+            let is_known = suspects.tell_guilty(&mut self.backlog.singles, code, text);
             self.suspects = if is_known { 0 } else { back };
         }
         self.end_requests(Some(fault::lost(error)));
@@ -491,7 +526,7 @@ impl Publisher {
     fn abandon_requests(&mut self) {
         if let Some(wire) = &mut self.wire {
             let asked = wire.take_asked();
-            asked.into_iter().rev().for_each(|outgoing| self.queue.push_front(outgoing));
+            asked.into_iter().rev().for_each(|outgoing| self.backlog.singles.push_front(outgoing));
         }
         self.lose_requests();
     }
@@ -501,89 +536,30 @@ impl Publisher {
         self.answer_all(|| PublishError::NoReader);
     }
 
-    /// Answers all of the queue: what has been sent may exist, and the others hear why they were not.
+    /// Answers all of the backlog: what has been sent may exist, and the others hear why they were not.
     fn answer_all(&mut self, why: impl Fn() -> PublishError) {
-        for mut outgoing in std::mem::take(&mut self.queue) {
+        for mut outgoing in self.backlog.take_all() {
             let waited = outgoing.since.elapsed();
             let error = if outgoing.sent { PublishError::Unconfirmed { waited } } else { why() };
             outgoing.tell(Err(error));
         }
     }
 
-    /// Puts what is unresolved back at the head of the queue, to be sent again on the next channel. How much that was.
+    /// Puts what is unresolved back at the head of the backlog, to be sent again on the next channel. How much that was.
     fn take_back(&mut self) -> usize {
         let Some(wire) = self.wire.take() else { return 0 };
         self.lone = None;
         let mut unanswered = wire.into_unanswered();
         let back = unanswered.len();
-        unanswered.append(&mut self.queue);
-        self.queue = unanswered;
+        unanswered.append(&mut self.backlog.singles);
+        self.backlog.singles = unanswered;
         back
-    }
-
-    fn earliest_deadline(&self) -> Option<Instant> {
-        let in_flight = self.wire.iter().flat_map(|wire| wire.flight.iter());
-        let mut waiting = in_flight.chain(&self.queue).filter(|outgoing| !outgoing.is_told);
-        let outgoing = waiting.next().map(|outgoing| outgoing.since + self.timeout);
-        let reader = self.replies.as_ref().and_then(|replies| replies.deadline(self.timeout));
-        let is_tick = self.wire.as_ref().is_some_and(|wire| {
-            // Nothing wakes us for a request that comes back, nor for a confirm behind another.
-            if self.replies.is_some() { wire.is_busy() } else { wire.are_some_behind() }
-        });
-        let tick = is_tick.then(|| Instant::now() + TICK);
-        outgoing.into_iter().chain(reader).chain(tick).min()
-    }
-
-    /// Answers those whose time is up.
-    fn expire(&mut self) {
-        let now = Instant::now();
-        let timeout = self.timeout;
-        let is_up = |outgoing: &Outgoing| now >= outgoing.since + timeout;
-        if let Some(replies) = &mut self.replies {
-            replies.expire(timeout, self.state.borrow().down.clone());
-        }
-        let late = self.wire.as_mut().and_then(|wire| wire.expire(timeout));
-        while self.queue.front().is_some_and(is_up)
-            && let Some(mut outgoing) = self.queue.pop_front()
-        {
-            self.suspects = self.suspects.saturating_sub(1);
-            let state = self.state.borrow();
-            outgoing.tell(Err(if outgoing.sent {
-                PublishError::Unconfirmed { waited: timeout }
-            } else if let Some(reason) = &state.blocked {
-                PublishError::Blocked { waited: timeout, reason: reason.clone() }
-            } else {
-                let source = state.down.as_ref().map(|error| error.clone().into());
-                PublishError::Unavailable { waited: timeout, source }
-            }));
-        }
-        if let Some(late) = late
-            && self.state.borrow().blocked.is_none()
-        {
-            self.get_past(&late);
-        }
-    }
-
-    /// Sees to it that what follows a late message need not wait behind it for ever.
-    fn get_past(&mut self, late: &Late) {
-        let Some(session) = self.wire.as_ref().map(|wire| wire.session.clone()) else { return };
-        let is_very_late = late.waited >= self.timeout * 2 + OPEN;
-        // Another channel costs all requests their replies, so there it is left later.
-        if late.is_alone && session.is_connected() && (is_very_late || self.replies.is_none()) {
-            self.suspects = 0;
-            self.take_back();
-            let words = "RabbitMQ does not confirm a request, and its channel was left";
-            self.end_requests(Some(Error::new(ErrorKind::Connection, words)));
-            self.open(session);
-        } else if is_very_late {
-            session.fail("it confirms nothing");
-        }
     }
 
     /// Answers all that wait, and lets go of everything.
     fn end(&mut self) {
         self.stop();
-        self.opening = None;
+        (self.opening, self.waits) = (None, None);
         self.take_back();
         self.replies.as_mut().into_iter().for_each(Replies::let_go);
         self.answer_all(|| PublishError::Closed);

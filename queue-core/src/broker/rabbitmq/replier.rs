@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use lapin::Channel;
 use lapin::options::BasicPublishOptions;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::address;
@@ -91,7 +90,7 @@ impl Core {
         // lapin opens channels on the broker's runtime.
         on(&self.handle, async move {
             loop {
-                let session = next_session(core.publishing.clone()).await?;
+                let session = next_session(&core).await?;
                 let Ok(channel) = session.channel(OPEN).await else {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -109,7 +108,9 @@ impl Core {
     }
 }
 
-async fn next_session(mut state: watch::Receiver<State>) -> Result<Arc<Session>, PublishError> {
+async fn next_session(core: &Core) -> Result<Arc<Session>, PublishError> {
+    let mut state = core.publishing.clone();
+    let _waits = core.shared.waiters.wait();
     let is_there = |state: &State| state.session.as_ref().is_some_and(|session| session.is_connected());
     let found = state.wait_for(is_there).await.map_err(|_| PublishError::Closed)?;
     found.session.clone().ok_or(PublishError::Closed)

@@ -2,12 +2,13 @@
 //! capped and jittered pauses. The publisher and the consumers watch it.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use lapin::{Channel, Event};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -15,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::connect::{self, Link};
-use super::fault::Fault;
+use super::fault::{Cause, Fault};
+use super::pause::Pauses;
+use super::silence::Question;
 use crate::error::{Error, ErrorKind, chain};
 
 /// The connections' roles, which stand in their names.
@@ -25,6 +28,10 @@ pub(super) const CONSUMER: &str = "consumer";
 pub(super) const APART: &str = "apart consumer";
 /// How long a session must have lived for the pauses to begin anew.
 const SETTLED: Duration = Duration::from_secs(30);
+/// How often a session is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long a host may take before the next one is tried beside it.
+const NEXT_HOST: Duration = Duration::from_secs(2);
 /// How long a polite close may take.
 const CLOSE: Duration = Duration::from_secs(2);
 
@@ -33,7 +40,7 @@ const CLOSE: Duration = Duration::from_secs(2);
 pub(super) struct Session {
     /// Counts up; in log lines.
     pub(super) number: u64,
-    link: Link,
+    pub(super) link: Link,
     /// Cancelled by whoever sees that the connection is of no more use.
     dead: CancellationToken,
 }
@@ -80,31 +87,43 @@ impl fmt::Debug for State {
     }
 }
 
-/// Opens a connection to the first host that answers, beginning with the one that last worked.
+/// Opens a connection to the first host that answers, beginning with the one that last worked. One that does not answer
+/// soon is still waited for while the next is tried: a node that has frozen must not hold up the others.
 ///
 /// # Errors
-/// The last host's, or the first that only a person can mend.
+/// That which says most: that a person must act, or else the last one of the best host.
 pub(super) async fn open_any(shared: &Shared, role: &str) -> Result<Link, Fault> {
-    let hosts = &shared.target.hosts;
-    let first = shared.good_host.load(Ordering::Relaxed);
+    let Shared { target, hosts, settings, .. } = shared;
+    let name = format!("{} {role}", settings.name);
+    let mut left = hosts.in_order().into_iter();
+    let mut opening = FuturesUnordered::new();
     let mut worst: Option<Fault> = None;
-    for turn in 0..hosts.len() {
-        let at = (first + turn) % hosts.len();
-        let name = format!("{} {role}", shared.settings.name);
-        match connect::open(&shared.target, &hosts[at], &name).await {
+    loop {
+        if let Some(at) = left.next() {
+            opening.push(connect::open(target, at, &name, target.deadline));
+        }
+        let opened = tokio::select! {
+            Some(opened) = opening.next() => opened,
+            () = tokio::time::sleep(NEXT_HOST), if left.len() > 0 => continue,
+            else => break,
+        };
+        match opened {
             Ok(link) => {
-                shared.good_host.store(at, Ordering::Relaxed);
+                hosts.worked(link.at);
                 return Ok(link);
             }
             Err(fault) => {
-                tracing::debug!(host = %hosts[at], error = %chain(&fault.error), "cannot connect");
-                if worst.as_ref().is_none_or(|worst| !worst.permanent) {
+                tracing::debug!(error = %chain(&fault.error), "cannot connect");
+                if worst
+                    .as_ref()
+                    .is_none_or(|worst| worst.cause <= fault.cause && !worst.cause.is_for_a_person())
+                {
                     worst = Some(fault);
                 }
             }
         }
     }
-    Err(worst.unwrap_or_else(|| Fault { permanent: true, error: Error::config("the URL names no host") }))
+    Err(worst.unwrap_or_else(|| Fault::refused(Error::config("the URL names no host"))))
 }
 
 /// Keeps a connection in `state` until the broker is closed or nobody looks at `state` any more. `first` is a
@@ -135,7 +154,7 @@ pub(super) async fn supervise(
             () = shared.closed.cancelled() => break,
             () = state.closed() => break,
         };
-        let pause = match connected {
+        match connected {
             Ok(link) => {
                 let session = Arc::new(Session {
                     number: shared.sessions.fetch_add(1, Ordering::Relaxed) + 1,
@@ -155,21 +174,24 @@ pub(super) async fn supervise(
                 if since.elapsed() > SETTLED {
                     pauses = Pauses::new();
                 }
-                pauses.next(false)
+                pauses.failed(Cause::Unwell);
             }
-            Err(fault) => {
-                let pause = pauses.next(fault.permanent);
-                if fault.permanent {
-                    tracing::error!(role, ?pause, error = %chain(&fault.error), "RabbitMQ refuses us; trying again");
-                } else {
-                    tracing::warn!(role, ?pause, error = %chain(&fault.error), "RabbitMQ is away; trying again");
+            Err(Fault { cause, error }) => {
+                match pauses.failed(cause) {
+                    Some(pause) if cause.is_for_a_person() => {
+                        tracing::error!(role, ?pause, error = %chain(&error), "RabbitMQ refuses us; trying again");
+                    }
+                    Some(pause) => {
+                        tracing::warn!(role, ?pause, error = %chain(&error), "RabbitMQ is away; trying again");
+                    }
+                    // Said already.
+                    None => tracing::debug!(role, error = %chain(&error), "RabbitMQ is still away"),
                 }
-                state.send_replace(State { down: Some(Arc::new(fault.error)), ..State::default() });
-                pause
+                state.send_replace(State { down: Some(Arc::new(error)), ..State::default() });
             }
-        };
+        }
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = pauses.rest(&shared.waiters) => {}
             () = shared.closed.cancelled() => break,
             () = state.closed() => break,
         }
@@ -177,13 +199,25 @@ pub(super) async fn supervise(
     state.send_replace(State::default());
 }
 
+/// A question on its way: gives it back, and says whether the server has answered.
+type Asking = Pin<Box<dyn Future<Output = (Question, bool)> + Send>>;
+
 /// Watches a session until it is dead, or the broker is closed and flushed.
-async fn live(shared: &Shared, role: &str, state: &watch::Sender<State>, session: &Arc<Session>) -> Error {
+async fn live(
+    shared: &Arc<Shared>,
+    role: &str,
+    state: &watch::Sender<State>,
+    session: &Arc<Session>,
+) -> Error {
     let mut events = Box::pin(session.link.connection.events_listener());
     tracing::info!(role, session = session.number, host = %session.link.host, "connected to RabbitMQ");
     state.send_replace(State { session: Some(session.clone()), ..State::default() });
-    let mut looks = tokio::time::interval(Duration::from_secs(1));
+    let mut looks = tokio::time::interval(LOOK);
     let mut blocked_since = None;
+    let mut left = shared.hosts.watch();
+    // Either the question is here, or it is being asked, which takes a while.
+    let mut question = (role == PUBLISHER).then(|| Question::new(session.clone()));
+    let mut asking: Option<Asking> = None;
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -213,6 +247,31 @@ async fn live(shared: &Shared, role: &str, state: &watch::Sender<State>, session
                     session.fail("it was blocked for longer than `blocked_connection_timeout`");
                     return gone();
                 }
+                // A server that blocks us has said why it is silent.
+                if blocked_since.is_none()
+                    && shared.hosts.has_another(session.link.at, &shared.target.hosts)
+                    && let Some(due) = question.take_if(|question| question.is_due(shared.silent_since()))
+                {
+                    asking = Some(Box::pin(due.ask(shared.clone())));
+                }
+            }
+            (asked, answers) = async { asking.as_mut().expect("is there").await }, if asking.is_some() => {
+                (asking, question) = (None, Some(asked));
+                let host = &session.link.host;
+                if answers {
+                    question.iter_mut().for_each(Question::say_that_it_answers);
+                } else if blocked_since.is_none() {
+                    shared.hosts.leave(session.link.at);
+                    session.fail(&format!("{host} says nothing while callers wait; going to another host"));
+                    return gone();
+                }
+            }
+            // The publisher found out that its node says nothing, and ours is the same.
+            Ok(()) = left.changed() => {
+                if shared.hosts.is_left(session.link.at) {
+                    session.fail("its node says nothing");
+                    return gone();
+                }
             }
             () = session.dead.cancelled() => return gone(),
             () = shared.flushed.cancelled() => return gone(),
@@ -223,55 +282,4 @@ async fn live(shared: &Shared, role: &str, state: &watch::Sender<State>, session
 
 pub(super) fn gone() -> Error {
     Error::new(ErrorKind::Connection, "the connection to RabbitMQ is gone")
-}
-
-/// Pauses between attempts: exponential with full jitter, so that a thousand workers do not come back at once.
-pub(super) struct Pauses {
-    /// 0.2 s, 0.4 s … 30 s.
-    away: ExponentialBackoff,
-    /// 5 s, 10 s … 60 s: who is refused for good must not hammer, since servers lock accounts.
-    refused: ExponentialBackoff,
-}
-
-impl Pauses {
-    pub(super) fn new() -> Self {
-        let builder = |min, max| {
-            ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(min))
-                .with_max_delay(Duration::from_secs(max))
-                .with_factor(2.0)
-                .without_max_times()
-                .build()
-        };
-        Self { away: builder(200, 30), refused: builder(5000, 60) }
-    }
-
-    pub(super) fn next(&mut self, refused: bool) -> Duration {
-        let (pauses, least) = if refused { (&mut self.refused, 0.5) } else { (&mut self.away, 0.0) };
-        // Without a maximum of times it never ends.
-        let pause = pauses.next().unwrap_or(Duration::from_secs(60));
-        Duration::from_millis(20) + pause.mul_f64(least + fastrand::f64() * (1.0 - least))
-    }
-}
-
-/// The state shared by all of one broker's sessions, for `good_host`.
-pub(super) type HostIndex = AtomicUsize;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_their_cap_and_never_end() {
-        let mut pauses = Pauses::new();
-
-        let away: Vec<_> = (0..10_000).map(|_| pauses.next(false)).collect();
-        let refused: Vec<_> = (0..1000).map(|_| pauses.next(true)).collect();
-
-        assert!(away[0] <= Duration::from_millis(220));
-        assert!(away.iter().all(|pause| *pause <= Duration::from_millis(30_020)));
-        assert!(away[100..].iter().any(|pause| *pause > Duration::from_secs(20)));
-        assert!(refused[10..].iter().all(|pause| *pause >= Duration::from_secs(30)));
-        assert!(refused.iter().all(|pause| *pause <= Duration::from_millis(60_020)));
-    }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation, Consumer, PublisherConfirm};
+use tokio::time::Instant;
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::asked::Asked;
@@ -49,6 +50,10 @@ pub(super) struct Wire {
     confirmed: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// The replies to what is sent here, if those are requests.
     replies: Option<ReplyTap>,
+    /// When the server last answered anything, or something was sent while it owed no answer.
+    heard: Instant,
+    /// When the first in flight was last released. Until then all behind it waited for others.
+    released: Instant,
 }
 
 /// A message that is not confirmed though its time is up, behind which all others stand.
@@ -94,6 +99,8 @@ impl Wire {
             returns: Returns::default(),
             confirmed: None,
             replies,
+            heard: Instant::now(),
+            released: Instant::now(),
         })
     }
 
@@ -111,6 +118,13 @@ impl Wire {
 
     /// Sends a message for which there is [room](Self::has_room). [`poll`](Self::poll) must follow.
     pub(super) fn send(&mut self, mut outgoing: Outgoing) {
+        if !self.is_busy() {
+            self.heard = Instant::now();
+        }
+        // So that they stand in the order in which their time is up.
+        if let Some(last) = self.flight.last() {
+            outgoing.since = outgoing.since.max(last.since);
+        }
         outgoing.sent = true;
         outgoing.acked = None;
         outgoing.is_sure = false;
@@ -155,8 +169,14 @@ impl Wire {
     /// # Errors
     /// If the channel is of no more use.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> lapin::Result<usize> {
-        let returns = &mut self.returns;
-        self.flight.poll(cx, |outgoing, confirmation| note(outgoing, confirmation, returns))?;
+        let (returns, mut is_answered) = (&mut self.returns, false);
+        self.flight.poll(cx, |outgoing, confirmation| {
+            is_answered = true;
+            note(outgoing, confirmation, returns);
+        })?;
+        if is_answered {
+            self.heard = Instant::now();
+        }
         self.asked.poll(&self.channel, &mut self.returns)?;
         Ok(self.release())
     }
@@ -213,15 +233,24 @@ impl Wire {
         }
     }
 
-    /// Tells those whose time is up.
+    /// When the time of the first one is up whose caller waits.
+    pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
+        let first = self.flight.iter().find(|outgoing| !outgoing.is_told)?;
+        Some(first.since.max(self.released) + timeout)
+    }
+
+    /// Tells those whose time is up. While those before one are confirmed, its time does not count: how much is on its way
+    /// must not make it fail.
     pub(super) fn expire(&mut self, timeout: Duration) -> Option<Late> {
-        let is_up = |outgoing: &&mut Outgoing| outgoing.since.elapsed() >= timeout;
+        let released = self.released;
+        let waited = |outgoing: &Outgoing| outgoing.since.max(released).elapsed();
+        let is_up = |outgoing: &&mut Outgoing| waited(outgoing) >= timeout;
         for outgoing in self.flight.iter_mut().take_while(is_up).filter(|outgoing| !outgoing.is_told) {
             outgoing.tell(Err(PublishError::Unconfirmed { waited: timeout }));
             self.told += 1;
         }
         let first = self.flight.iter().next().filter(|first| first.acked.is_none())?;
-        let waited = first.since.elapsed();
+        let waited = waited(first);
         let is_alone = || self.flight.iter().any(|outgoing| outgoing.acked.is_some());
         (waited >= timeout).then(|| Late { waited, is_alone: is_alone() })
     }
@@ -237,6 +266,9 @@ impl Wire {
                 outgoing.tell_confirmed(outgoing.acked == Some(true));
             }
             released += 1;
+        }
+        if released > 0 && self.flight.len() > 0 {
+            self.released = Instant::now();
         }
         released
     }
@@ -267,6 +299,12 @@ impl Wire {
     /// Whether there are messages whose callers wait, behind another one.
     pub(super) fn are_some_behind(&self) -> bool {
         self.flight.len() > 1 && self.flight.len() > self.told
+    }
+
+    /// Since when the server has answered nothing, if it owes an answer that somebody waits for.
+    pub(super) fn silent_since(&self) -> Option<Instant> {
+        let is_owed = self.flight.len() > self.told || !self.asked.is_empty();
+        is_owed.then_some(self.heard)
     }
 
     /// Whether something may become certain of what was sent.

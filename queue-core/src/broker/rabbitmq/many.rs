@@ -1,0 +1,53 @@
+//! Publishes many messages at once. Those that can go as one batch do: it is pipelined, and takes turns with what others
+//! publish meanwhile. The others go each by itself, beside it.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::Core;
+use super::outgoing::Outcome;
+use crate::broker::Publish;
+use crate::broker::amqp::check_publish;
+use crate::broker::reply::is_request;
+
+impl Core {
+    /// Publishes many; the outcomes stand in the order of the messages.
+    pub(super) async fn publish_all(self: &Arc<Self>, publishes: Vec<Publish>) -> Vec<Outcome> {
+        let now = self.shared.settings.clock.now();
+        let is_delayed = |publish: &Publish| publish.not_before.is_some_and(|eta| eta > now);
+        let is_sound = |publish: &Publish| check_publish(publish).is_ok() && !is_request(&publish.envelope);
+        if publishes.iter().all(|publish| is_sound(publish) && !is_delayed(publish)) {
+            return self.publisher.publish_all(publishes).await;
+        }
+        // Where it fails, each delayed message asks for it once more, and gets the error.
+        let has_ladder = publishes.iter().any(is_delayed) && self.ensure_ladder().await.is_ok();
+        let (count, mut batch, mut others, mut places) =
+            (publishes.len(), Vec::new(), Vec::new(), Vec::new());
+        for (at, mut publish) in publishes.into_iter().enumerate() {
+            let mut is_for_batch = is_sound(&publish) && !is_delayed(&publish);
+            if let Some(eta) = publish.not_before.filter(|_| {
+                has_ladder && is_delayed(&publish) && is_sound(&publish) && publish.route.exchange.is_empty()
+            }) {
+                publish = self.on_ladder(publish.envelope, &publish.route.routing_key, eta);
+                // With what the ladder adds to its headers it may be too large.
+                is_for_batch = check_publish(&publish).is_ok();
+            }
+            if is_for_batch {
+                batch.push(publish);
+            } else {
+                others.push(publish);
+                places.push(at);
+            }
+        }
+        let others = join_all(others.into_iter().map(|publish| self.publish(publish)));
+        let (batch, others) = tokio::join!(self.publisher.publish_all(batch), others);
+        let mut others = places.into_iter().zip(others).peekable();
+        let mut batch = batch.into_iter();
+        let outcome = |at| match others.next_if(|(place, _)| *place == at) {
+            Some((_, outcome)) => outcome,
+            None => batch.next().expect("each message is in one of the two"),
+        };
+        (0..count).map(outcome).collect()
+    }
+}

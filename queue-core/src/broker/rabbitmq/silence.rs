@@ -1,0 +1,105 @@
+//! Tells a node that has frozen from one that only has nothing to say. Used by `session`, where the URL names other hosts
+//! to go to: a lone host is left to the heartbeat.
+//!
+//! While callers wait and nothing is confirmed, the node is asked something that no queue has a part in: to open a channel,
+//! and if that is not answered, to let another connection in. The second question is needed because a server reads no more
+//! from a connection of which a queue takes no more; a queue without a majority must not make us leave a healthy node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::fault::Cause;
+use super::session::Session;
+use super::{Shared, connect};
+
+/// For how long nothing may be heard before the node is asked.
+const SILENCE: Duration = Duration::from_secs(2);
+/// How long the node may take to open a channel.
+const ON_CHANNEL: Duration = Duration::from_secs(1);
+/// How long the node may take to let a connection in.
+const ON_CONNECTION: Duration = Duration::from_secs(3);
+/// How often the node is asked at most.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Asks the node of one session.
+pub(super) struct Question {
+    session: Arc<Session>,
+    /// A channel that is still being opened. There is one at most: each that is not answered takes a number.
+    opening: Option<JoinHandle<()>>,
+    asked: Option<Instant>,
+    /// When the silence began that it is asked about.
+    silence: Option<Instant>,
+    /// The silence of which the log says that the node answered nevertheless.
+    said: Option<Instant>,
+}
+
+impl Question {
+    pub(super) fn new(session: Arc<Session>) -> Self {
+        Self { session, opening: None, asked: None, silence: None, said: None }
+    }
+
+    /// Whether it is time to ask, when nothing has been heard since this moment.
+    pub(super) fn is_due(&mut self, silent_since: Option<Instant>) -> bool {
+        self.silence = silent_since;
+        silent_since.is_some_and(|since| since.elapsed() >= SILENCE)
+            && self.asked.is_none_or(|asked| asked.elapsed() >= AGAIN)
+    }
+
+    /// Whether the node answers anything. Gives the question back, to be asked again later.
+    pub(super) async fn ask(mut self, shared: Arc<Shared>) -> (Self, bool) {
+        let answers = self.opens_a_channel().await || self.lets_us_in(&shared).await;
+        self.asked = Some(Instant::now());
+        (self, answers)
+    }
+
+    /// Says once for each silence that the node has answered.
+    pub(super) fn say_that_it_answers(&mut self) {
+        let host = &self.session.link.host;
+        if self.said != self.silence {
+            tracing::info!(%host, "the node answers, though callers wait: a queue hangs, or what they wait for takes long");
+            self.said = self.silence;
+        } else {
+            tracing::debug!(%host, "the node still answers");
+        }
+    }
+
+    async fn opens_a_channel(&mut self) -> bool {
+        let mut opening = self.opening.take().unwrap_or_else(|| {
+            let session = self.session.clone();
+            tokio::spawn(async move {
+                // An error is the connection's end, which its session sees by itself.
+                if let Ok(channel) = session.link.connection.create_channel().await {
+                    let _ = channel.close(200, "OK".into()).await;
+                }
+            })
+        });
+        let is_answered = tokio::time::timeout(ON_CHANNEL, &mut opening).await.is_ok();
+        if !is_answered {
+            self.opening = Some(opening);
+        }
+        is_answered
+    }
+
+    async fn lets_us_in(&self, shared: &Shared) -> bool {
+        let name = format!("{} question", shared.settings.name);
+        match connect::open(&shared.target, self.session.link.at, &name, ON_CONNECTION).await {
+            Ok(link) => {
+                link.close(ON_CHANNEL).await;
+                true
+            }
+            // A node that refuses us has answered.
+            Err(fault) => !matches!(fault.cause, Cause::Absent | Cause::Silent),
+        }
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        if let Some(opening) = &self.opening {
+            opening.abort();
+        }
+    }
+}
