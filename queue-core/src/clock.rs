@@ -13,6 +13,29 @@ use tokio::sync::watch;
 pub struct Clock {
     /// `None` is the system's clock.
     manual: Option<Arc<watch::Sender<SystemTime>>>,
+    /// How far the system's clock is misread, for tests of machines whose clocks disagree.
+    shift: Shift,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shift {
+    Ahead(Duration),
+    Behind(Duration),
+}
+
+impl Default for Shift {
+    fn default() -> Self {
+        Self::Ahead(Duration::ZERO)
+    }
+}
+
+impl Shift {
+    fn of(self, moment: SystemTime) -> SystemTime {
+        match self {
+            Self::Ahead(by) => moment + by,
+            Self::Behind(by) => moment - by,
+        }
+    }
 }
 
 impl Clock {
@@ -23,12 +46,30 @@ impl Clock {
 
     /// A clock that stands still at `now` until [`advance`](Self::advance) moves it.
     pub fn manual(now: SystemTime) -> Self {
-        Self { manual: Some(Arc::new(watch::Sender::new(now))) }
+        Self { manual: Some(Arc::new(watch::Sender::new(now))), ..Self::default() }
+    }
+
+    /// The system's clock, read as if it were so far ahead. For tests of programs whose machines disagree about the time.
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # use queue_core::clock::Clock;
+    /// let clock = Clock::ahead(Duration::from_secs(3600));
+    /// assert!(clock.now() > SystemTime::now() + Duration::from_secs(3000));
+    /// ```
+    pub fn ahead(by: Duration) -> Self {
+        Self { shift: Shift::Ahead(by), ..Self::default() }
+    }
+
+    /// The reverse of [`ahead`](Self::ahead).
+    pub fn behind(by: Duration) -> Self {
+        Self { shift: Shift::Behind(by), ..Self::default() }
     }
 
     /// The present moment.
     pub fn now(&self) -> SystemTime {
-        self.manual.as_ref().map_or_else(SystemTime::now, |clock| *clock.borrow())
+        let system = || self.shift.of(SystemTime::now());
+        self.manual.as_ref().map_or_else(system, |clock| *clock.borrow())
     }
 
     /// Moves a manual clock forward, and wakes who waited for a moment that has come.
@@ -56,7 +97,7 @@ impl Clock {
     /// Whether both are the same clock, so that moving one moves the other.
     pub fn is_same(&self, other: &Self) -> bool {
         match (&self.manual, &other.manual) {
-            (None, None) => true,
+            (None, None) => self.shift == other.shift,
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             _ => false,
         }
@@ -83,7 +124,7 @@ impl Clock {
         match &self.manual {
             None => {
                 // The system's clock may be set back while we sleep, so look again after waking.
-                while let Ok(left) = moment.duration_since(SystemTime::now()) {
+                while let Ok(left) = moment.duration_since(self.now()) {
                     if left.is_zero() {
                         break;
                     }
