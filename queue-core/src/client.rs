@@ -28,6 +28,11 @@ use crate::topology::{MAX_NAME, Namespace, QueueSpec, Topology};
 mod builder;
 mod environment;
 
+/// How often a job is published to a queue that is missing, or refuses it without being full.
+const TRIES: u32 = 3;
+/// How long the deletion of a queue takes.
+const MOMENT: Duration = Duration::from_millis(50);
+
 /// A connection to a broker, by which a program enqueues. Cheap to clone; clones share everything.
 ///
 /// It comes back by itself when the broker has been away.
@@ -122,8 +127,10 @@ impl Client {
             }));
         }
         let mut outcomes = self.inner.broker.publish_all(batch).await;
-        if outcomes.iter().any(|outcome| matches!(outcome, Err(PublishError::Unroutable { .. }))) {
-            self.publish_unroutable_again::<T>(jobs.iter().flatten(), &mut outcomes).await;
+        for _ in 1..TRIES {
+            if !self.publish_again::<T>(jobs.iter().flatten(), &mut outcomes).await {
+                break;
+            }
         }
         let mut outcomes = outcomes.into_iter();
         jobs.into_iter()
@@ -135,30 +142,38 @@ impl Client {
             .collect()
     }
 
-    /// Declares a queue that was deleted since we declared it, and publishes what did not reach it.
-    async fn publish_unroutable_again<T: Task>(
+    /// Publishes once more what did not reach a queue that was deleted since we declared it; it is declared again. Says
+    /// whether there was anything.
+    async fn publish_again<T: Task>(
         &self,
         jobs: impl Iterator<Item = &(JobId, Bytes)>,
         outcomes: &mut [Result<(), PublishError>],
-    ) {
-        self.forget(T::queue().name());
-        if self.declare_queue(T::queue()).await.is_err() {
-            // The jobs keep their outcome, which names the queue that is missing.
-            return;
+    ) -> bool {
+        let unroutable = |outcome: &Result<(), _>| matches!(outcome, Err(PublishError::Unroutable { .. }));
+        let refused = |outcome: &Result<(), _>| matches!(outcome, Err(PublishError::QueueFull { .. }));
+        let are_unroutable = outcomes.iter().any(unroutable);
+        let are_refused = outcomes.iter().any(refused) && self.refuses_for_a_moment(T::queue()).await;
+        if are_unroutable {
+            self.forget(T::queue().name());
         }
-        let mut unroutable = Vec::new();
+        // If it cannot be declared, the jobs keep their outcome, which names the queue.
+        if !(are_unroutable || are_refused) || self.declare_queue(T::queue()).await.is_err() {
+            return false;
+        }
+        let mut failed = Vec::new();
         let mut batch = Vec::new();
         for ((id, payload), outcome) in jobs.zip(outcomes) {
-            if matches!(outcome, Err(PublishError::Unroutable { .. })) {
+            if unroutable(outcome) || are_refused && refused(outcome) {
                 let mut envelope = self.envelope_around::<T>(payload.clone(), Headers::new());
                 envelope.id = id.clone();
                 batch.push(Publish::to_queue(T::queue().name().clone(), envelope));
-                unroutable.push(outcome);
+                failed.push(outcome);
             }
         }
-        for (outcome, again) in unroutable.into_iter().zip(self.inner.broker.publish_all(batch).await) {
+        for (outcome, again) in failed.into_iter().zip(self.inner.broker.publish_all(batch).await) {
             *outcome = again;
         }
+        true
     }
 
     /// How deep the task's queue is.
@@ -286,13 +301,26 @@ impl Client {
 
     /// Publishes to a task's queue. A queue that was deleted since we declared it is declared once more.
     async fn publish_to(&self, spec: &QueueSpec, publish: Publish) -> Result<(), EnqueueError> {
-        match self.publish_once(spec, publish.clone()).await {
-            Err(EnqueueError::Publish(PublishError::Unroutable { .. })) => {
-                self.forget(spec.name());
-                self.publish_once(spec, publish).await
+        for _ in 1..TRIES {
+            match self.publish_once(spec, publish.clone()).await {
+                Err(EnqueueError::Publish(PublishError::Unroutable { .. })) => self.forget(spec.name()),
+                Err(EnqueueError::QueueFull { .. }) if self.refuses_for_a_moment(spec).await => {}
+                confirmed => return confirmed,
             }
-            confirmed => confirmed,
         }
+        self.publish_once(spec, publish).await
+    }
+
+    /// Whether a queue that has refused a job is not full, as far as can be seen: RabbitMQ also refuses what comes while a
+    /// queue is being deleted. Waits for a moment then.
+    async fn refuses_for_a_moment(&self, spec: &QueueSpec) -> bool {
+        match self.inner.broker.inspect(spec.name()).await {
+            Ok(stats) if spec.is_full_at(stats.ready) => return false,
+            Ok(_) => {}
+            Err(_) => self.forget(spec.name()),
+        }
+        tokio::time::sleep(MOMENT).await;
+        true
     }
 
     /// Publishes to a task's queue, which is declared unless this client has done so.

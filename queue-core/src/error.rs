@@ -108,12 +108,12 @@ pub enum PublishError {
         /// The routing key; on the default exchange the name of the missing queue.
         routing_key: String,
     },
-    /// A queue is at its limit (`overflow = "reject"`), or the broker nacked: try later, or raise `max_length`. That queue
-    /// kept nothing. Of a message to an exchange, RabbitMQ keeps what other queues took, and does not say whether any did;
+    /// A queue is at its limit (`overflow = "reject"`), or RabbitMQ nacked for another reason, which it does not tell: the
+    /// queue was being deleted, for example. That queue kept nothing. Of a message to an exchange, RabbitMQ keeps what other queues took, and does not say whether any did;
     /// `memory:` and `sqlite:` keep nothing.
     #[error(
-        "the broker refused the message for `{routing_key}`: a queue that it goes to is full or cannot take it: try later, \
-         or raise its `max_length`"
+        "the broker refused the message for `{routing_key}`: a queue that it goes to is full (`max_length`, or a policy's \
+         limit), or is being deleted or moved: try again"
     )]
     QueueFull {
         /// The routing key; on the default exchange the name of the full queue.
@@ -197,7 +197,7 @@ pub enum EnqueueError {
         /// What the broker said.
         source: Error,
     },
-    /// The queue is at its limit. Nothing was kept; try later, or raise `max_length`.
+    /// The queue is at its limit: the declared one, or that of a policy. Nothing was kept; try later, or raise it.
     #[error("queue `{queue}` is full: try later, or raise its `max_length`")]
     QueueFull {
         /// The queue's name.

@@ -221,6 +221,11 @@ impl QueueSpec {
         self
     }
 
+    /// Whether the queue is at the limit that is declared for it, with so many jobs ready.
+    pub(crate) fn is_full_at(&self, ready: u64) -> bool {
+        self.max_length.is_some_and(|length| ready >= length)
+    }
+
     /// Whether the queue may refuse a message, as far as is known here: a policy of the server's may make any queue do so.
     pub(crate) fn may_refuse(&self) -> bool {
         match self.declare {
