@@ -316,8 +316,9 @@ impl Client {
     async fn refuses_for_a_moment(&self, spec: &QueueSpec) -> bool {
         match self.inner.broker.inspect(spec.name()).await {
             Ok(stats) if spec.is_full_at(stats.ready) => return false,
-            Ok(_) => {}
-            Err(_) => self.forget(spec.name()),
+            Err(error) if error.kind() == ErrorKind::Topology => self.forget(spec.name()),
+            // A queue whose process has crashed does not answer until it has been started again.
+            _ => {}
         }
         tokio::time::sleep(MOMENT).await;
         true
@@ -427,13 +428,14 @@ pub struct Enqueue<T> {
 }
 
 impl<T: Task> Enqueue<T> {
-    /// Runs it not earlier than `delay` from now.
+    /// Runs it not earlier than `delay` from now. RabbitMQ measures that itself, whatever the machines' clocks say; the other
+    /// brokers go by this machine's clock.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.due = Due::After(delay);
         self
     }
 
-    /// Runs it not earlier than `moment`. A moment that is past is now.
+    /// Runs it not earlier than `moment` by this machine's clock, which is asked once. A moment that is past is now.
     pub fn at(mut self, moment: SystemTime) -> Self {
         self.due = Due::At(moment);
         self

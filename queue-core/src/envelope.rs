@@ -25,6 +25,11 @@ pub mod header {
     pub const ETA: &str = "q-eta";
     /// The queue that a delayed job is for.
     pub const TARGET: &str = "q-target";
+    /// How much of its delay a job has left when it leaves the rung of RabbitMQ's delay ladder that it waits on. A table;
+    /// it counts only after that rung, and without it a job goes by [`ETA`].
+    pub const WAIT: &str = "q-wait";
+    /// For how long a delayed job has waited for its queue, which has gone, in milliseconds.
+    pub const MISSING: &str = "q-missing";
     /// The job's priority while it waits: the delay ladder itself carries none.
     pub const PRIORITY: &str = "q-priority";
     /// Which version of its task's payload the body is, from 1. Absent means 1.

@@ -84,7 +84,7 @@ async fn frozen_first_host_holds_up_no_start(node: Node) {
 
 /// One node of its own, and as the next host one that others use. They are no cluster, so each has a queue of that name.
 async fn suspended_node_is_left_and_nothing_is_lost(node: Private) {
-    let other = Node::of(node.major).await.unwrap();
+    let other = Node::of(node.number).await.unwrap();
     let (here, there) = (client(&node.url).await, client(&other.url).await);
     let queue: Name = unique("suspended").into();
     for client in [&here, &there] {

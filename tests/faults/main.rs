@@ -50,6 +50,8 @@
 //! | dead letters that nobody takes | `settlement::original_stays_until_its_dead_letter_is_confirmed`, `brokers::dead_letter::*_is_not_lost` |
 //! | a client closes while it moves a delayed job | `settlement::delayed_job_that_arrives_while_its_client_closes_arrives_once` |
 //! | a connection, or the patience of `consumer_timeout`, ends while a worker holds jobs that have not begun | [`lost`] |
+//! | somebody deletes a rung of the ladder, `due`, a dead-letter queue, or a queue that delayed jobs are for | [`ladder`] |
+//! | machines whose clocks disagree | `rabbitmq::clock::*` |
 //! | the retry is confirmed, its ack is lost | `settlement::ack_lost_after_its_retry_runs_the_job_twice_and_loses_nothing` |
 
 #[macro_use]
@@ -61,6 +63,7 @@ mod broker_killed;
 mod deleted;
 mod frozen;
 mod half_open;
+mod ladder;
 mod lost;
 mod network;
 mod operator;

@@ -6,6 +6,7 @@
 #[macro_use]
 mod support;
 
+mod clock;
 mod connect;
 mod declare;
 #[cfg(feature = "management")]

@@ -136,6 +136,9 @@ async fn delayed_job_whose_queue_has_gone_is_kept(node: Node) {
     let _consumer = consume(&broker, &queue, 1).await;
     let sent = job("x");
     let mut publish = Publish::to_queue(unique("gone"), sent.clone());
+    // It has been looked for for nearly an hour.
+    publish.envelope.headers.insert(header::MISSING, 3_599_000_i64);
+    publish.envelope.priority = Some(3);
     publish.not_before = Some(SystemTime::now() + Duration::from_millis(200));
 
     broker.publish(publish).await.unwrap();
@@ -149,7 +152,8 @@ async fn delayed_job_whose_queue_has_gone_is_kept(node: Node) {
         kept.settle(Settlement::Ack).await.unwrap();
     };
 
-    assert!(kept.envelope.headers.get(header::TARGET).is_some());
+    let headers: Vec<_> = kept.envelope.headers.iter().map(|(name, _)| name).collect();
+    assert_eq!(headers, [header::PRIORITY, header::TARGET]);
     kept.settle(Settlement::Ack).await.unwrap();
     broker.close().await;
 }

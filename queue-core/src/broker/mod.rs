@@ -25,6 +25,8 @@ use crate::topology::{Name, Namespace, Route, Topology};
 pub(crate) mod amqp;
 #[cfg(feature = "memory")]
 pub mod memory;
+#[cfg(any(feature = "memory", feature = "rabbitmq", feature = "sqlite-system"))]
+mod missing;
 mod operator;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
@@ -182,7 +184,8 @@ pub struct Settings {
     pub management: Option<ManagementUrl>,
     /// Who connects, for the broker's own lists.
     pub name: String,
-    /// The time. Only the memory broker takes one that a test moves.
+    /// The time. Only the memory broker takes one that a test moves. RabbitMQ measures delays by its own clock, and asks this
+    /// one how far off `not_before` is.
     pub clock: Clock,
 }
 

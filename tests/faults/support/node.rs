@@ -114,7 +114,7 @@ impl Private {
 
     /// Sends its Erlang VM a signal: `STOP` suspends it as a whole, `CONT` lets it go on. One that is down gets none.
     pub(crate) async fn signal(&self, signal: &str) {
-        let state = self.owned().directory.join(self.major.to_string()).join("state");
+        let state = self.owned().directory.join(self.number.to_string()).join("state");
         let state = std::fs::read_to_string(state).unwrap();
         let pid = state.lines().find_map(|line| line.strip_prefix("pid=")).unwrap_or_default();
         if !pid.is_empty() {

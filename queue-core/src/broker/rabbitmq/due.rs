@@ -1,17 +1,19 @@
 //! Routes what is delayed. A job waits on the rung of the ladder that is at most its delay, arrives in
 //! `<namespace>.due`, and goes from there to its queue, or, if there is time left, to the next rung.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::waiting::Waiting;
 use super::{Core, consumer};
+use crate::broker::missing::{Complaints, REMEDY, SET_ASIDE, next_look};
 use crate::broker::{ConsumeOptions, Delivery, Publish};
-use crate::clock::{from_millis, to_millis};
-use crate::envelope::{Envelope, HeaderValue, header};
+use crate::envelope::{Envelope, header};
 use crate::error::{ErrorKind, PublishError, Result, chain};
 use crate::settlement::{Settlement, strip_broker_traces};
 use crate::topology::{Name, rung_for};
@@ -25,184 +27,157 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// How long what is being moved may take when the router stops: more than the lowest rung and a confirm.
 const FINISH: Duration = Duration::from_secs(1);
 
-/// Where a delayed job goes next.
-#[derive(Debug, PartialEq)]
-enum Next {
-    /// Its time has come, or comes in less than the lowest rung: wait and deliver it.
-    Deliver,
-    /// It waits on this rung.
-    Rung(u32),
-}
-
-fn next(now: SystemTime, eta: SystemTime) -> Next {
-    match rung_for(eta.duration_since(now).unwrap_or_default()) {
-        Some(rung) => Next::Rung(rung),
-        None => Next::Deliver,
-    }
-}
-
-/// Marks an envelope as delayed. The ladder carries no priority, so that nothing overtakes there.
-pub(super) fn delayed(mut envelope: Envelope, target: &str, eta: SystemTime) -> Envelope {
-    strip_broker_traces(&mut envelope);
-    // Rounded up: a job may be late by a millisecond, but never early.
-    let eta = eta.checked_add(Duration::from_nanos(999_999)).unwrap_or(eta);
-    envelope.headers.insert(header::ETA, to_millis(eta));
-    envelope.headers.insert(header::TARGET, target);
-    if let Some(priority) = envelope.priority.take() {
-        envelope.headers.insert(header::PRIORITY, i64::from(priority));
-    }
-    // It would expire on its rung, and be early.
-    envelope.expiration = None;
-    envelope
-}
-
-/// The reverse: as it was published, and where to and when. `None` if it is no delayed job at all.
-fn arrived(envelope: &Envelope) -> Option<(Envelope, Name, SystemTime)> {
-    let mut envelope = envelope.clone();
-    strip_broker_traces(&mut envelope);
-    let target = match envelope.headers.remove(header::TARGET) {
-        Some(HeaderValue::String(target)) if !target.is_empty() => target,
-        _ => return None,
-    };
-    let eta = envelope.headers.remove(header::ETA).and_then(|eta| eta.as_int()).unwrap_or(0);
-    if let Some(priority) = envelope.headers.remove(header::PRIORITY).and_then(|value| value.as_int()) {
-        envelope.priority = u8::try_from(priority).ok();
-    }
-    Some((envelope, target.into(), from_millis(eta)))
-}
-
 /// Routes until `stop`. Owned by the broker's consumers: it runs while there is one.
 pub(super) async fn route(core: Arc<Core>, stop: CancellationToken) {
+    let router = Router { core, complaints: Mutex::default() };
     loop {
-        match route_on(&core, &stop).await {
+        match router.route_on(&stop).await {
             Err(error) if error.kind() != ErrorKind::Closed => {
                 tracing::error!(error = %chain(&error), again = ?AGAIN, "delayed jobs cannot be routed; trying again");
             }
             _ => return,
         }
+        let shared = &router.core.shared;
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
             () = stop.cancelled() => return,
-            () = core.shared.closed.cancelled() => return,
+            () = shared.closed.cancelled() => return,
         }
         // What is wrong shows when it is consumed.
-        let _ = core.shared.redeclare().await;
+        let _ = shared.redeclare().await;
     }
 }
 
-/// Routes until `stop`, the end of the broker, or that of the queue.
-async fn route_on(core: &Arc<Core>, stop: &CancellationToken) -> Result<()> {
-    let options = ConsumeOptions::new(core.shared.settings.namespace.due()).prefetch(PREFETCH);
-    let mut consumer = consumer::start(core.clone(), options, None).await?;
-    let mut moving = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            delivery = consumer.next() => match delivery {
-                Some(delivery) => moving.push(forward(core, delivery?)),
-                None => break,
-            },
-            Some(()) = moving.next() => {}
-            () = stop.cancelled() => break,
-        }
-    }
-    consumer.stop();
-    // What has been published and is not acked would be routed once more, and run twice.
-    let finish = async { while moving.next().await.is_some() {} };
-    let _ = tokio::time::timeout(FINISH, finish).await;
-    // What is still held goes back to the queue, by being dropped.
-    Ok(())
+struct Router {
+    core: Arc<Core>,
+    complaints: Mutex<Complaints>,
 }
 
-async fn forward(core: &Arc<Core>, delivery: Delivery) {
-    let clock = &core.shared.settings.clock;
-    // It comes again: moved twice, it would run twice.
-    if delivery.is_lost() {
-        return;
-    }
-    let moved = match arrived(&delivery.envelope) {
-        None => to_unroutable(core, &delivery).await,
-        Some((envelope, target, eta)) => match next(clock.now(), eta) {
-            Next::Rung(_) => core.publish_delayed(envelope, target, eta).await,
-            Next::Deliver => {
-                clock.sleep_until(eta).await;
-                if delivery.is_lost() {
-                    return;
-                }
-                match core.publisher.publish(Publish::to_queue(target.clone(), envelope.clone())).await {
-                    Err(PublishError::Unroutable { .. }) => to_unroutable(core, &delivery).await,
-                    Err(PublishError::QueueFull { .. }) => {
-                        tracing::warn!(queue = %target, "a delayed job's queue is full; it waits again");
-                        core.publish_delayed(envelope, target, clock.now() + REFUSED).await
-                    }
-                    outcome => outcome,
-                }
+/// What became of a message in `due`.
+enum Moved {
+    Yes,
+    /// The server has taken it back.
+    Lost,
+}
+
+impl Router {
+    /// Routes until `stop`, the end of the broker, or that of the queue.
+    async fn route_on(&self, stop: &CancellationToken) -> Result<()> {
+        // What is in `due` may have been there for long, which only clocks know.
+        self.core.know_server_clock().await;
+        let options = ConsumeOptions::new(self.core.shared.settings.namespace.due()).prefetch(PREFETCH);
+        let mut consumer = consumer::start(self.core.clone(), options, None).await?;
+        let mut moving = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                delivery = consumer.next() => match delivery {
+                    Some(delivery) => moving.push(self.forward(delivery?)),
+                    None => break,
+                },
+                Some(()) = moving.next() => {}
+                () = stop.cancelled() => break,
             }
-        },
-    };
-    let settled = match moved {
-        Ok(()) => delivery.settle(Settlement::Ack).await,
-        Err(PublishError::Closed) => delivery.settle(Settlement::Release).await,
-        Err(error) => {
-            tracing::warn!(%error, "a delayed job could not be moved; trying again");
-            // Given back at once it would come at once.
-            tokio::time::sleep(REFUSED).await;
-            delivery.settle(Settlement::Release).await
         }
-    };
-    if let Err(error) = settled {
-        tracing::debug!(%error, "a delayed job will come again");
-    }
-}
-
-/// Keeps a job whose queue has gone, with all it says about itself.
-async fn to_unroutable(core: &Arc<Core>, delivery: &Delivery) -> Result<(), PublishError> {
-    let mut envelope = delivery.envelope.clone();
-    let target = envelope.headers.get(header::TARGET).and_then(HeaderValue::as_str).unwrap_or("").to_owned();
-    let unroutable = core.shared.settings.namespace.unroutable();
-    tracing::error!(
-        queue = target, job = %envelope.id, kept_in = %unroutable,
-        "a delayed job's queue does not exist"
-    );
-    strip_broker_traces(&mut envelope);
-    core.publisher.publish(Publish::to_queue(unroutable, envelope)).await
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::UNIX_EPOCH;
-
-    use super::*;
-
-    #[test]
-    fn delayed_job_comes_out_as_it_went_in() {
-        let mut job = Envelope::new("{}");
-        job.priority = Some(3);
-        job.attempt = 2;
-        job.headers.insert("tenant", "blue");
-        let eta = UNIX_EPOCH + Duration::from_micros(1_700_000_000_123_456);
-
-        let waiting = delayed(job.clone(), "emails", eta);
-        let (back, target, when) = arrived(&waiting).unwrap();
-
-        assert_eq!(waiting.priority, None);
-        assert_eq!(format!("{back:?}"), format!("{job:?}"));
-        assert_eq!(target, "emails");
-        assert!(when >= eta && when <= eta + Duration::from_millis(1));
+        consumer.stop();
+        // What has been published and is not acked would be routed once more, and run twice.
+        let finish = async { while moving.next().await.is_some() {} };
+        let _ = tokio::time::timeout(FINISH, finish).await;
+        // What is still held goes back to the queue, by being dropped.
+        Ok(())
     }
 
-    #[test]
-    fn job_takes_the_highest_rung_that_is_not_too_long() {
-        let at = |millis| next(UNIX_EPOCH, UNIX_EPOCH + Duration::from_millis(millis));
-
-        assert_eq!(at(0), Next::Deliver);
-        assert_eq!(at(124), Next::Deliver);
-        assert_eq!(at(125), Next::Rung(0));
-        assert_eq!(at(1_100), Next::Rung(3));
-        assert_eq!(next(UNIX_EPOCH + Duration::from_secs(9), UNIX_EPOCH), Next::Deliver);
+    async fn forward(&self, delivery: Delivery) {
+        let settled = match self.move_on(&delivery).await {
+            Ok(Moved::Yes) => delivery.settle(Settlement::Ack).await,
+            Ok(Moved::Lost) => return,
+            Err(PublishError::Closed) => delivery.settle(Settlement::Release).await,
+            Err(error) => {
+                tracing::warn!(%error, "a delayed job could not be moved; trying again");
+                // Given back at once it would come at once.
+                tokio::time::sleep(REFUSED).await;
+                delivery.settle(Settlement::Release).await
+            }
+        };
+        if let Err(error) = settled {
+            tracing::debug!(%error, "a delayed job will come again");
+        }
     }
 
-    #[test]
-    fn message_without_a_target_is_no_delayed_job() {
-        assert!(arrived(&Envelope::new("{}")).is_none());
+    /// To its queue when its time has come, which is waited for if that is soon; else to the next rung.
+    async fn move_on(&self, delivery: &Delivery) -> Result<Moved, PublishError> {
+        // It comes again: moved twice, it would run twice.
+        if delivery.is_lost() {
+            return Ok(Moved::Lost);
+        }
+        let message = &delivery.envelope;
+        let namespace = &self.core.shared.settings.namespace;
+        let now = self.core.now();
+        let Some((job, waiting)) = Waiting::read(message, namespace, now) else {
+            tracing::error!(job = %message.id, kept_in = %namespace.unroutable(), "a message in `{}` says no `q-target`", namespace.due());
+            return self.set_aside(message.clone()).await.map(|()| Moved::Yes);
+        };
+        if rung_for(waiting.left).is_some() {
+            return self.core.publish_waiting(job, waiting, now).await.map(|()| Moved::Yes);
+        }
+        self.core.shared.settings.clock.sleep(waiting.left).await;
+        if delivery.is_lost() {
+            return Ok(Moved::Lost);
+        }
+        let moved = match self.deliver(&job, &waiting.target).await {
+            Err(PublishError::Unroutable { .. }) => self.look_again(job, waiting).await,
+            Err(PublishError::QueueFull { .. }) => {
+                if self.complains(&waiting.target) {
+                    tracing::warn!(queue = %waiting.target, "a queue refuses its delayed jobs, which wait and try again: it is full, or is being deleted");
+                }
+                let now = self.core.now();
+                self.core.publish_waiting(job, Waiting::new(waiting.target, REFUSED, now), now).await
+            }
+            outcome => outcome,
+        };
+        moved.map(|()| Moved::Yes)
+    }
+
+    /// Publishes a job to its queue, which is declared again if it was ours.
+    async fn deliver(&self, job: &Envelope, target: &Name) -> Result<(), PublishError> {
+        let publish = || Publish::to_queue(target.clone(), job.clone());
+        let since = Instant::now();
+        match self.core.publisher.publish(publish()).await {
+            Err(PublishError::Unroutable { .. }) if self.core.restore(&publish().route, since).await => {
+                self.core.publisher.publish(publish()).await
+            }
+            published => published,
+        }
+    }
+
+    /// Lets a job wait for its queue, which has gone; sets it aside when it has waited for long enough.
+    async fn look_again(&self, job: Envelope, waiting: Waiting) -> Result<(), PublishError> {
+        let unroutable = self.core.shared.settings.namespace.unroutable();
+        let Waiting { target, missing, .. } = waiting;
+        let now = self.core.now();
+        if let Some(pause) = next_look(missing) {
+            if self.complains(&target) {
+                tracing::warn!(queue = %target, job = %job.id, then_kept_in = %unroutable, "the queue of a delayed job does not exist: {REMEDY}");
+            }
+            let mut waiting = Waiting::new(target, pause, now);
+            waiting.missing = missing + pause;
+            return self.core.publish_waiting(job, waiting, now).await;
+        }
+        tracing::error!(queue = %target, job = %job.id, kept_in = %unroutable, "a delayed job is set aside: {SET_ASIDE}");
+        // With where it should have gone, and its priority. Its time has come: put back, it runs at once.
+        let (mut kept, _) =
+            Waiting::new(target, Duration::ZERO, now).write(job, &self.core.shared.settings.namespace, now);
+        kept.headers.remove(header::WAIT);
+        kept.headers.remove(header::ETA);
+        self.set_aside(kept).await
+    }
+
+    /// Keeps what has nowhere to go.
+    async fn set_aside(&self, mut message: Envelope) -> Result<(), PublishError> {
+        strip_broker_traces(&mut message);
+        self.deliver(&message, &self.core.shared.settings.namespace.unroutable()).await
+    }
+
+    fn complains(&self, queue: &str) -> bool {
+        self.complaints.lock().unwrap_or_else(PoisonError::into_inner).is_due(queue)
     }
 }

@@ -7,9 +7,11 @@ use futures_util::future::join_all;
 
 use super::Core;
 use super::outgoing::Outcome;
+use super::waiting::Waiting;
 use crate::broker::Publish;
 use crate::broker::amqp::check_publish;
 use crate::broker::reply::is_request;
+use crate::error::PublishError;
 
 impl Core {
     /// Publishes many; the outcomes stand in the order of the messages.
@@ -24,14 +26,22 @@ impl Core {
         let has_ladder = publishes.iter().any(is_delayed) && self.ensure_ladder().await.is_ok();
         let (count, mut batch, mut others, mut places) =
             (publishes.len(), Vec::new(), Vec::new(), Vec::new());
+        // What went to the ladder with the batch, by its place there, as it was.
+        let mut on_ladder = Vec::new();
+        let clocks = self.now();
         for (at, mut publish) in publishes.into_iter().enumerate() {
             let mut is_for_batch = is_sound(&publish) && !is_delayed(&publish);
             if let Some(eta) = publish.not_before.filter(|_| {
                 has_ladder && is_delayed(&publish) && is_sound(&publish) && publish.route.exchange.is_empty()
             }) {
-                publish = self.on_ladder(publish.envelope, &publish.route.routing_key, eta);
+                let delay = eta.duration_since(now).unwrap_or_default();
+                let waiting = Waiting::new(publish.route.routing_key.clone(), delay, clocks);
+                let delayed = self.on_ladder(publish.envelope.clone(), waiting, clocks);
                 // With what the ladder adds to its headers it may be too large.
-                is_for_batch = check_publish(&publish).is_ok();
+                is_for_batch = check_publish(&delayed).is_ok();
+                if is_for_batch {
+                    on_ladder.push((batch.len(), std::mem::replace(&mut publish, delayed)));
+                }
             }
             if is_for_batch {
                 batch.push(publish);
@@ -41,7 +51,13 @@ impl Core {
             }
         }
         let others = join_all(others.into_iter().map(|publish| self.publish(publish)));
-        let (batch, others) = tokio::join!(self.publisher.publish_all(batch), others);
+        let (mut batch, others) = tokio::join!(self.publisher.publish_all(batch), others);
+        // By itself a delayed message declares a rung again that has been deleted.
+        on_ladder.retain(|(at, _)| matches!(batch[*at], Err(PublishError::Unroutable { .. })));
+        let again = on_ladder.into_iter().map(async |(at, publish)| (at, self.publish(publish).await));
+        for (at, outcome) in join_all(again).await {
+            batch[at] = outcome;
+        }
         let mut others = places.into_iter().zip(others).peekable();
         let mut batch = batch.into_iter();
         let outcome = |at| match others.next_if(|(place, _)| *place == at) {

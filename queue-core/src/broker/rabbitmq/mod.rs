@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions};
@@ -25,7 +25,9 @@ use self::hosts::Hosts;
 use self::pause::{Pauses, Waiters};
 use self::publisher::SharedPublisher;
 use self::replier::Replier;
+use self::restore::Restored;
 use self::runtime::{OwnRuntime, Tasks, on};
+use self::server_clock::ServerClock;
 use self::session::State;
 use self::turn::Turns;
 use self::url::Target;
@@ -37,7 +39,7 @@ use super::{
 };
 use crate::declaring::Declaring;
 use crate::error::{ErrorKind, PublishError, Result, chain};
-use crate::topology::{Name, Topology, delay_ladder};
+use crate::topology::{Name, Topology};
 
 mod address;
 mod aside;
@@ -49,6 +51,7 @@ mod connect;
 mod consumer;
 mod convert;
 mod declare;
+mod delayed;
 mod due;
 mod exact;
 mod exclusive;
@@ -64,8 +67,10 @@ mod pause;
 mod publisher;
 mod replier;
 mod reply;
+mod restore;
 mod returns;
 mod runtime;
+mod server_clock;
 mod session;
 mod settle;
 mod silence;
@@ -73,6 +78,7 @@ mod tags;
 mod tap;
 mod turn;
 mod url;
+mod waiting;
 mod walk;
 mod wire;
 
@@ -129,6 +135,8 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
             unparsable: Mutex::default(),
             ladder: OnceLock::new(),
             declaring_ladder: Declaring::default(),
+            restored: Restored::default(),
+            server_clock: ServerClock::default(),
             router: Mutex::default(),
             handle: runtime.handle().clone(),
             tasks: Tasks::new(),
@@ -195,6 +203,10 @@ struct Core {
     /// Set when the delay ladder has been declared.
     ladder: OnceLock<()>,
     declaring_ladder: Declaring,
+    /// What was deleted and has been declared again.
+    restored: Restored,
+    /// The server's clock, by which delays go.
+    server_clock: ServerClock,
     /// How many consumers need the due router, and what stops it.
     router: Mutex<(usize, Option<CancellationToken>)>,
     handle: Handle,
@@ -362,46 +374,6 @@ impl Core {
         }
     }
 
-    /// Declares the delay ladder, once.
-    async fn ensure_ladder(self: &Arc<Self>) -> Result<()> {
-        let Shared { settings, .. } = &*self.shared;
-        let declare = async {
-            self.declare(delay_ladder(&settings.namespace)).await?;
-            // Nobody else is at it.
-            let _ = self.ladder.set(());
-            Ok(())
-        };
-        let is_declared = || self.ladder.get().is_some();
-        self.declaring_ladder.once(settings.publish_timeout, is_declared, declare).await
-    }
-
-    /// Publishes to the rung from which the job comes back nearest before its time.
-    async fn publish_delayed(
-        self: &Arc<Self>,
-        envelope: crate::envelope::Envelope,
-        target: Name,
-        eta: SystemTime,
-    ) -> Result<(), PublishError> {
-        let waited = self.shared.settings.publish_timeout;
-        self.ensure_ladder().await.map_err(|error| match error.kind() {
-            ErrorKind::Closed => PublishError::Closed,
-            ErrorKind::Connection => PublishError::Unavailable { waited, source: Some(error.into()) },
-            _ => PublishError::Refused(format!("the delay queues cannot be declared: {}", chain(&error))),
-        })?;
-        let publish = self.on_ladder(envelope, &target, eta);
-        check_publish(&publish)?;
-        self.publisher_of(&publish)?.publish(publish).await
-    }
-
-    /// The message that goes to the rung for this moment, or straight to due.
-    fn on_ladder(&self, envelope: crate::envelope::Envelope, target: &str, eta: SystemTime) -> Publish {
-        let namespace = &self.shared.settings.namespace;
-        let left = eta.duration_since(self.shared.settings.clock.now()).unwrap_or_default();
-        let rung =
-            crate::topology::rung_for(left).map_or_else(|| namespace.due(), |rung| namespace.rung(rung));
-        Publish::to_queue(rung, due::delayed(envelope, target, eta))
-    }
-
     /// Who publishes this message.
     ///
     /// # Errors
@@ -430,13 +402,15 @@ impl Core {
         check_publish(&publish)?;
         match publish.not_before {
             Some(eta) if eta > self.shared.settings.clock.now() => {
+                // From here on nobody asks this machine's clock: it may be wrong.
+                let delay = eta.duration_since(self.shared.settings.clock.now()).unwrap_or_default();
                 if !publish.route.exchange.is_empty() {
                     return Err(PublishError::Invalid(format!(
                         "only a queue's messages can be delayed, not those of exchange `{}`",
                         publish.route.exchange
                     )));
                 }
-                self.publish_delayed(publish.envelope, publish.route.routing_key, eta).await
+                self.publish_delayed(publish.envelope, publish.route.routing_key, delay).await
             }
             _ if Replier::takes(&publish) => self.send_reply(&publish).await,
             _ => self.publisher_of(&publish)?.publish(publish).await,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::ledger::Ledger;
 use crate::broker::Settler;
@@ -58,11 +59,18 @@ impl Receipt {
         let core = &self.ledger.core;
         match plan {
             Plan::Delay { copy, due } => {
-                core.publish_delayed(copy.clone(), self.ledger.queue.clone(), *due).await
+                let delay = due.duration_since(core.shared.settings.clock.now()).unwrap_or_default();
+                core.publish_delayed(copy.clone(), self.ledger.queue.clone(), delay).await
             }
             Plan::Publish(copy) => {
                 check_publish(copy)?;
-                core.publisher.publish(copy.clone()).await
+                let since = Instant::now();
+                match core.publisher.publish(copy.clone()).await {
+                    Err(PublishError::Unroutable { .. }) if core.restore(&copy.route, since).await => {
+                        core.publisher.publish(copy.clone()).await
+                    }
+                    published => published,
+                }
             }
             Plan::Ack | Plan::Release | Plan::Drop { .. } => Ok(()),
         }

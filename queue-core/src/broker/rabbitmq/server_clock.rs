@@ -1,0 +1,317 @@
+//! The server's clock, by which delays go: this machine's may be wrong. AMQP does not tell the time, but a message that
+//! expires says in which second it did. So one is sent through a queue of our own where it expires at once; some more,
+//! each sent when the one before has left a doubt, tell the time to some 20 ms.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::StreamExt;
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Consumer};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::connect::Link;
+use super::convert::{self, short};
+use super::{Core, fault, session, waiting};
+use crate::error::{Error, ErrorKind, Result, chain};
+
+/// For how long what is known is good enough.
+const FRESH: Duration = Duration::from_secs(300);
+/// After how long a failure is tried again.
+const AGAIN: Duration = Duration::from_secs(60);
+/// How exactly it is told at best.
+const EXACT: Duration = Duration::from_millis(20);
+/// How many messages that takes at most.
+const PROBES: u32 = 8;
+/// How long one of them may take, and how long a router waits for the first.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// From what difference on it is said that this machine's clock is wrong, and how often.
+const WRONG: Duration = Duration::from_secs(2);
+const SAY_AGAIN: Duration = Duration::from_secs(3600);
+
+/// Between which moments the server's clock is now, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Reading {
+    pub(super) earliest: i64,
+    pub(super) latest: i64,
+}
+
+/// What is known of the server's clock.
+#[derive(Debug, Default)]
+pub(super) struct ServerClock(watch::Sender<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    bounds: Option<Bounds>,
+    is_asking: bool,
+    /// When it was last asked for.
+    asked: Option<Instant>,
+    /// When it was last said that this machine's clock is wrong.
+    said: Option<Instant>,
+}
+
+/// Between which moments since 1970 the server's clock was at a moment of ours.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Bounds {
+    at: Instant,
+    /// The same moment by this machine's clock: while the machine is suspended only that goes on.
+    wall: SystemTime,
+    earliest: Duration,
+    latest: Duration,
+}
+
+impl Bounds {
+    /// What a message tells that was sent and came then, and expired in between.
+    fn of(second: u64, sent: Instant, came: Instant, wall: SystemTime) -> Self {
+        let second = Duration::from_secs(second);
+        let latest = second + Duration::from_secs(1) + came.duration_since(sent);
+        Self { at: came, wall, earliest: second, latest }
+    }
+
+    /// The same later on. Clocks differ in speed, by less than this.
+    fn on(self, at: Instant) -> Self {
+        let since = at.duration_since(self.at);
+        let doubt = since / 5000;
+        Self {
+            at,
+            wall: self.wall + since,
+            earliest: self.earliest + since - doubt,
+            latest: self.latest + since + doubt,
+        }
+    }
+
+    /// With what is told now. If that contradicts what was known, the server's clock has been set meanwhile.
+    fn with(self, told: Self) -> Self {
+        let known = self.on(told.at);
+        let (earliest, latest) = (known.earliest.max(told.earliest), known.latest.min(told.latest));
+        if earliest <= latest { Self { earliest, latest, ..told } } else { told }
+    }
+
+    fn middle(&self) -> Duration {
+        (self.earliest + self.latest) / 2
+    }
+
+    /// How long to wait before the next message tells whether it is sooner or later than the middle.
+    fn until_it_tells(&self) -> Duration {
+        Duration::from_secs(1) - Duration::from_nanos(self.middle().subsec_nanos().into())
+    }
+
+    /// Whether the machine has been suspended since, or its clock set.
+    fn is_out_of_step(&self, wall: SystemTime) -> bool {
+        let apart = wall.duration_since(self.wall).unwrap_or_else(|error| error.duration());
+        apart > Duration::from_secs(1)
+    }
+
+    fn reading(&self) -> Reading {
+        let millis = |since: Duration| i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+        Reading { earliest: millis(self.earliest), latest: millis(self.latest).saturating_add(1) }
+    }
+}
+
+impl ServerClock {
+    /// What is known now, and since when.
+    fn known(&self) -> Option<(Bounds, Duration)> {
+        let bounds = self.0.borrow().bounds?;
+        let now = Instant::now();
+        let present = bounds.on(now);
+        if present.is_out_of_step(SystemTime::now()) {
+            self.0.send_modify(|known| (known.bounds, known.asked) = (None, None));
+            return None;
+        }
+        Some((present, now.duration_since(bounds.at)))
+    }
+
+    fn learn(&self, told: Bounds) -> Bounds {
+        let mut learnt = told;
+        self.0.send_modify(|known| {
+            learnt = known.bounds.map_or(told, |bounds| bounds.with(told));
+            known.bounds = Some(learnt);
+        });
+        learnt
+    }
+
+    /// Whether it is to be asked for now; whoever is told so must do it.
+    fn begin(&self) -> bool {
+        self.0.send_if_modified(|known| {
+            let is_due = !known.is_asking && known.asked.is_none_or(|asked| asked.elapsed() > AGAIN);
+            if is_due {
+                (known.is_asking, known.asked) = (true, Some(Instant::now()));
+            }
+            is_due
+        })
+    }
+
+    /// Says from time to time how far this machine's clock is from the server's.
+    fn compare(&self, wall: SystemTime) {
+        let Some((bounds, _)) = self.known() else { return };
+        let Ok(wall) = wall.duration_since(UNIX_EPOCH) else { return };
+        let by = wall.abs_diff(bounds.middle());
+        let is_said = self.0.borrow().said.is_some_and(|said| said.elapsed() < SAY_AGAIN);
+        if by < WRONG + (bounds.latest - bounds.earliest) || is_said {
+            return;
+        }
+        self.0.send_modify(|known| known.said = Some(Instant::now()));
+        let direction = if wall > bounds.middle() { "ahead of" } else { "behind" };
+        tracing::warn!(
+            ?by,
+            "this machine's clock is {direction} RabbitMQ's: delays go by RabbitMQ's, but `.at(..)` trusts this one; set it \
+             (NTP)"
+        );
+    }
+}
+
+impl Core {
+    /// The server's clock, if it is known. It is asked for in the background, the first time and from time to time.
+    pub(super) fn server_clock(self: &Arc<Self>) -> Option<Reading> {
+        let known = self.server_clock.known();
+        if known.is_none_or(|(_, age)| age > FRESH) && self.server_clock.begin() {
+            self.spawn(ask(self.clone()));
+        }
+        known.map(|(bounds, _)| bounds.reading())
+    }
+
+    /// Waits for a moment until the server's clock is known. Without it rungs alone count.
+    pub(super) async fn know_server_clock(self: &Arc<Self>) {
+        if self.server_clock().is_none() {
+            let mut state = self.server_clock.0.subscribe();
+            let told = state.wait_for(|known| known.bounds.is_some() || !known.is_asking);
+            let _ = tokio::time::timeout(PATIENCE, told).await;
+        }
+    }
+}
+
+/// Asks for the server's clock, until it is known well enough or the broker is closed.
+async fn ask(core: Arc<Core>) {
+    if let Err(error) = ask_aside(&core).await {
+        tracing::debug!(error = %chain(&error), "RabbitMQ's clock cannot be read; delays go by rungs alone");
+    }
+    core.server_clock.0.send_modify(|known| known.is_asking = false);
+    core.server_clock.compare(core.shared.settings.clock.now());
+}
+
+/// On a connection of its own: one that publishes is not read while memory is short, and a refusal closes channels.
+async fn ask_aside(core: &Core) -> Result<()> {
+    let closed = &core.shared.closed;
+    let link = tokio::select! {
+        link = session::open_any(&core.shared, "clock") => link.map_err(|fault| fault.error)?,
+        () = closed.cancelled() => return Ok(()),
+    };
+    let asked = tokio::select! {
+        asked = probe(core, &link) => asked,
+        () = closed.cancelled() => Ok(()),
+    };
+    // Its queues go with it.
+    link.close(Duration::from_secs(1)).await;
+    asked
+}
+
+async fn probe(core: &Core, link: &Link) -> Result<()> {
+    let name = format!("{}.clock.{:016x}", core.shared.settings.namespace, fastrand::u64(..));
+    let open = async {
+        let channel = link.connection.create_channel().await?;
+        let told = declare(&channel, &name).await?;
+        Ok::<_, lapin::Error>((channel, told))
+    };
+    let opened = tokio::time::timeout(PATIENCE, open).await.map_err(|_| untold())?;
+    let (channel, mut told) = opened.map_err(|error| fault::lost(&error))?;
+    for _ in 0..PROBES {
+        let bounds = tokio::time::timeout(PATIENCE, tell(&channel, &name, &mut told));
+        let bounds = core.server_clock.learn(bounds.await.map_err(|_| untold())??);
+        if bounds.latest - bounds.earliest < EXACT {
+            break;
+        }
+        tokio::time::sleep(bounds.on(Instant::now()).until_it_tells()).await;
+    }
+    Ok(())
+}
+
+/// A queue where messages expire at once, and one where they arrive.
+async fn declare(channel: &Channel, name: &str) -> lapin::Result<Consumer> {
+    let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(short(name), options, FieldTable::default()).await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert(short("x-message-ttl"), AMQPValue::LongInt(0));
+    arguments.insert(short("x-dead-letter-exchange"), AMQPValue::LongString("".into()));
+    arguments.insert(short("x-dead-letter-routing-key"), AMQPValue::LongString(name.into()));
+    channel.queue_declare(short(&expiring(name)), options, arguments).await?;
+    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    channel.basic_consume(short(name), short("clock"), options, FieldTable::default()).await
+}
+
+fn expiring(name: &str) -> String {
+    format!("{name}.in")
+}
+
+/// Sends a message and reads in which second it expired.
+async fn tell(channel: &Channel, name: &str, told: &mut Consumer) -> Result<Bounds> {
+    let (sent, options) = (Instant::now(), BasicPublishOptions::default());
+    channel
+        .basic_publish(short(""), short(&expiring(name)), options, b"", BasicProperties::default())
+        .await
+        .map_err(|error| fault::lost(&error))?;
+    let message = told.next().await.ok_or_else(untold)?.map_err(|error| fault::lost(&error))?;
+    let came = Instant::now();
+    let envelope = convert::envelope(message.properties, message.data);
+    let (_, second) = waiting::last_death(&envelope).ok_or_else(untold)?;
+    let second = u64::try_from(second).map_err(|_| untold())?;
+    Ok(Bounds::of(second, sent, came, SystemTime::now()))
+}
+
+fn untold() -> Error {
+    Error::new(ErrorKind::Connection, "RabbitMQ did not say when a message expired")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server's clock that runs with ours, `ahead` of what `Instant` began with.
+    fn told(begin: Instant, ahead: Duration, sent: Duration, trip: Duration) -> Bounds {
+        let second = (ahead + sent + trip / 2).as_secs();
+        Bounds::of(second, begin + sent, begin + sent + trip, UNIX_EPOCH + sent + trip)
+    }
+
+    #[test]
+    fn a_few_messages_tell_the_time_to_some_milliseconds() {
+        let trip = Duration::from_millis(2);
+        for millis in [0, 1, 250, 499, 500, 777, 998, 999] {
+            let ahead = Duration::from_millis(1_700_000_000_000 + millis);
+            let begin = Instant::now();
+            let mut sent = Duration::ZERO;
+            let mut known = told(begin, ahead, sent, trip);
+            let mut probes = 1;
+            while known.latest - known.earliest >= EXACT {
+                sent += trip + known.until_it_tells();
+                known = known.with(told(begin, ahead, sent, trip));
+                probes += 1;
+                let now = ahead + known.at.duration_since(begin);
+                assert!(known.earliest <= now && now <= known.latest, "{millis}: {known:?} at {now:?}");
+            }
+            assert!(probes <= PROBES, "{millis}: {probes}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_grows_doubtful_with_time_and_is_never_wrong() {
+        let begin = Instant::now();
+        let known = Bounds::of(1_000, begin, begin, UNIX_EPOCH);
+
+        let later = known.on(begin + Duration::from_secs(100));
+
+        assert_eq!(later.earliest, Duration::from_millis(1_099_980));
+        assert_eq!(later.latest, Duration::from_millis(1_101_020));
+    }
+
+    #[test]
+    fn clock_that_was_set_is_learnt_anew() {
+        let begin = Instant::now();
+        let known = Bounds::of(1_000, begin, begin, UNIX_EPOCH);
+        let told = Bounds::of(5_000, begin, begin, UNIX_EPOCH);
+
+        assert_eq!(known.with(told), told);
+        assert!(known.is_out_of_step(UNIX_EPOCH + Duration::from_secs(60)));
+        assert!(!known.is_out_of_step(UNIX_EPOCH + Duration::from_millis(300)));
+    }
+}
