@@ -4,11 +4,12 @@
 use std::collections::VecDeque;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::death::{DeathReason, die, is_cycle};
 use super::rules::{Overflowing, QueueRules};
-use crate::envelope::{Envelope, header};
+use crate::broker::missing::{Complaints, REMEDY, SET_ASIDE, next_look};
+use crate::envelope::{Envelope, HeaderValue, header};
 use crate::error::PublishError;
 use crate::routing::Exchanges;
 use crate::topology::{Name, Route};
@@ -98,13 +99,18 @@ pub(crate) trait Store {
     fn enqueue(&mut self, queue: Self::Queue, message: &Arc<Message>) -> Result<(), Self::Fault>;
     /// Lets a message wait until `due`.
     fn delay(&mut self, due: SystemTime, delayed: Delayed) -> Result<(), Self::Fault>;
-    /// Lets a message wait for a moment, until what cannot take it can.
-    fn wait_again(&mut self, delayed: Delayed) -> Result<(), Self::Fault>;
+    /// Lets a message wait for so long, until what cannot take it can.
+    fn wait_again(&mut self, delayed: Delayed, pause: Duration) -> Result<(), Self::Fault>;
     /// The queue for delayed jobs whose own queue has gone, declared if need be.
     fn unroutable(&mut self, name: &Name) -> Result<Option<Self::Queue>, Self::Fault>;
     /// What has died and is not dead-lettered yet.
     fn deaths(&mut self) -> &mut VecDeque<Death>;
+    /// Of which queues it has been said that they are missing.
+    fn complaints(&mut self) -> &mut Complaints;
 }
+
+/// How long a message waits before it is tried again on a queue that could not take it.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Publishes a message. `unroutable` says where a delayed job goes if its queue has gone.
 ///
@@ -253,7 +259,7 @@ fn dead_letter<S: Store>(
         }
     }
     if is_kept && (reached == 0 || with_room.len() < targets.len()) {
-        return store.wait_again(Delayed::Dead { queue, route, envelope });
+        return store.wait_again(Delayed::Dead { queue, route, envelope }, AGAIN);
     }
     if reached == 0 {
         tracing::warn!(
@@ -278,27 +284,60 @@ pub(crate) fn fall_due<S: Store>(store: &mut S, delayed: Delayed) -> Result<(), 
             return dead_letter(store, queue, route, envelope, true);
         }
     };
+    let missing =
+        envelope.headers.remove(header::MISSING).as_ref().and_then(HeaderValue::as_int).unwrap_or(0);
     let queue = match store.find(&target) {
         Some(queue) => queue,
         None => {
-            tracing::warn!(
+            let missing = Duration::from_millis(u64::try_from(missing).unwrap_or(0));
+            if let Some(pause) = next_look(missing) {
+                return look_again(
+                    store,
+                    Delayed::Job { target, envelope, unroutable },
+                    missing + pause,
+                    pause,
+                );
+            }
+            tracing::error!(
                 queue = &*target,
                 job = envelope.id.as_str(),
                 kept_in = &*unroutable,
-                "the queue of a delayed job has gone"
+                "a delayed job is set aside: {SET_ASIDE}"
             );
             envelope.headers.insert(header::TARGET, &*target);
             let Some(queue) = store.unroutable(&unroutable)? else {
-                return store.wait_again(Delayed::Job { target, envelope, unroutable });
+                return store.wait_again(Delayed::Job { target, envelope, unroutable }, AGAIN);
             };
             queue
         }
     };
     if store.refuses(queue, envelope.payload.len())? {
-        return store.wait_again(Delayed::Job { target, envelope, unroutable });
+        return store.wait_again(Delayed::Job { target, envelope, unroutable }, AGAIN);
     }
     let routing_key = Name::Owned(target.to_string());
     store.enqueue(queue, &Arc::new(Message { envelope, exchange: Name::Borrowed(""), routing_key }))
+}
+
+/// Lets a job wait for its queue, which has gone: `missing` in all when it is looked for again.
+fn look_again<S: Store>(
+    store: &mut S,
+    mut delayed: Delayed,
+    missing: Duration,
+    pause: Duration,
+) -> Result<(), S::Fault> {
+    if let Delayed::Job { target, envelope, unroutable } = &mut delayed {
+        if store.complaints().is_due(target) {
+            tracing::warn!(
+                queue = &**target,
+                job = envelope.id.as_str(),
+                then_kept_in = &**unroutable,
+                "the queue of a delayed job does not exist: {REMEDY}"
+            );
+        }
+        let millis = i64::try_from(missing.as_millis()).unwrap_or(i64::MAX);
+        envelope.headers.insert(header::MISSING, millis);
+    }
+    store.wait_again(delayed, pause)
 }
 
 /// No queue takes a message.

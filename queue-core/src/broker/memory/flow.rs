@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::queue::QueueId;
 use super::ready::Entry;
 use super::state::State;
-use super::time::AGAIN;
 use crate::broker::amqp::{self, Death, DeathReason, Delayed, Message, QueueRules, Store};
+use crate::broker::missing::Complaints;
 use crate::routing::Exchanges;
 use crate::topology::{self, Name};
 
@@ -58,8 +58,8 @@ impl Store for State {
 
     /// Waits from the present on, also while the past is being replayed: else a clock that was moved far ahead would
     /// try again for every second in between.
-    fn wait_again(&mut self, delayed: Delayed) -> Result<(), Never> {
-        let due = self.clock.now() + AGAIN;
+    fn wait_again(&mut self, delayed: Delayed, pause: Duration) -> Result<(), Never> {
+        let due = self.clock.now() + pause;
         self.wait_until(due, delayed);
         Ok(())
     }
@@ -75,6 +75,10 @@ impl Store for State {
 
     fn deaths(&mut self) -> &mut VecDeque<Death> {
         &mut self.deaths
+    }
+
+    fn complaints(&mut self) -> &mut Complaints {
+        &mut self.complaints
     }
 }
 

@@ -14,6 +14,7 @@ use super::shared::Shared;
 use super::time::Delays;
 use super::{Activity, Waiting};
 use crate::broker::amqp::{self, Death, Plan, Published, QueueRules, Store as _};
+use crate::broker::missing::Complaints;
 use crate::broker::{ConsumeOptions, ConsumerHandle, Delivery, Publish, QueueStats, reply};
 use crate::clock::Clock;
 use crate::envelope::JobId;
@@ -41,6 +42,7 @@ pub(super) struct State {
     pub(super) alarms: BTreeSet<(SystemTime, QueueId)>,
     /// Messages that died and have not been dead-lettered yet; empty whenever the lock is free.
     pub(super) deaths: VecDeque<Death>,
+    pub(super) complaints: Complaints,
     /// Numbers clients, consumers, queues and positions.
     pub(super) sequence: u64,
 }
@@ -61,6 +63,7 @@ impl State {
             delayed: Delays::default(),
             alarms: BTreeSet::new(),
             deaths: VecDeque::new(),
+            complaints: Complaints::default(),
             sequence: 0,
         }
     }

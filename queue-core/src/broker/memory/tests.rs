@@ -126,13 +126,17 @@ async fn retry_without_delay_is_back_at_once() {
 }
 
 #[tokio::test]
-async fn delayed_job_whose_queue_has_gone_is_kept_as_unroutable() {
+async fn delayed_job_whose_queue_has_gone_waits_for_an_hour_and_is_kept_as_unroutable() {
     let (clock, settings) = manual();
     let broker = MemoryBroker::new(&settings);
     declare(&broker, QueueDecl::new("q")).await;
     publish_after(&broker, "q", "a", clock.now() + SECOND).await;
 
     broker.delete("q").await.unwrap();
+    for _ in 0..3600 {
+        clock.advance(SECOND);
+        assert_eq!(broker.activity().delayed, 1);
+    }
     clock.advance(SECOND);
 
     assert_eq!(ids(&broker, "leveret.unroutable"), ["a"]);

@@ -3,14 +3,11 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::queue::QueueId;
 use super::state::State;
 use crate::broker::amqp::{self, Delayed};
-
-/// How long a message waits before it is tried again on a queue that could not take it.
-pub(super) const AGAIN: Duration = Duration::from_secs(1);
 
 /// All that waits for its time, by due time and then in the order in which it came.
 #[derive(Debug, Default)]

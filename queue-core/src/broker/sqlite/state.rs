@@ -18,6 +18,7 @@ use super::tenure::Tenure;
 use super::time::Deadlines;
 use super::{row, schema};
 use crate::broker::amqp::{Death, QueueRules};
+use crate::broker::missing::Complaints;
 use crate::clock::Clock;
 use crate::envelope::Envelope;
 use crate::routing::Exchanges;
@@ -88,6 +89,7 @@ pub(super) struct State {
     pub(super) intake: Intake,
     /// Messages that died and have not been dead-lettered yet.
     pub(super) deaths: VecDeque<Death>,
+    pub(super) complaints: Complaints,
     /// The time of this transaction.
     pub(super) now: SystemTime,
     pub(super) deadlines: Deadlines,
@@ -195,6 +197,7 @@ impl State {
             has_inserted: true,
             intake: Intake::default(),
             deaths: VecDeque::new(),
+            complaints: Complaints::default(),
             deadlines: Deadlines::default(),
             neighbours: Neighbours::default(),
             tenure: Arc::default(),

@@ -11,13 +11,11 @@ use super::state::{QueueId, State};
 use crate::broker::amqp::{
     self, Death, DeathReason, Delayed, Message, Overflowing, Published, QueueRules, Store,
 };
+use crate::broker::missing::Complaints;
 use crate::broker::reply;
 use crate::error::PublishError;
 use crate::routing::Exchanges;
 use crate::topology::{self, Name};
-
-/// How long a message waits before it is tried again on a queue that could not take it.
-const AGAIN: Duration = Duration::from_secs(1);
 
 impl Store for State {
     type Queue = QueueId;
@@ -95,8 +93,8 @@ impl Store for State {
         Ok(())
     }
 
-    fn wait_again(&mut self, delayed: Delayed) -> rusqlite::Result<()> {
-        let due = self.now + AGAIN;
+    fn wait_again(&mut self, delayed: Delayed, pause: Duration) -> rusqlite::Result<()> {
+        let due = self.now + pause;
         self.delay(due, delayed)
     }
 
@@ -113,6 +111,10 @@ impl Store for State {
 
     fn deaths(&mut self) -> &mut VecDeque<Death> {
         &mut self.deaths
+    }
+
+    fn complaints(&mut self) -> &mut Complaints {
+        &mut self.complaints
     }
 }
 
