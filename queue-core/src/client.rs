@@ -4,9 +4,10 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use crate::declaring::Declaring;
 use crate::envelope::{Envelope, HeaderValue, Headers, JobId, header};
 use crate::error::{EnqueueError, Error, ErrorKind, PublishError, Result, chain};
 use crate::publish::refuse_own_headers;
+use crate::sending::Sending;
 use crate::task::Task;
 use crate::topology::{MAX_NAME, Namespace, QueueSpec, Topology};
 
@@ -88,14 +90,14 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn enqueue<T: Task>(&self, task: T) -> Enqueue<T> {
-        Enqueue {
+        Enqueue(Sending::Prepared(Job {
             client: self.clone(),
             task,
             due: Due::Now,
             priority: None,
             id: None,
             headers: Headers::new(),
-        }
+        }))
     }
 
     /// Enqueues many jobs of one task, pipelined, and reports each by itself, in their order. One that fails does
@@ -415,10 +417,16 @@ enum Due {
     At(SystemTime),
 }
 
-/// A job about to be enqueued: options, then `.await`. `tokio::spawn` wants `.into_future()`.
+/// A job about to be enqueued: options, then `.await`. A future like any other, for `tokio::spawn` or `join!`.
+///
+/// Its options panic once it has been polled.
 #[derive(Debug)]
 #[must_use = "nothing is enqueued until you `.await` it"]
-pub struct Enqueue<T> {
+pub struct Enqueue<T>(Sending<Job<T>, Result<JobId, EnqueueError>>);
+
+/// A job, and when it is to run.
+#[derive(Debug)]
+struct Job<T> {
     client: Client,
     task: T,
     due: Due,
@@ -431,40 +439,32 @@ impl<T: Task> Enqueue<T> {
     /// Runs it not earlier than `delay` from now. RabbitMQ measures that itself, whatever the machines' clocks say; the other
     /// brokers go by this machine's clock.
     pub fn delay(mut self, delay: Duration) -> Self {
-        self.due = Due::After(delay);
+        self.0.options().due = Due::After(delay);
         self
     }
 
     /// Runs it not earlier than `moment` by this machine's clock, which is asked once. A moment that is past is now.
     pub fn at(mut self, moment: SystemTime) -> Self {
-        self.due = Due::At(moment);
+        self.0.options().due = Due::At(moment);
         self
     }
 
     /// A higher number runs earlier, where the queue knows priorities.
     pub fn priority(mut self, priority: u8) -> Self {
-        self.priority = Some(priority);
+        self.0.options().priority = Some(priority);
         self
     }
 
     /// Names the job. Two jobs of one id are two jobs: the handler deduplicates.
     pub fn id(mut self, id: impl Into<JobId>) -> Self {
-        self.id = Some(id.into());
+        self.0.options().id = Some(id.into());
         self
     }
 
     /// Adds a header, which the handler finds in its `Context`. Names beginning with `q-` are Leveret's own.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
-        self.headers.insert(name, value);
+        self.0.options().headers.insert(name, value);
         self
-    }
-
-    async fn send(self) -> Result<JobId, EnqueueError> {
-        let client = self.client.clone();
-        let publish = self.into_publish()?;
-        let id = publish.envelope.id.clone();
-        client.publish_to(T::queue(), publish).await?;
-        Ok(id)
     }
 
     /// The job as a row to insert in a transaction of your own: it is enqueued if, and only if, that commits. See
@@ -474,7 +474,53 @@ impl<T: Task> Enqueue<T> {
     /// If the job cannot be encoded, or is too large.
     #[cfg(feature = "sqlite-system")]
     pub fn into_sql(self) -> Result<SqlInsert, EnqueueError> {
-        Ok(SqlInsert::new(&self.into_publish()?))
+        Ok(SqlInsert::new(&self.0.into_message().into_publish()?))
+    }
+
+    /// Says which feature it takes.
+    #[cfg(not(feature = "sqlite-system"))]
+    #[doc(hidden)]
+    pub fn into_sql(self) -> Result<without_sqlite::NoInsert, EnqueueError>
+    where
+        Self: without_sqlite::IntoSql,
+    {
+        unreachable!("nothing is `IntoSql`")
+    }
+}
+
+/// Stands where the feature `sqlite` is off, so that the compiler says which feature is missing, and not that there is no
+/// such method.
+#[cfg(not(feature = "sqlite-system"))]
+mod without_sqlite {
+    #[diagnostic::on_unimplemented(
+        message = "`into_sql` takes the feature `sqlite` of `leveret`, which is off",
+        label = "the feature is off",
+        note = "`cargo add leveret --features sqlite`, or `sqlite-system` to link the system's library"
+    )]
+    pub trait IntoSql {}
+
+    /// Has no value.
+    #[derive(Debug)]
+    pub enum NoInsert {}
+
+    impl NoInsert {
+        pub fn sql(&self) -> &'static str {
+            match *self {}
+        }
+
+        pub fn params(&self) -> [String; 0] {
+            match *self {}
+        }
+    }
+}
+
+impl<T: Task> Job<T> {
+    async fn send(self) -> Result<JobId, EnqueueError> {
+        let client = self.client.clone();
+        let publish = self.into_publish()?;
+        let id = publish.envelope.id.clone();
+        client.publish_to(T::queue(), publish).await?;
+        Ok(id)
     }
 
     fn into_publish(self) -> Result<Publish, EnqueueError> {
@@ -498,11 +544,13 @@ impl<T: Task> Enqueue<T> {
     }
 }
 
-impl<T: Task> IntoFuture for Enqueue<T> {
+impl<T: Task> Future for Enqueue<T> {
     type Output = Result<JobId, EnqueueError>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.send())
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx, Job::send)
     }
 }
+
+// The job is moved out of it before anything borrows from it.
+impl<T> Unpin for Enqueue<T> {}

@@ -27,3 +27,4 @@ pub mod topology;
 mod death;
 mod declaring;
 mod runtime;
+mod sending;

@@ -1,8 +1,9 @@
 //! Publishes to exchanges: events, and messages as they are. Beside [`Client::enqueue`], which sends a job to its
 //! queue.
 
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
@@ -11,6 +12,7 @@ use crate::client::Client;
 use crate::envelope::{Envelope, HeaderValue, Headers, JobId};
 use crate::error::{EventError, PublishError};
 use crate::event::Event;
+use crate::sending::Sending;
 use crate::topology::{ExchangeDecl, Name, Topology};
 
 impl Client {
@@ -27,7 +29,13 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn publish<E: Event>(&self, event: E) -> PublishEvent<E> {
-        PublishEvent { client: self.clone(), event, must_route: false, id: None, headers: Headers::new() }
+        PublishEvent(Sending::Prepared(Occurrence {
+            client: self.clone(),
+            event,
+            must_route: false,
+            id: None,
+            headers: Headers::new(),
+        }))
     }
 
     /// Publishes a message as it is to an exchange that is there already; the empty one routes to the queue that
@@ -50,7 +58,8 @@ impl Client {
     ) -> PublishRaw {
         let mut envelope = properties.0;
         envelope.payload = body.into();
-        PublishRaw { client: self.clone(), publish: Publish::to_exchange(exchange, routing_key, envelope) }
+        let publish = Publish::to_exchange(exchange, routing_key, envelope);
+        PublishRaw(Sending::Prepared(Message { client: self.clone(), publish }))
     }
 
     /// Declares an event's exchange, unless this client has done so.
@@ -73,10 +82,16 @@ fn exchange_of<E: Event>() -> String {
     format!("exchange\n{}\n{}", E::EXCHANGE, E::KIND.as_str())
 }
 
-/// An event about to be published: options, then `.await`. `tokio::spawn` wants `.into_future()`.
+/// An event about to be published: options, then `.await`. A future like any other, for `tokio::spawn` or `join!`.
+///
+/// Its options panic once it has been polled.
 #[derive(Debug)]
 #[must_use = "nothing is published until you `.await` it"]
-pub struct PublishEvent<E> {
+pub struct PublishEvent<E>(Sending<Occurrence<E>, Result<JobId, EventError>>);
+
+/// An event, and how it is published.
+#[derive(Debug)]
+struct Occurrence<E> {
     client: Client,
     event: E,
     must_route: bool,
@@ -87,22 +102,24 @@ pub struct PublishEvent<E> {
 impl<E: Event> PublishEvent<E> {
     /// Makes it an error that no queue is bound for the event: `PublishError::Unroutable`.
     pub fn must_route(mut self) -> Self {
-        self.must_route = true;
+        self.0.options().must_route = true;
         self
     }
 
     /// Names the message (AMQP `message_id`).
     pub fn id(mut self, id: impl Into<JobId>) -> Self {
-        self.id = Some(id.into());
+        self.0.options().id = Some(id.into());
         self
     }
 
     /// Adds a header. Names beginning with `q-` are Leveret's own.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
-        self.headers.insert(name, value);
+        self.0.options().headers.insert(name, value);
         self
     }
+}
 
+impl<E: Event> Occurrence<E> {
     async fn send(self) -> Result<JobId, EventError> {
         let Self { client, event, must_route, id, headers } = self;
         refuse_own_headers(&headers).map_err(EventError::Publish)?;
@@ -139,14 +156,16 @@ impl<E: Event> PublishEvent<E> {
     }
 }
 
-impl<E: Event> IntoFuture for PublishEvent<E> {
+impl<E: Event> Future for PublishEvent<E> {
     type Output = Result<JobId, EventError>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.send())
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx, Occurrence::send)
     }
 }
+
+// The event is moved out of it before anything borrows from it.
+impl<E> Unpin for PublishEvent<E> {}
 
 /// The properties of a message that is published as it is: [`Client::publish_raw`].
 #[derive(Debug, Clone)]
@@ -227,10 +246,16 @@ impl Properties {
     }
 }
 
-/// A message about to be published: options, then `.await`.
+/// A message about to be published: options, then `.await`. A future like any other, for `tokio::spawn` or `join!`.
+///
+/// Its options panic once it has been polled.
 #[derive(Debug)]
 #[must_use = "nothing is published until you `.await` it"]
-pub struct PublishRaw {
+pub struct PublishRaw(Sending<Message, Result<JobId, PublishError>>);
+
+/// A message as it is.
+#[derive(Debug)]
+struct Message {
     client: Client,
     publish: Publish,
 }
@@ -239,7 +264,7 @@ impl PublishRaw {
     /// Makes it an error that no queue takes the message: `PublishError::Unroutable`. By the default exchange it is one
     /// anyway.
     pub fn must_route(mut self) -> Self {
-        self.publish.mandatory = true;
+        self.0.options().publish.mandatory = true;
         self
     }
 
@@ -253,10 +278,12 @@ impl PublishRaw {
     /// # Ok(()) }
     /// ```
     pub fn allow_unroutable(mut self) -> Self {
-        self.publish.mandatory = false;
+        self.0.options().publish.mandatory = false;
         self
     }
+}
 
+impl Message {
     async fn send(mut self) -> Result<JobId, PublishError> {
         let envelope = &mut self.publish.envelope;
         refuse_own_headers(&envelope.headers)?;
@@ -268,12 +295,11 @@ impl PublishRaw {
     }
 }
 
-impl IntoFuture for PublishRaw {
+impl Future for PublishRaw {
     type Output = Result<JobId, PublishError>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.send())
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx, Message::send)
     }
 }
 

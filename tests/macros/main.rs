@@ -4,6 +4,7 @@ mod format;
 mod handlers;
 mod options;
 mod payload;
+mod sending;
 mod support;
 mod ui;
 mod version;

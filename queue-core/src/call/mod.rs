@@ -3,8 +3,9 @@
 //! [`wire`] says what request and reply look like to any AMQP program, [`error`] what can go wrong, and `replies` brings
 //! each reply to the call that waits for it.
 
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::broker::{Health, Publish};
@@ -12,6 +13,7 @@ use crate::client::Client;
 use crate::envelope::{Envelope, HeaderValue, Headers};
 use crate::error::{EnqueueError, Error, ErrorKind, PublishError, chain};
 use crate::publish::refuse_own_headers;
+use crate::sending::Sending;
 use crate::task::Task;
 use crate::topology::QueueSpec;
 
@@ -49,14 +51,27 @@ impl Client {
     ///
     /// Cancel safe: a dropped call is no longer waited for, but the job may run.
     pub fn call<T: Task>(&self, task: T) -> Request<T> {
-        Request { client: self.clone(), task, timeout: TIMEOUT, priority: None, headers: Headers::new() }
+        Request(Sending::Prepared(Call {
+            client: self.clone(),
+            task,
+            timeout: TIMEOUT,
+            priority: None,
+            headers: Headers::new(),
+        }))
     }
 }
 
-/// A call about to be made: options, then `.await`. `tokio::spawn` wants `.into_future()`. Made by [`Client::call`].
+/// A call about to be made: options, then `.await`. A future like any other, for `tokio::spawn` or `join!`. Made by
+/// [`Client::call`].
+///
+/// Its options panic once it has been polled.
 #[derive(Debug)]
 #[must_use = "nothing is called until you `.await` it"]
-pub struct Request<T> {
+pub struct Request<T: Task>(Sending<Call<T>, Result<T::Output, CallError>>);
+
+/// A task to be called, and how long to wait.
+#[derive(Debug)]
+struct Call<T> {
     client: Client,
     task: T,
     timeout: Duration,
@@ -68,22 +83,24 @@ impl<T: Task> Request<T> {
     /// How long to wait for the reply, from the `.await` on: connecting, queueing and running included. Default 30 s.
     /// A call that runs out of time takes up to a second more to find out whether there is a worker at all.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.0.options().timeout = timeout;
         self
     }
 
     /// A higher number runs earlier, where the queue knows priorities.
     pub fn priority(mut self, priority: u8) -> Self {
-        self.priority = Some(priority);
+        self.0.options().priority = Some(priority);
         self
     }
 
     /// Adds a header, which the handler finds in its `Context`. Names beginning with `q-` are Leveret's own.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
-        self.headers.insert(name, value);
+        self.0.options().headers.insert(name, value);
         self
     }
+}
 
+impl<T: Task> Call<T> {
     async fn send(self) -> Result<T::Output, CallError> {
         crate::runtime::require("a call")
             .map_err(|error| PublishError::Refused(chain(&error)))
@@ -115,14 +132,16 @@ impl<T: Task> Request<T> {
     }
 }
 
-impl<T: Task> IntoFuture for Request<T> {
+impl<T: Task> Future for Request<T> {
     type Output = Result<T::Output, CallError>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.send())
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx, Call::send)
     }
 }
+
+// The task is moved out of it before anything borrows from it.
+impl<T: Task> Unpin for Request<T> {}
 
 /// A call under way.
 struct Asking<'call> {
