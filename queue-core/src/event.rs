@@ -5,9 +5,8 @@ use std::fmt::{self, Display};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
+use crate::body::Body;
 use crate::envelope::{Headers, Hidden, JobId};
 use crate::error::PublishError;
 use crate::format::{DecodeError, Format, UnknownFormat};
@@ -18,7 +17,7 @@ use crate::topology::{ExchangeKind, MAX_NAME, Name, Subscription};
     message = "`{Self}` is not an event",
     note = "`#[derive(Event)]` with `#[event(exchange = \"order.events\", kind = \"fanout\")]` makes a struct one"
 )]
-pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
+pub trait Event: Body + Send + Sync + 'static {
     /// The event's name on the wire (AMQP `type`): for people and for foreign subscribers. Leveret's own take what
     /// their queue brings.
     const NAME: &'static str;
@@ -235,7 +234,7 @@ impl<E: Event> EventBody for E {
     ) -> Result<Self, String> {
         let event = E::NAME;
         let format = format.as_ref().map_err(|unknown| format!("event `{event}`: {unknown}"))?;
-        format.decode(body).map_err(|error| match error {
+        E::decode_body(*format, body).map_err(|error| match error {
             DecodeError::NotAnObject(_) => format!("the body of event `{event}` is {error}"),
             misfit => format!("the body does not fit event `{event}`: {misfit}"),
         })

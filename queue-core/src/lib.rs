@@ -6,6 +6,7 @@
 pub mod admin;
 #[cfg(feature = "schema")]
 pub mod asyncapi;
+pub mod body;
 pub mod broker;
 pub mod call;
 pub mod client;

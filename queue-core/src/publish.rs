@@ -124,7 +124,7 @@ impl<E: Event> Occurrence<E> {
         let Self { client, event, must_route, id, headers } = self;
         refuse_own_headers(&headers).map_err(EventError::Publish)?;
         let payload =
-            E::FORMAT.encode(&event).map_err(|source| EventError::Encode { event: E::NAME, source })?;
+            event.encode_body(E::FORMAT).map_err(|source| EventError::Encode { event: E::NAME, source })?;
         let mut envelope = Envelope::new(payload);
         envelope.task = Some(E::NAME.to_owned());
         envelope.content_type = Some(E::FORMAT.content_type().to_owned());

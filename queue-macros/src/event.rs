@@ -120,6 +120,11 @@ impl Options {
         options
     }
 
+    /// The event's name on the wire: the struct's, unless it says otherwise.
+    fn wire_name(&self, ident: &Ident) -> String {
+        self.name.as_ref().map_or_else(|| ident.unraw().to_string(), LitStr::value)
+    }
+
     /// What takes more than one option to get wrong.
     fn check(&self, fields: &[Ident], errors: &mut Errors) -> Option<ExchangeKind> {
         for (option, example) in [("exchange", "exchange = \"order.events\""), ("kind", "kind = \"fanout\"")]
@@ -252,8 +257,9 @@ fn expand(
     private: &TokenStream,
 ) -> TokenStream {
     let ident = &input.ident;
-    let name = options.name.as_ref().map_or_else(|| ident.unraw().to_string(), LitStr::value);
+    let name = options.wire_name(ident);
     let exchange = &options.exchange;
+    let description = description(input, options, kind, private);
     let kind = kind.map(|kind| kind.expand(private));
     let format = options.format.map(|format| {
         let format = format.expand(private);
@@ -270,7 +276,7 @@ fn expand(
         });
         quote! {
             fn routing_key(&self) -> ::core::result::Result<#private::Name, #private::PublishError> {
-                #private::KeyWriter::new(Self::NAME, Self::KIND) #(#steps)* .finish()
+                #private::KeyWriter::new(#name, #kind) #(#steps)* .finish()
             }
         }
     });
@@ -287,7 +293,6 @@ fn expand(
             }
         }
     });
-    let description = description(input, options, private);
     let allowances = allowances(input);
     quote! {
         #allowances
@@ -319,8 +324,14 @@ fn allowances(input: &DeriveInput) -> TokenStream {
     allowances
 }
 
-/// What describes the event, in a program that wants to know. Its own `JsonSchema` counts, where it has one.
-fn description(input: &DeriveInput, options: &Options, private: &TokenStream) -> TokenStream {
+/// What describes the event, in a program that wants to know. Its own `JsonSchema` counts, where it has one. Says what
+/// it knows itself and does not ask the impl, which an event without serde's derives has not.
+fn description(
+    input: &DeriveInput,
+    options: &Options,
+    kind: Option<ExchangeKind>,
+    private: &TokenStream,
+) -> TokenStream {
     let ident = &input.ident;
     let name = ident.unraw().to_string();
     let doc = schema::doc(&input.attrs);
@@ -334,7 +345,9 @@ fn description(input: &DeriveInput, options: &Options, private: &TokenStream) ->
         Some(schema::Field { attributes: &field.attrs, ident, ty })
     });
     let shape = schema::shape(private, &name, &input.attrs, fields);
-    let event = quote!(<#ident as #private::Event>);
+    let (event_name, exchange) = (options.wire_name(ident), &options.exchange);
+    let kind = kind.map(|kind| kind.expand(private));
+    let format = options.format.unwrap_or(Format::Json).expand(private);
     let allowances = allowances(input);
     quote! {
         #private::described! {
@@ -350,12 +363,12 @@ fn description(input: &DeriveInput, options: &Options, private: &TokenStream) ->
 
                 #private::inventory::submit! {
                     #private::Description::Event(#private::EventDescription {
-                        name: #event::NAME,
+                        name: #event_name,
                         id: ::core::any::TypeId::of::<#ident>,
                         doc: #doc,
-                        exchange: #event::EXCHANGE,
-                        kind: #event::KIND,
-                        format: #event::FORMAT,
+                        exchange: #exchange,
+                        kind: #kind,
+                        format: #format,
                         key: #key,
                         headers: &[#(#headers),*],
                         payload: __payload,
