@@ -125,7 +125,7 @@ pub mod broker {
 #[cfg(feature = "testing")]
 #[doc = include_str!("testing.md")]
 pub mod testing {
-    pub use queue_worker::testing::TestQueue;
+    pub use queue_worker::testing::{JobOutcome, TestQueue};
 }
 
 #[cfg(feature = "schema")]

@@ -4,7 +4,9 @@
 //! Any error is retryable unless it says otherwise. What it says is a mark in its `source()` chain, so that it
 //! survives a `Box`, anyhow (under `.context` too), eyre, and an enum with `#[source]`.
 
+use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,28 +33,44 @@ pub enum Outcome {
 impl Outcome {
     /// A failure of `kind` that runs again while the task has retries left.
     pub fn failed(kind: ReasonKind, message: impl Into<String>) -> Self {
-        Self::Failure(Failure { reason: Reason::new(kind, message), verdict: Verdict::Retry })
+        Self::Failure(Failure::new(Reason::new(kind, message), Verdict::Retry))
     }
 
     /// A failure of `kind` that goes straight to the dead letters.
     pub fn dead(kind: ReasonKind, message: impl Into<String>) -> Self {
-        Self::Failure(Failure { reason: Reason::new(kind, message), verdict: Verdict::Permanent })
+        Self::Failure(Failure::new(Reason::new(kind, message), Verdict::Permanent))
     }
 
     /// Whether the job is done.
     pub fn is_success(&self) -> bool {
         matches!(self, Self::Success | Self::Reply(_))
     }
+
+    /// The handler's error, if the attempt failed with an `E` or with what an `E` caused; see [`Failure::error`].
+    pub fn error<E: Error + 'static>(&self) -> Option<&E> {
+        match self {
+            Self::Failure(failure) => failure.error(),
+            _ => None,
+        }
+    }
 }
 
-/// Why an attempt failed, and what should happen next.
-#[derive(Debug, Clone, PartialEq)]
+/// Why an attempt failed, and what should happen next. Two are equal if reason and verdict are.
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Failure {
     /// Why.
     pub reason: Reason,
     /// What should happen next.
     pub verdict: Verdict,
+    /// The error that the handler returned. Empty after a panic, a timeout or a bad message.
+    error: Option<Arc<BoxError>>,
+}
+
+impl PartialEq for Failure {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.reason, self.verdict) == (&other.reason, other.verdict)
+    }
 }
 
 /// What an error wants to happen.
@@ -236,13 +254,55 @@ impl<T: Reply, E: HandlerError> IntoOutcome for Result<T, E> {
 }
 
 impl Failure {
+    /// A failure of which no handler's error is known.
+    pub(crate) fn new(reason: Reason, verdict: Verdict) -> Self {
+        Self { reason, verdict, error: None }
+    }
+
     /// The failure that a handler's error means.
     pub fn from_error(error: BoxError) -> Self {
         let verdict = verdict(&*error);
         let kind = if verdict == Verdict::Permanent { ReasonKind::Permanent } else { ReasonKind::Failed };
-        Self { reason: Reason::new(kind, chain(&*error)), verdict }
+        Self { reason: Reason::new(kind, chain(&*error)), verdict, error: Some(Arc::new(error)) }
+    }
+
+    /// The handler's error, if it is an `E` or was caused by one: in a test, or in a layer around the handlers. Looks
+    /// through boxes, [`TaskError`]'s marks and `source()`. `None` also where no handler returned an error: a panic, a
+    /// timeout, a bad message.
+    ///
+    /// ```
+    /// # mod leveret { pub use queue_core::outcome::{Failure, TaskError}; }
+    /// use leveret::{Failure, TaskError};
+    ///
+    /// let failure = Failure::from_error(TaskError::permanent("x".parse::<u8>().unwrap_err()).into());
+    ///
+    /// assert!(failure.error::<std::num::ParseIntError>().is_some());
+    /// assert!(failure.error::<std::io::Error>().is_none());
+    /// # fn main() {}
+    /// ```
+    pub fn error<E: Error + 'static>(&self) -> Option<&E> {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&***self.error.as_ref()?);
+        // Bounded: the chain is the user's, and may be a ring.
+        for _ in 0..MAX_CAUSES {
+            let error = cause?;
+            if let Some(found) = error.downcast_ref() {
+                return Some(found);
+            }
+            // A mark stands in the place of the error that it marks.
+            cause = match (error.downcast_ref(), error.downcast_ref()) {
+                (Some(TaskError(marked)), _) | (None, Some(marked)) => {
+                    let Marked { error, .. } = marked;
+                    Some(&**error)
+                }
+                (None, None) => error.source(),
+            };
+        }
+        None
     }
 }
+
+/// How far down a chain of causes an error is looked for.
+const MAX_CAUSES: usize = 100;
 
 /// The first verdict in the chain of causes, the outermost counting most.
 fn verdict(error: &(dyn std::error::Error + 'static)) -> Verdict {
@@ -313,6 +373,24 @@ mod tests {
             failure(error).reason,
             Reason::new(ReasonKind::Permanent, "could not send: no such mailbox")
         );
+    }
+
+    #[test]
+    fn error_of_a_failure_is_found_by_its_type_through_boxes_marks_and_causes() {
+        let parse = || "x".parse::<u8>().unwrap_err();
+        let is_found = |failure: Failure| failure.error::<std::num::ParseIntError>().is_some();
+
+        assert!(is_found(failure(parse())));
+        assert!(is_found(failure(Box::new(parse()) as BoxError)));
+        assert!(is_found(failure(TaskError::permanent(parse()))));
+        assert!(is_found(failure(Wrapper::Source(parse().into()))));
+        assert!(is_found(failure(Wrapper::Source(TaskError::retry(parse()).into()))));
+        assert!(is_found(failure(Wrapper::Transparent(TaskError::permanent(Wrapper::Source(
+            parse().into()
+        ))))));
+        assert!(!is_found(failure("x")));
+        assert!(failure(TaskError::permanent("x")).error::<TaskError>().is_some());
+        assert!(Outcome::failed(ReasonKind::Panic, "x").error::<TaskError>().is_none());
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Default for RetryPolicy {
 
 /// What becomes of a job after its `attempt`th attempt (from 1). `jitter` is a random number from 0 to 1.
 pub fn decide(outcome: &Outcome, attempt: u32, policy: &RetryPolicy, jitter: f64) -> Settlement {
-    let Outcome::Failure(Failure { reason, verdict }) = outcome else {
+    let Outcome::Failure(Failure { reason, verdict, .. }) = outcome else {
         return Settlement::Ack;
     };
     let after = match verdict {

@@ -17,6 +17,17 @@ use queue_core::topology::Name;
 use tokio::sync::mpsc;
 
 /// Which run of which job a [`JobEvent`] is about.
+///
+/// ```
+/// # use queue_worker::{JobEvent, Worker};
+/// # fn f(worker: Worker) -> Worker {
+/// worker.on_event(|event| {
+///     if let JobEvent::Dead { job, reason, .. } = event {
+///         tracing::error!(task = job.task(), queue = job.queue(), id = %job.id, %reason, "somebody must look at this");
+///     }
+/// })
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JobInfo {
@@ -29,6 +40,18 @@ pub struct JobInfo {
     pub queue: Name,
     /// Which attempt it was, from 1.
     pub attempt: u32,
+}
+
+impl JobInfo {
+    /// The task that it names, as text.
+    pub fn task(&self) -> &str {
+        &self.task
+    }
+
+    /// The queue that it came from, as text.
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
 }
 
 /// What became of a job. Retries and dead letters are told after the broker has confirmed the copy; successes and

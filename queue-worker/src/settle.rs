@@ -218,7 +218,7 @@ fn event(job: JobInfo, settlement: Settlement, fate: Fate, took: Duration) -> Jo
 }
 
 impl JobInfo {
-    fn new(lane: &Lane, envelope: &Envelope) -> Self {
+    pub(crate) fn new(lane: &Lane, envelope: &Envelope) -> Self {
         let task = match &envelope.task {
             _ if lane.plan.subscriber.is_some() => {
                 Name::Borrowed(lane.plan.subscriber.as_ref().map_or("", |task| task.name()))

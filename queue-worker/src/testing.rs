@@ -32,7 +32,11 @@ use crate::handler::State;
 use crate::registry::{Queue, Runnable, Selection, Task, group};
 use crate::worker::Shared;
 
+mod drained;
+mod published;
 mod unserved;
+
+pub use drained::JobOutcome;
 
 /// More jobs than a test drains at once on purpose.
 const TOO_MANY: usize = 10_000;
@@ -207,14 +211,14 @@ impl TestQueue {
 
     /// Runs what is ready, one job after the other, queue by queue, until nothing is: also what these jobs enqueue. While a
     /// job waits, for the reply to a call perhaps, the queues of calls that are ready are run beside it, up to the call.
-    /// Returns the outcomes in the order in which they came about. Retries and dead letters are made as on any
+    /// Returns what became of each, in the order in which that came about. Retries and dead letters are made as on any
     /// broker; retries and delayed jobs wait for [`advance`](Self::advance).
     ///
     /// # Panics
     /// If a task wants state that is missing, before anything is run as far as it is known by then; if the tasks
     /// contradict each other; or if it does not end (10,000 jobs).
     #[track_caller]
-    pub fn drain(&self) -> impl Future<Output = Vec<Outcome>> + Send {
+    pub fn drain(&self) -> impl Future<Output = Vec<JobOutcome>> + Send {
         let at = Location::caller();
         self.check_ready();
         async move {
@@ -276,7 +280,7 @@ impl TestQueue {
         lane: &Arc<Lane>,
         delivery: Delivery,
         at: &Location<'_>,
-        outcomes: &mut Vec<Outcome>,
+        outcomes: &mut Vec<JobOutcome>,
     ) {
         let is_call = |waiting: &Waiting| wire::is_call(&waiting.envelope);
         let mut running = vec![run(lane.slot().await, delivery).boxed()];
@@ -379,7 +383,7 @@ impl TestQueue {
         let mut text = String::new();
         for Waiting { queue, envelope, not_before, .. } in jobs {
             let task = envelope.task.as_deref().unwrap_or("(no task)");
-            let payload: String = shown(envelope).chars().take(SHOWN).collect();
+            let payload = shown_in_short(envelope);
             let due = not_before.and_then(|due| due.duration_since(now).ok());
             let due = due.map(|due| format!(", due in {due:?}")).unwrap_or_default();
             text.push_str(&format!("\n  {task} {payload} in queue `{queue}`{due}"));
@@ -422,6 +426,10 @@ fn shown(envelope: &Envelope) -> String {
     }
 }
 
+fn shown_in_short(envelope: &Envelope) -> String {
+    shown(envelope).chars().take(SHOWN).collect()
+}
+
 /// What is there, or a panic in the error's words, at the line of the test.
 #[track_caller]
 fn sound<T>(result: Result<T, Error>) -> T {
@@ -448,9 +456,10 @@ async fn next_of<T>(running: &mut Vec<BoxFuture<'_, T>>) -> T {
 }
 
 /// Runs one job, and settles it.
-async fn run(slot: Slot, delivery: Delivery) -> Outcome {
+async fn run(slot: Slot, delivery: Delivery) -> JobOutcome {
     let name = delivery.envelope.task.clone();
-    outcome(process(slot, delivery).await, name.as_deref())
+    let job = JobOutcome::of(slot.lane(), delivery.envelope.clone());
+    job(outcome(process(slot, delivery).await, name.as_deref()))
 }
 
 fn outcome(executed: Executed, task: Option<&str>) -> Outcome {

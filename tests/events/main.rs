@@ -2,5 +2,6 @@
 //! bindings stands in the contract suite.
 
 mod publish;
+mod published;
 mod subscribe;
 mod support;

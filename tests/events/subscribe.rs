@@ -370,7 +370,7 @@ async fn event_of_unknown_content_type_is_a_dead_letter_that_names_it() {
 
     let outcomes = queue.drain().await;
 
-    let [Outcome::Failure(failure)] = &outcomes[..] else { panic!("{outcomes:?}") };
+    let Outcome::Failure(failure) = &outcomes[0].outcome else { panic!("{outcomes:?}") };
     assert_eq!(failure.reason.kind.as_str(), "bad-message");
     assert_eq!(
         failure.reason.message,

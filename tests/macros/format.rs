@@ -20,8 +20,8 @@ async fn outcome<T: Task + leveret::Runnable>(content_type: Option<&str>, body: 
 
     let outcomes = queue.drain().await;
 
-    let [outcome] = &outcomes[..] else { panic!("not one outcome: {outcomes:?}") };
-    outcome.clone()
+    let [drained] = &outcomes[..] else { panic!("not one outcome: {outcomes:?}") };
+    drained.outcome.clone()
 }
 
 /// Why the message was bad.

@@ -1,5 +1,6 @@
 //! `#[task]` as a user meets it: what is generated, what a function may take and return, and what is refused.
 
+mod drained;
 mod format;
 mod handlers;
 mod options;

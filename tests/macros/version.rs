@@ -46,8 +46,8 @@ async fn outcome<T: Task + leveret::Runnable>(
 
     let outcomes = queue.drain().await;
 
-    let [outcome] = &outcomes[..] else { panic!("not one outcome: {outcomes:?}") };
-    outcome.clone()
+    let [drained] = &outcomes[..] else { panic!("not one outcome: {outcomes:?}") };
+    drained.outcome.clone()
 }
 
 fn reason(outcome: Outcome) -> (&'static str, String) {
@@ -90,7 +90,8 @@ async fn payload_of_the_tasks_own_version_is_taken_as_it_is() {
     let enqueued = queue.drain().await;
     let performed = queue.perform(job).await;
 
-    assert_eq!((&enqueued[..], performed), (&[Outcome::Success][..], Outcome::Success));
+    assert_eq!(enqueued, [Outcome::Success]);
+    assert_eq!(performed, Outcome::Success);
     assert_eq!(*log.0.lock().unwrap(), ["Ada  fr", "Ada  fr"]);
 }
 
@@ -203,6 +204,6 @@ async fn replayed_dead_letter_keeps_its_version() {
     queue.client().admin().replay("versions.dead", 10, |_| true).await.unwrap();
     let outcomes = queue.drain().await;
 
-    let (_, words) = reason(outcomes[0].clone());
+    let (_, words) = reason(outcomes[0].outcome.clone());
     assert!(words.contains("of version 2"), "{words}");
 }

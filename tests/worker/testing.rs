@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use leveret::testing::TestQueue;
+use leveret::testing::{JobOutcome, TestQueue};
 use leveret::{CallError, Context, Outcome};
 use queue_core::settlement::ReasonKind;
 
@@ -216,7 +216,7 @@ async fn drained_job_that_calls_a_task_has_its_reply() {
 
     let outcomes = patiently(queue.drain()).await;
 
-    let are_good: Vec<_> = outcomes.iter().map(Outcome::is_success).collect();
+    let are_good: Vec<_> = outcomes.iter().map(JobOutcome::is_success).collect();
     assert_eq!(are_good, [true, true, true, false, false], "{outcomes:?}");
 }
 

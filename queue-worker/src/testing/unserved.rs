@@ -1,8 +1,9 @@
-//! The memory broker of a test, as its client sees it: it notices a call that nobody will answer.
+//! The memory broker of a test, as its client sees it: it notices a call that nobody will answer, and keeps what was
+//! published to exchanges for the test to look at.
 //!
 //! A call times out by the clock of the test, which stands still: without anybody who runs jobs it would wait for ever.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,9 +11,9 @@ use queue_core::broker::memory::MemoryBroker;
 use queue_core::broker::{
     Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Operator, Publish, QueueStats,
 };
-use queue_core::envelope::JobId;
+use queue_core::envelope::{Envelope, JobId};
 use queue_core::error::{PublishError, Result};
-use queue_core::topology::Topology;
+use queue_core::topology::{Name, Route, Topology};
 use tokio::sync::watch;
 
 /// How long a call waits for somebody who runs jobs, by the real clock. Whoever spawns a call and then serves it, or
@@ -25,6 +26,28 @@ pub(super) struct Watched {
     broker: Arc<MemoryBroker>,
     /// How many run jobs at the moment.
     runners: watch::Sender<usize>,
+    /// Messages published to exchanges, in their order.
+    published: Mutex<Vec<Published>>,
+}
+
+/// A message that was published to an exchange.
+#[derive(Debug, Clone)]
+pub(super) struct Published {
+    pub(super) exchange: Name,
+    pub(super) routing_key: Name,
+    pub(super) envelope: Envelope,
+}
+
+impl Published {
+    /// `None` for a message to a queue.
+    fn new(publish: &Publish) -> Option<Self> {
+        let Route { exchange, routing_key } = &publish.route;
+        (!exchange.is_empty()).then(|| Self {
+            exchange: exchange.clone(),
+            routing_key: routing_key.clone(),
+            envelope: publish.envelope.clone(),
+        })
+    }
 }
 
 /// Somebody runs jobs, until this is dropped.
@@ -32,13 +55,22 @@ pub(super) struct Running<'queue>(&'queue watch::Sender<usize>);
 
 impl Watched {
     pub(super) fn new(broker: Arc<MemoryBroker>) -> Self {
-        Self { broker, runners: watch::Sender::new(0) }
+        Self { broker, runners: watch::Sender::new(0), published: Mutex::default() }
     }
 
     /// Notes that somebody runs jobs.
     pub(super) fn running(&self) -> Running<'_> {
         self.runners.send_modify(|runners| *runners += 1);
         Running(&self.runners)
+    }
+
+    /// The messages published to exchanges so far.
+    pub(super) fn published(&self) -> Vec<Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, published: impl IntoIterator<Item = Published>) {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).extend(published);
     }
 
     /// Waits until a request has been taken. Its call does not wait for this once the reply is there.
@@ -83,7 +115,9 @@ impl Broker for Watched {
     async fn publish(&self, publish: Publish) -> Result<(), PublishError> {
         let request = (publish.envelope.reply_to.as_deref() == Some(DIRECT_REPLY_TO))
             .then(|| (publish.envelope.task.clone().unwrap_or_default(), publish.envelope.id.clone()));
+        let published = Published::new(&publish);
         self.broker.publish(publish).await?;
+        self.note(published);
         if let Some((task, id)) = request {
             self.until_taken(&task, &id).await;
         }
@@ -91,7 +125,11 @@ impl Broker for Watched {
     }
 
     async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>> {
-        self.broker.publish_all(publishes).await
+        let published: Vec<_> = publishes.iter().map(Published::new).collect();
+        let outcomes = self.broker.publish_all(publishes).await;
+        let confirmed = published.into_iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
+        self.note(confirmed.filter_map(|(published, _)| published));
+        outcomes
     }
 
     async fn consume(&self, options: ConsumeOptions) -> Result<Consumer> {
