@@ -79,7 +79,7 @@ pub use queue_macros::{Event, subscriber, task};
 
 pub use queue_core::admin::{Admin, DeadLetter};
 #[cfg(feature = "sqlite-system")]
-pub use queue_core::broker::sqlite::{Outbox, SqlInsert};
+pub use queue_core::broker::sqlite::{CancellationToken, Outbox, SqlInsert};
 pub use queue_core::broker::{BrokerInfo, Health, QueueStats};
 pub use queue_core::call::{CallError, Request};
 pub use queue_core::client::{Client, ClientBuilder, Enqueue};

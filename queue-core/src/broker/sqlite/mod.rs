@@ -26,6 +26,8 @@ use crate::topology::Topology;
 
 pub use insert::SqlInsert;
 pub use relay::Outbox;
+/// Stops [`Outbox::relay`].
+pub use tokio_util::sync::CancellationToken;
 
 use command::{Command, Reply};
 use fault::Fault;

@@ -57,6 +57,28 @@ impl Outbox {
 
     /// Relays to the broker of `client` until `stop` says so. Run it beside your worker, in any process.
     ///
+    /// ```no_run
+    /// # mod leveret { pub use queue_core::broker::sqlite::{CancellationToken, Outbox}; }
+    /// # use queue_core::client::Client;
+    /// use leveret::{CancellationToken, Outbox};
+    ///
+    /// # async fn serve_web() {}
+    /// # async fn f(client: Client) -> queue_core::error::Result<()> {
+    /// let stop = CancellationToken::new();
+    /// let outbox = Outbox::open("sqlite:app.db")?;
+    /// let relaying = tokio::spawn({
+    ///     let stop = stop.clone();
+    ///     async move { outbox.relay(&client, stop).await }
+    /// });
+    ///
+    /// serve_web().await;
+    ///
+    /// stop.cancel();
+    /// relaying.await.expect("the relay does not panic")
+    /// # }
+    /// # fn main() {}
+    /// ```
+    ///
     /// What the broker does not take (away, full, no such queue) stays, is tried again each second, and holds up
     /// nothing but its own queue. What no broker can ever take (a name that is too long, a payload above the broker's
     /// limit) is set aside: it stays in `leveret_outbox` with the reason in `refused`, which is logged as an error, and
