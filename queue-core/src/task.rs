@@ -41,6 +41,8 @@ pub struct TaskOptions {
     pub priority: Option<u8>,
     /// Whether it takes the queue's messages that name no task.
     pub is_default: bool,
+    /// Names under which its jobs come as well: those that it had before it was renamed.
+    pub aliases: &'static [&'static str],
     /// How its payloads are written. Those that arrive are read by their own `content_type`.
     pub format: Format,
     /// Which version its payloads are, from 1.
@@ -53,13 +55,14 @@ impl TaskOptions {
 }
 
 impl Default for TaskOptions {
-    /// 5 retries, 10 minutes, no priority, JSON, version 1.
+    /// 5 retries, 10 minutes, no priority, no aliases, JSON, version 1.
     fn default() -> Self {
         Self {
             retry: RetryPolicy::default(),
             timeout: Some(Self::DEFAULT_TIMEOUT),
             priority: None,
             is_default: false,
+            aliases: &[],
             format: Format::Json,
             version: 1,
         }

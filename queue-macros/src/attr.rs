@@ -5,7 +5,7 @@ use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt as _;
 use syn::parse::{ParseStream, Parser as _};
-use syn::{Error, Expr, Lit, Pat, Path, Result, Token};
+use syn::{Error, Expr, Lit, LitStr, Pat, Path, Result, Token};
 
 use crate::errors::Errors;
 use crate::suggest;
@@ -37,6 +37,7 @@ const SUBSCRIBER: &[Kind] = &[Kind::Subscriber];
 const OPTIONS: &[(&str, &str, &[Kind])] = &[
     ("queue", r#"queue = "emails""#, BOTH),
     ("name", r#"name = "send_email""#, BOTH),
+    ("aliases", r#"aliases = ["send_mail"]"#, TASK),
     ("payload", "payload = SendEmail", TASK),
     ("exchange", r#"exchange = "order.events""#, SUBSCRIBER),
     ("kind", r#"kind = "topic""#, SUBSCRIBER),
@@ -98,6 +99,8 @@ pub(crate) struct Attribute {
     /// The name of every option that stands there, readable or not.
     keys: Vec<Ident>,
     pub(crate) name: Option<Written<String>>,
+    /// Other names under which jobs come, as literals, each to be reported where it stands.
+    pub(crate) aliases: Option<Written<Vec<LitStr>>>,
     pub(crate) payload: Option<Written<Ident>>,
     pub(crate) retries: Option<Written<u32>>,
     pub(crate) backoff: Option<Written<Backoff>>,
@@ -140,6 +143,7 @@ impl Attribute {
             kind_of,
             keys: Vec::new(),
             name: None,
+            aliases: None,
             payload: None,
             retries: None,
             backoff: None,
@@ -195,7 +199,11 @@ impl Attribute {
         };
         if !kinds.contains(&self.kind_of) {
             let (other, own) = (kinds[0].as_str(), self.kind_of.as_str());
-            let words = format!("`{key}` is an option of `{other}`, and none of `{own}`: remove it");
+            let why = match (key.as_str(), self.kind_of) {
+                ("aliases" | "default", Kind::Subscriber) => ", which takes all that its queue brings",
+                _ => "",
+            };
+            let words = format!("`{key}` is an option of `{other}`, and none of `{own}`{why}: remove it");
             return Err(Error::new_spanned(&option.key, words));
         }
         if self.mentions(&key) && key != "binding" {
@@ -207,6 +215,7 @@ impl Attribute {
         self.keys.push(option.key.clone());
         match key.as_str() {
             "name" => assign(&mut self.name, option, value::task_name),
+            "aliases" => assign(&mut self.aliases, option, value::aliases),
             "payload" => assign(&mut self.payload, option, value::type_name),
             "retries" => assign(&mut self.retries, option, |value| value::integer(value, 0, u32::MAX)),
             "backoff" => assign(&mut self.backoff, option, value::backoff),

@@ -1,6 +1,7 @@
 //! What takes more than one option to get wrong: what is missing, what contradicts, what has no effect.
 
 use proc_macro2::{Ident, Span};
+use syn::ext::IdentExt as _;
 use syn::{ReturnType, Signature};
 
 use crate::attr::{Attribute, Binding, Kind, Written};
@@ -16,6 +17,7 @@ pub(crate) fn check(attribute: &Attribute, signature: &Signature, errors: &mut E
     slots(attribute, errors);
     retries(attribute, errors);
     versions(attribute, errors);
+    aliases(attribute, signature, errors);
     bindings(attribute, errors);
     if let (Some(permanent), ReturnType::Default) = (&attribute.permanent, &signature.output) {
         errors.on(
@@ -192,6 +194,27 @@ fn versions(attribute: &Attribute, errors: &mut Errors) {
             "`upcast` reads payloads of older versions, and this is the first: add `version = 2`",
         ),
         _ => {}
+    }
+}
+
+/// Aliases that clash with each other or with the task's own name. The worker finds those of other tasks when it starts.
+fn aliases(attribute: &Attribute, signature: &Signature, errors: &mut Errors) {
+    let Some(aliases) = &attribute.aliases else { return };
+    let own = match &attribute.name {
+        Some(name) => name.value.clone(),
+        // Where it could not be read, it has been reported.
+        None if attribute.mentions("name") => String::new(),
+        None => signature.ident.unraw().to_string(),
+    };
+    let mut seen: Vec<String> = Vec::new();
+    for alias in &aliases.value {
+        let name = alias.value();
+        if name == own {
+            errors.on(alias, format!("`{name}` is the task's own name: an alias is another one"));
+        } else if seen.contains(&name) {
+            errors.on(alias, format!("`{name}` is listed twice: remove one of them"));
+        }
+        seen.push(name);
     }
 }
 

@@ -83,6 +83,11 @@ impl Options {
                 let name = key.unraw().to_string();
                 if !OPTIONS.contains(&&*name) {
                     let hint = match suggest::nearest(&name, OPTIONS) {
+                        _ if matches!(&*name, "alias" | "aliases") => {
+                            "subscribers of ours take what their queue \
+                             brings, under any name; remove it, or keep the old name with `name = \"…\"`"
+                                .to_owned()
+                        }
                         Some(nearest) => format!("did you mean `{nearest}`?"),
                         None => format!("the options are `{}`", OPTIONS.join("`, `")),
                     };

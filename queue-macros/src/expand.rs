@@ -223,6 +223,9 @@ pub(crate) fn options(attribute: &Attribute, private: &TokenStream) -> TokenStre
     if attribute.default.is_some() {
         changes.extend(quote!(#options.is_default = true;));
     }
+    if let Some(Written { value: aliases, .. }) = &attribute.aliases {
+        changes.extend(quote!(#options.aliases = &[#(#aliases),*];));
+    }
     if let Some(Written { value: format, .. }) = &attribute.format {
         let format = format.expand(private);
         changes.extend(quote!(#options.format = #format;));

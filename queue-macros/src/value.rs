@@ -102,6 +102,17 @@ pub(crate) fn task_name(value: &Expr) -> Result<String> {
     Ok(name)
 }
 
+/// Other names of a task on the wire: `["send_mail", "mail.send"]`.
+pub(crate) fn aliases(value: &Expr) -> Result<Vec<LitStr>> {
+    const FORM: &str = r#"expected names in brackets, as in `aliases = ["send_mail"]`"#;
+    let Expr::Array(array) = value else { return Err(Error::new_spanned(value, FORM)) };
+    if array.elems.is_empty() {
+        return Err(Error::new_spanned(value, "an empty list: name the task's former names, or remove it"));
+    }
+    let name = |element| task_name(ungrouped(element)).and_then(|_| string(ungrouped(element)));
+    array.elems.iter().map(name).collect()
+}
+
 /// A name of a queue or exchange, or a routing key.
 pub(crate) fn amqp_name(value: &Expr) -> Result<String> {
     let literal = string(value)?;

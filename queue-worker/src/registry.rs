@@ -51,7 +51,7 @@ pub(crate) struct Selection {
     pub(crate) queues: Option<Vec<String>>,
 }
 
-/// What a worker runs: its tasks by their name on the wire, and the queues that it consumes, by name.
+/// What a worker runs: its tasks by their names on the wire, aliases among them, and the queues that it consumes, by name.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) tasks: HashMap<&'static str, Task>,
@@ -72,7 +72,7 @@ pub(crate) struct Queue {
     pub(crate) tasks: Vec<Task>,
     /// Takes the messages that name no task: the queue's only task, or the one marked `default`.
     pub(crate) fallback: Option<Task>,
-    /// Takes all messages, whatever they name: the queue subscribes to an exchange.
+    /// Takes all messages, whatever they name.
     pub(crate) subscriber: Option<Task>,
 }
 
@@ -158,6 +158,12 @@ impl Selection {
     /// Applies `.only(..)` and `.queues(..)`.
     fn narrow(&self, all: &[Task]) -> Result<Vec<Task>> {
         if let Some(unknown) = first_unknown(self.only.as_ref(), all.iter().map(Task::name)) {
+            if let Some(task) = all.iter().find(|task| task.options.aliases.contains(&unknown.as_str())) {
+                let name = task.name();
+                return Err(config(format!(
+                    "`.only(..)` names `{unknown}`, which is an alias: write `{name}`, the task's name"
+                )));
+            }
             let known = list(all.iter().map(Task::name));
             return Err(config(format!(
                 "`.only(..)` names task `{unknown}`, which does not exist; there are {known}"
@@ -192,7 +198,9 @@ impl Selection {
         for task in all {
             let queue = task.queue().name();
             let is_consumed = plan.queues.iter().any(|consumed| consumed.spec.name() == queue);
-            if is_consumed && !plan.tasks.contains_key(task.name()) {
+            // By its name: an alias of another task may be the same word.
+            let is_run = plan.tasks.get(task.name()).is_some_and(|run| run.name() == task.name());
+            if is_consumed && !is_run {
                 let left_out = task.name();
                 return Err(config(format!(
                     "task `{left_out}` of queue `{queue}` is left out, but the queue is consumed: its jobs would \
@@ -220,6 +228,20 @@ pub(crate) fn group(tasks: &[Task]) -> Result<Plan> {
             )));
         }
         by_queue.entry(task.queue().name()).or_default().push(*task);
+    }
+    // After all names, so that a clash is told as what it is.
+    for task in tasks {
+        for alias in task.options.aliases {
+            if let Some(other) = by_name.insert(alias, *task) {
+                let (one, two) = (other.path(), task.path());
+                let of = if other.name() == *alias { "the name" } else { "an alias" };
+                return Err(config(format!(
+                    "`{alias}` is {of} of task `{one}` and an alias of `{two}`: a job of that name can be run by one of \
+                     them only; take it out of one's `aliases`, or narrow the worker to one of them with \
+                     `.queues([..])` or `.task::<T>()`"
+                )));
+            }
+        }
     }
     let queues = by_queue.into_values().map(queue).collect::<Result<_>>()?;
     Ok(Plan { tasks: by_name, queues })

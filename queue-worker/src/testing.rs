@@ -367,7 +367,8 @@ impl TestQueue {
 
     fn waiting<T: queue_core::task::Task>(&self, queue: &Name) -> impl Iterator<Item = Waiting> {
         let is_meant = move |waiting: &Waiting| {
-            waiting.queue == queue.as_ref() && waiting.envelope.task.as_deref() == Some(T::NAME)
+            let is_ours = |name: &str| name == T::NAME || T::options().aliases.contains(&name);
+            waiting.queue == queue.as_ref() && waiting.envelope.task.as_deref().is_some_and(is_ours)
         };
         self.broker.snapshot().into_iter().filter(is_meant)
     }

@@ -1,5 +1,6 @@
 //! `#[task]` as a user meets it: what is generated, what a function may take and return, and what is refused.
 
+mod alias;
 mod drained;
 mod format;
 mod handlers;

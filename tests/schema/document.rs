@@ -207,3 +207,13 @@ fn subscriber_receives_its_event_by_its_bindings() {
     // A message as it is has no schema.
     assert_eq!(document["components"]["messages"]["archive"].get("payload"), None);
 }
+
+#[test]
+fn task_tells_its_former_names() {
+    let document = shop();
+
+    let message = &document["components"]["messages"]["send_bill"];
+    assert_eq!(message["x-aliases"], json!(["bill", "shop.bill"]));
+    assert_eq!(message["bindings"]["amqp"]["messageType"], "send_bill");
+    assert_eq!(document["components"]["messages"]["ship"].get("x-aliases"), None);
+}

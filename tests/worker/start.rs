@@ -42,6 +42,49 @@ task!(DefaultTwo {} = "default_two", queue: queue("start.default"), options: def
 task!(NotDefault {} = "not_default", queue: queue("start.default"), options: options(), needs: [],
     async |_call, _job| {});
 
+fn known_as(aliases: &'static [&'static str]) -> leveret::__private::TaskOptions {
+    let mut options = options();
+    options.aliases = aliases;
+    options
+}
+
+task!(Post {} = "post", queue: queue("start.post"), options: known_as(&["send_sms", "send_letter"]), needs: [],
+    async |_call, _job| {});
+task!(Parcel {} = "parcel", queue: queue("start.parcels"), options: known_as(&["send_letter"]), needs: [],
+    async |_call, _job| {});
+
+#[tokio::test]
+async fn alias_that_is_another_tasks_name_or_alias() {
+    let (client, _clock) = client();
+
+    let name = refusal(Worker::new(&client).task::<Post>().task::<SendSms>()).await;
+    let alias = refusal(Worker::new(&client).task::<Post>().task::<Parcel>()).await;
+
+    let remedy = "a job of that name can be run by one of them only; take it out of one's `aliases`, or narrow the worker \
+                  to one of them with `.queues([..])` or `.task::<T>()`";
+    assert_eq!(
+        name,
+        format!(
+            "`send_sms` is the name of task `worker::start::SendSms` and an alias of `worker::start::Post`: {remedy}"
+        )
+    );
+    assert_eq!(
+        alias,
+        format!(
+            "`send_letter` is an alias of task `worker::start::Parcel` and an alias of `worker::start::Post`: {remedy}"
+        )
+    );
+}
+
+#[tokio::test]
+async fn only_an_alias() {
+    let (client, _clock) = client();
+
+    let words = refusal(Worker::new(&client).task::<Parcel>().only(["send_letter"])).await;
+
+    assert_eq!(words, "`.only(..)` names `send_letter`, which is an alias: write `parcel`, the task's name");
+}
+
 #[tokio::test]
 async fn no_tasks() {
     let (client, _clock) = client();

@@ -84,7 +84,12 @@ impl<'a> Builder<'a> {
         }
         let message = self.message(&format!("task {} {}", task.name, spec.name()), task.name, |builder| {
             let payload = builder.schema(task.payload);
-            typed(message(task.name, task.doc, options.format, payload, &headers))
+            let mut message = typed(message(task.name, task.doc, options.format, payload, &headers));
+            if !options.aliases.is_empty() {
+                // AMQP's `type` of messages that are taken as well.
+                message["x-aliases"] = options.aliases.into();
+            }
+            message
         });
         let channel = self.queue(spec);
         self.add_message(&channel, &message);

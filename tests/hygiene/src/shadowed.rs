@@ -56,6 +56,7 @@ impl ::core::error::Error for Failure {}
     crate = ::jobs,
     queue = "shadowed",
     name = "everything",
+    aliases = ["something", "anything"],
     payload = Everything,
     dlx = "dlx",
     dead_letter_queue = "dead.letters",

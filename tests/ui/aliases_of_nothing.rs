@@ -1,0 +1,6 @@
+use leveret::task;
+
+#[task(queue = "q", aliases = [])]
+async fn job() {}
+
+fn main() {}
