@@ -144,6 +144,9 @@ mod task_docs {}
 mod pages {
     #[doc = include_str!("../docs/deploys.md")]
     mod deploys {}
+
+    #[doc = include_str!("../docs/foreign-producers.md")]
+    mod foreign_producers {}
 }
 
 /// What generated code names. Not public API: it changes without notice.

@@ -276,7 +276,16 @@ pub const fn check_subscription<E: EventBody>(
     by_headers: &[bool],
 ) {
     match (exchange, E::EXCHANGE) {
-        (None, None) => panic!("a `RawMessage` does not say where it comes from: add `exchange = \"…\"`"),
+        (None, None) => panic!(
+            "a `RawMessage` does not say where it comes from: add `exchange = \"…\"`, or `exchange = \"\"` for what is \
+             sent to the queue by its name"
+        ),
+        // AMQP's default exchange, which needs neither a kind nor a binding.
+        (Some(written), None) if written.is_empty() => return,
+        (Some(written), Some(_)) if written.is_empty() => panic!(
+            "an event comes by its own exchange: leave `exchange` out, or take a `RawMessage`, which may be sent to the \
+             queue by its name"
+        ),
         (Some(written), Some(own)) if !is_same(written, own) => {
             panic!(
                 "the event is published to another exchange: leave `exchange` out, or take an event of this one"

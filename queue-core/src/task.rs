@@ -43,6 +43,9 @@ pub struct TaskOptions {
     pub is_default: bool,
     /// Names under which its jobs come as well: those that it had before it was renamed.
     pub aliases: &'static [&'static str],
+    /// A message with a `reply_to` is a call, which runs once and is answered. If false, it is a job like any other, with
+    /// retries and dead letters, and gets no answer.
+    pub replies: bool,
     /// How its payloads are written. Those that arrive are read by their own `content_type`.
     pub format: Format,
     /// Which version its payloads are, from 1.
@@ -55,7 +58,7 @@ impl TaskOptions {
 }
 
 impl Default for TaskOptions {
-    /// 5 retries, 10 minutes, no priority, no aliases, JSON, version 1.
+    /// 5 retries, 10 minutes, no priority, no aliases, JSON, version 1; calls are answered.
     fn default() -> Self {
         Self {
             retry: RetryPolicy::default(),
@@ -63,6 +66,7 @@ impl Default for TaskOptions {
             priority: None,
             is_default: false,
             aliases: &[],
+            replies: true,
             format: Format::Json,
             version: 1,
         }

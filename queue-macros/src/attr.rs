@@ -49,6 +49,7 @@ const OPTIONS: &[(&str, &str, &[Kind])] = &[
     ("priority", "priority = 5", TASK),
     ("permanent", "permanent(MailError::BadAddress(_) | MailError::Banned)", BOTH),
     ("default", "default", TASK),
+    ("reply", "reply = false", TASK),
     ("format", r#"format = "msgpack""#, TASK),
     ("version", "version = 2", TASK),
     ("upcast", "upcast = path::to_function", TASK),
@@ -109,6 +110,7 @@ pub(crate) struct Attribute {
     pub(crate) priority: Option<Written<u8>>,
     pub(crate) permanent: Option<Written<Permanent>>,
     pub(crate) default: Option<Written<()>>,
+    pub(crate) reply: Option<Written<bool>>,
     pub(crate) format: Option<Written<Format>>,
     pub(crate) version: Option<Written<u32>>,
     pub(crate) upcast: Option<Written<Path>>,
@@ -151,6 +153,7 @@ impl Attribute {
             priority: None,
             permanent: None,
             default: None,
+            reply: None,
             format: None,
             version: None,
             upcast: None,
@@ -201,6 +204,7 @@ impl Attribute {
             let (other, own) = (kinds[0].as_str(), self.kind_of.as_str());
             let why = match (key.as_str(), self.kind_of) {
                 ("aliases" | "default", Kind::Subscriber) => ", which takes all that its queue brings",
+                ("reply", Kind::Subscriber) => ", which never replies",
                 _ => "",
             };
             let words = format!("`{key}` is an option of `{other}`, and none of `{own}`{why}: remove it");
@@ -223,6 +227,7 @@ impl Attribute {
             "priority" => assign(&mut self.priority, option, |value| value::integer(value, 0, u8::MAX)),
             "permanent" => parenthesised(&mut self.permanent, option, Permanent::parse),
             "default" => flag(&mut self.default, option),
+            "reply" => assign(&mut self.reply, option, value::boolean),
             "format" => assign(&mut self.format, option, value::format),
             "version" => assign(&mut self.version, option, |value| value::integer(value, 1, u32::MAX)),
             "upcast" => assign_path(
@@ -246,7 +251,7 @@ impl Attribute {
                     _ => Ok(()),
                 }
             }
-            "exchange" => assign(&mut self.exchange, option, value::exchange_name),
+            "exchange" => assign(&mut self.exchange, option, value::source_exchange),
             "kind" => assign(&mut self.exchange_kind, option, value::exchange_kind),
             "binding" => {
                 let mut binding = None;

@@ -18,6 +18,7 @@ pub(crate) fn check(attribute: &Attribute, signature: &Signature, errors: &mut E
     retries(attribute, errors);
     versions(attribute, errors);
     aliases(attribute, signature, errors);
+    default_exchange(attribute, errors);
     bindings(attribute, errors);
     if let (Some(permanent), ReturnType::Default) = (&attribute.permanent, &signature.output) {
         errors.on(
@@ -218,9 +219,29 @@ fn aliases(attribute: &Attribute, signature: &Signature, errors: &mut Errors) {
     }
 }
 
+/// Options of an exchange, on a queue that takes messages by its name.
+fn default_exchange(attribute: &Attribute, errors: &mut Errors) {
+    let Some(Written { value: exchange, .. }) = &attribute.exchange else { return };
+    if !exchange.is_empty() {
+        return;
+    }
+    let binding = attribute.bindings.first().map(|binding| &binding.key);
+    for key in [key(&attribute.exchange_kind), binding, key(&attribute.exact)].into_iter().flatten() {
+        let words = format!(
+            "`{key}` has no effect with `exchange = \"\"`, AMQP's default exchange, which routes by the queue's name: \
+             remove one of the two"
+        );
+        errors.on(key, words);
+    }
+}
+
 /// What the kind of exchange, where it is written, says about bindings. Where only the event's type knows the kind,
 /// a constant checks the same.
 fn bindings(attribute: &Attribute, errors: &mut Errors) {
+    if matches!(&attribute.exchange, Some(Written { value, .. }) if value.is_empty()) {
+        // They have been reported.
+        return;
+    }
     let kind = attribute.exchange_kind.as_ref().map(|kind| kind.value);
     for binding in &attribute.bindings {
         match (&binding.value, kind) {

@@ -226,6 +226,9 @@ pub(crate) fn options(attribute: &Attribute, private: &TokenStream) -> TokenStre
     if let Some(Written { value: aliases, .. }) = &attribute.aliases {
         changes.extend(quote!(#options.aliases = &[#(#aliases),*];));
     }
+    if let Some(Written { value: replies, .. }) = &attribute.reply {
+        changes.extend(quote!(#options.replies = #replies;));
+    }
     if let Some(Written { value: format, .. }) = &attribute.format {
         let format = format.expand(private);
         changes.extend(quote!(#options.format = #format;));

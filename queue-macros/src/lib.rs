@@ -38,6 +38,7 @@ pub fn task(attribute: TokenStream, function: TokenStream) -> TokenStream {
 /// |---|---|
 /// | `queue` | the queue that keeps this service's copies. Two processes of one service share it; two services have two |
 /// | `exchange`, `kind` | where the events come from; default what the event's type says. A `RawMessage` says neither |
+/// | `exchange = ""` | a `RawMessage` that others send to the queue by its name, by AMQP's default exchange. Without kind and bindings |
 /// | `binding = "order.europe.*"` | which routing keys; may be given several times. A pattern has at most two `#`; RabbitMQ refuses more from 4.3.5 on. Default on a topic exchange: `#`, all; none with `declare = "passive"`, whose queue gets what others have bound |
 /// | `binding(region = "europe")` | which headers, all of them; `binding(any, ..)`: one of them |
 /// | `bindings = "exact"` | takes bindings out that the code no longer has; on RabbitMQ by its management API, and refused without |

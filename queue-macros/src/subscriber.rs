@@ -128,7 +128,12 @@ fn handler(model: &Model) -> TokenStream {
     let run = expand::run(model, &call, &read(model, &call));
     let needs = expand::needs(model);
     let queue = expand::queue(attribute, private);
-    let subscription = subscription(model);
+    // A queue that others send to by its name takes nothing from an exchange.
+    let subscribes = attribute.exchange.as_ref().is_none_or(|exchange| !exchange.value.is_empty());
+    let subscription = subscribes.then(|| {
+        let subscription = subscription(model);
+        quote!(.subscribe(#subscription))
+    });
     let prefetch = attribute.prefetch.is_none().then(|| {
         let concurrency = attribute.concurrency.as_ref().map_or(1, |written| written.value);
         // An event is quick as a rule, and many come at once.
@@ -153,7 +158,7 @@ fn handler(model: &Model) -> TokenStream {
 
                 fn __queue() -> &'static #private::QueueSpec {
                     static QUEUE: ::std::sync::LazyLock<#private::QueueSpec> =
-                        ::std::sync::LazyLock::new(|| #queue #prefetch .subscribe(#subscription));
+                        ::std::sync::LazyLock::new(|| #queue #prefetch #subscription);
                     &QUEUE
                 }
 

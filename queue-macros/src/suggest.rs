@@ -20,6 +20,7 @@ const SYNONYMS: &[(&str, &[&str])] = &[
     ("queue", &["queue_name", "routing_key", "topic", "channel"]),
     ("name", &["task", "task_name", "type", "job"]),
     ("aliases", &["alias", "old_names", "former_names", "also_known_as"]),
+    ("reply", &["replies", "reply_to", "answer", "answers", "ignore_result", "rpc", "call", "calls"]),
     ("payload", &["payload_name", "args", "message"]),
     ("retries", &["retry", "max_retries", "max_retry", "retry_limit", "max_attempts", "attempts", "tries"]),
     ("backoff", &["delay", "retry_delay", "retry_backoff", "retry_after", "retry_wait", "countdown"]),

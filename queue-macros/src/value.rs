@@ -133,6 +133,15 @@ pub(crate) fn exchange_name(value: &Expr) -> Result<String> {
     Ok(name)
 }
 
+/// The exchange that a subscriber's messages come from; the empty name is AMQP's default exchange, which routes by the
+/// name of the queue.
+pub(crate) fn source_exchange(value: &Expr) -> Result<String> {
+    match string(value) {
+        Ok(literal) if literal.value().is_empty() => Ok(String::new()),
+        _ => exchange_name(value),
+    }
+}
+
 /// A binding's routing key, or on a topic exchange its pattern.
 pub(crate) fn binding_key(value: &Expr) -> Result<String> {
     let literal = string(value)?;

@@ -15,12 +15,25 @@ use queue_core::settlement::{Reason, ReasonKind, Settlement};
 
 use crate::events::JobInfo;
 use crate::fetch::Lane;
+use crate::registry::Task;
 use crate::settle::{Decision, Fate};
 
 /// Whether somebody waits for what the handler returns. A subscriber returns nothing, and may be one of many: whoever
-/// published an event with a reply address gets no reply, and the event is retried like any other.
+/// published an event with a reply address gets no reply, and the event is retried like any other. So is a job whose task
+/// says `reply = false`.
 pub(crate) fn is_call(lane: &Lane, job: &Envelope) -> bool {
-    lane.plan.subscriber.is_none() && wire::is_call(job)
+    // In this order: most jobs have no address, and cost no more.
+    wire::is_call(job)
+        && lane.plan.subscriber.is_none()
+        && task_of(lane, job).is_none_or(|task| task.options.replies)
+}
+
+/// The task of a job, if this worker knows it.
+fn task_of<'lane>(lane: &'lane Lane, job: &Envelope) -> Option<&'lane Task> {
+    match &job.task {
+        Some(name) => lane.shared.tasks.get(name.as_str()),
+        None => lane.plan.fallback.as_ref(),
+    }
 }
 
 /// Whether the job's caller has given up, so that nobody would read the reply.

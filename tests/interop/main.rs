@@ -17,6 +17,7 @@ mod example_events;
 mod example_orders;
 mod example_shared;
 mod example_web;
+mod producer;
 mod property;
 mod python;
 mod readme;

@@ -209,11 +209,23 @@ fn subscriber_receives_its_event_by_its_bindings() {
 }
 
 #[test]
-fn task_tells_its_former_names() {
+fn task_tells_its_former_names_and_that_it_never_replies() {
     let document = shop();
 
     let message = &document["components"]["messages"]["send_bill"];
     assert_eq!(message["x-aliases"], json!(["bill", "shop.bill"]));
     assert_eq!(message["bindings"]["amqp"]["messageType"], "send_bill");
+    assert_eq!(document["operations"]["enqueue.send_bill"].get("reply"), None);
     assert_eq!(document["components"]["messages"]["ship"].get("x-aliases"), None);
+}
+
+#[test]
+fn queue_that_others_send_to_by_its_name_has_no_bindings() {
+    let document = shop();
+
+    assert_eq!(document["channels"]["imports"].get("x-bindings"), None);
+    assert_eq!(
+        document["operations"]["receive.import"]["messages"][0]["$ref"],
+        "#/channels/imports/messages/import"
+    );
 }

@@ -128,8 +128,14 @@ pub(crate) async fn archive(message: RawMessage) {
     drop(message);
 }
 
-/// Was `bill` once, and `shop.bill` before that.
-#[task(queue = "shop.bills", aliases = ["bill", "shop.bill"])]
+/// Takes messages that others send to the queue by its name.
+#[subscriber(queue = "imports", exchange = "", queue_type = "classic", dlx = none)]
+pub(crate) async fn import(message: RawMessage) {
+    drop(message);
+}
+
+/// Was `bill` once, and is sent by programs that read no reply.
+#[task(queue = "shop.bills", aliases = ["bill", "shop.bill"], reply = false)]
 pub(crate) async fn send_bill(order: u64) -> Result<u64, BoxError> {
     Ok(order)
 }

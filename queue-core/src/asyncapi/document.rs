@@ -119,9 +119,13 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// What a call of the task is answered with; nothing for a task that returns nothing, which is seldom called.
+    /// What a call of the task is answered with; nothing for a task that is never called, or that returns nothing, which is
+    /// seldom called.
     fn reply(&mut self, task: &TaskDescription) -> Option<Value> {
         let payload = self.schema(task.reply);
+        if !(task.options)().replies {
+            return None;
+        }
         if payload.get("type").and_then(Value::as_str) == Some("null") {
             return None;
         }

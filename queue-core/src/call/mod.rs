@@ -105,6 +105,11 @@ impl<T: Task> Call<T> {
         crate::runtime::require("a call")
             .map_err(|error| PublishError::Refused(chain(&error)))
             .map_err(EnqueueError::Publish)?;
+        if !T::options().replies {
+            let words =
+                format!("task `{}` says `reply = false`, so a call would wait in vain: enqueue it", T::NAME);
+            return Err(EnqueueError::Publish(PublishError::Invalid(words)).into());
+        }
         refuse_own_headers(&self.headers).map_err(EnqueueError::Publish)?;
         let mut envelope = self.client.envelope(&self.task, self.headers)?;
         envelope.priority = self.priority.or(envelope.priority);

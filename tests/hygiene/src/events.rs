@@ -66,3 +66,10 @@ async fn on_literal_keys(message: ::jobs::RawMessage) {
     ::core::mem::drop(message.body);
     ::core::future::ready(()).await;
 }
+
+/// Takes messages that others send to the queue by its name.
+#[::jobs::subscriber(crate = ::jobs, exchange = "", queue = "hygiene.plain")]
+async fn on_plain(message: ::jobs::RawMessage) {
+    ::core::mem::drop(message.body);
+    ::core::future::ready(()).await;
+}

@@ -76,6 +76,7 @@ impl ::core::error::Error for Failure {}
     priority = 5,
     permanent(Failure {}),
     default,
+    reply = false,
     format = "cbor",
     version = 2,
     upcast = upcast_everything,

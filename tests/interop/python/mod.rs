@@ -1,4 +1,5 @@
-//! Python's own clients beside ours: the real pika and aio-pika.
+//! Python's own clients beside ours: the real pika and aio-pika; and two of its job queues, Celery and Dramatiq, as
+//! producers.
 //!
 //! The programs stand in `programs/`, one file each, as their users would write them; a test runs them as processes and
 //! talks to them by lines of JSON. `LEVERET_TEST_PYTHON` names an interpreter that has the clients; `scripts/python`
@@ -33,11 +34,31 @@ macro_rules! with_each_client {
     };
 }
 
+/// The same for a file whose programs are all that there is: `rabbitmq3::name` and `rabbitmq4::name`.
+macro_rules! with_the_programs {
+    ($($name:ident),* $(,)?) => {
+        with_the_programs!(@node rabbitmq3, 3; $($name)*);
+        with_the_programs!(@node rabbitmq4, 4; $($name)*);
+    };
+    (@node $node:ident, $major:literal; $($name:ident)*) => {
+        mod $node {
+            use crate::python::run;
+            use crate::support::place::Place::RabbitMq;
+
+            $(#[test]
+            fn $name() {
+                run(RabbitMq($major), "", &super::LEFTOVERS, super::$name);
+            })*
+        }
+    };
+}
+
 mod dead_letter;
 mod event;
 mod header;
 mod job;
 mod payload;
+mod producer;
 mod queue;
 mod readme;
 mod rpc;

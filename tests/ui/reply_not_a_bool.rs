@@ -1,0 +1,6 @@
+use leveret::task;
+
+#[task(queue = "q", reply = "never")]
+async fn job() {}
+
+fn main() {}
