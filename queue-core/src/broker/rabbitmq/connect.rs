@@ -10,11 +10,12 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedIdentity, OwnedTLSConfig};
+use lapin::tcp::AsyncTcpStream;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Connection, ConnectionProperties};
 
 use super::fault::{self, Fault};
+use super::transport;
 use super::url::{Host, Target};
 
 /// A connection, and a handle on its socket that works when lapin is stuck.
@@ -135,9 +136,8 @@ async fn connector(
     deadline: Duration,
     socket: Socket,
 ) -> lapin::Result<Connection> {
-    let runtime = lapin::runtime::default_runtime()?;
     let uri = AMQPUri {
-        // Plain, so that we get to see the socket; TLS is added on top below.
+        // lapin knows of no TLS: `transport` adds it.
         scheme: AMQPScheme::AMQP,
         authority: AMQPAuthority {
             userinfo: AMQPUserInfo { username: target.user.clone(), password: target.password.clone() },
@@ -161,34 +161,18 @@ async fn connector(
         properties = properties.with_locale(super::convert::short(locale));
     }
     let tls = target.tls.clone();
-    let connect = of_runtime(&runtime, async move |uri: AMQPUri, runtime| {
+    let connect = async move |uri: AMQPUri, _runtime| {
         let connecting = async {
-            let stream = uri.connect_async(&runtime).await?;
-            if let AsyncTcpStream::Plain(plain) = &stream {
-                socket.set(TcpStream::from(plain.get_ref().as_fd().try_clone_to_owned()?));
-            }
-            match &tls {
-                None => Ok(stream),
-                Some(tls) => {
-                    let config = OwnedTLSConfig {
-                        identity: tls.identity.clone().map(|(pem, key)| OwnedIdentity::PKCS8 { pem, key }),
-                        cert_chain: tls.ca.clone(),
-                    };
-                    let server = tls.server_name.as_deref().unwrap_or(&uri.authority.host);
-                    stream.into_tls(server, config.as_ref()).await
-                }
-            }
+            let AMQPAuthority { host, port, .. } = &uri.authority;
+            let stream = transport::connect((host.as_str(), *port)).await?;
+            socket.set(TcpStream::from(stream.as_fd().try_clone_to_owned()?));
+            transport::secure(stream, tls.as_ref(), host).await.map(AsyncTcpStream::Plain)
         };
         // Cutting the socket ends a login, but not a name lookup or a TCP handshake: those end here.
         let connected = tokio::time::timeout(deadline, connecting).await;
         let stream =
             connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).and_then(|stream| stream);
         stream.map_err(lapin::Error::from)
-    });
-    Connection::connector(uri, runtime, connect, properties).await
-}
-
-/// Says of which type the closure's second argument is: lapin's runtime, whose type it does not name in public.
-fn of_runtime<R, S, F: AsyncFn(AMQPUri, R) -> lapin::Result<S>>(_runtime: &R, connect: F) -> F {
-    connect
+    };
+    Connection::connector(uri, transport::current_runtime(), connect, properties).await
 }

@@ -76,6 +76,7 @@ mod settle;
 mod silence;
 mod tags;
 mod tap;
+mod transport;
 mod turn;
 mod url;
 mod waiting;
