@@ -27,6 +27,8 @@ const EXACT: Duration = Duration::from_millis(20);
 const PROBES: u32 = 8;
 /// How long one of them may take, and how long a router waits for the first.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the connection may take to be made and closed once the broker is closed.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// From what difference on it is said that this machine's clock is wrong, and how often.
 const WRONG: Duration = Duration::from_secs(2);
 const SAY_AGAIN: Duration = Duration::from_secs(3600);
@@ -194,16 +196,21 @@ async fn ask(core: Arc<Core>) {
 /// On a connection of its own: one that publishes is not read while memory is short, and a refusal closes channels.
 async fn ask_aside(core: &Core) -> Result<()> {
     let closed = &core.shared.closed;
+    // A connection that is cut while it is made is a warning in the server's log.
+    let too_late = async {
+        closed.cancelled().await;
+        tokio::time::sleep(GOODBYE).await;
+    };
     let link = tokio::select! {
         link = session::open_any(&core.shared, "clock") => link.map_err(|fault| fault.error)?,
-        () = closed.cancelled() => return Ok(()),
+        () = too_late => return Ok(()),
     };
     let asked = tokio::select! {
         asked = probe(core, &link) => asked,
         () = closed.cancelled() => Ok(()),
     };
     // Its queues go with it.
-    link.close(Duration::from_secs(1)).await;
+    link.close(GOODBYE).await;
     asked
 }
 
