@@ -170,7 +170,8 @@ async fn consumer_that_the_server_ends_gives_back_what_waits_and_acks_what_runs(
     for delivery in [too_long, one, other] {
         let _ = delivery.settle(Settlement::Ack).await;
     }
-    until("the old channel is closed", async || !listed(&["list_channels", "pid"]).await.contains(&channel)).await;
+    until("the old channel is closed", async || !listed(&["list_channels", "pid"]).await.contains(&channel))
+        .await;
     // What ran has been acked: it does not come again when its channel goes.
     until_ready(&client, &queue, 0).await;
     send(&client, &queue, 1).await;

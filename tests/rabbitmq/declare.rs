@@ -1,6 +1,7 @@
 //! Declaring in a vhost whose default queue type is quorum, and the words of what a server refuses there.
 
-use queue_core::broker::{Publish, rabbitmq};
+use lapin::options::BasicConsumeOptions;
+use queue_core::broker::{ConsumeOptions, Publish, rabbitmq};
 use queue_core::envelope::Envelope;
 use queue_core::error::{ErrorKind, chain};
 use queue_core::topology::{BindingDecl, Namespace, QueueDecl, QueueSpec, QueueType, Topology};
@@ -14,6 +15,7 @@ on_each_node!(
     classic_queue_is_shared_with_programs_that_write_no_type,
     default_queue_type_is_named_where_it_is_the_cause,
     binding_that_is_refused_is_told_in_the_servers_words,
+    queue_that_another_consumes_alone_is_no_missing_permission,
 );
 
 /// Asks the node's management API, as `guest`.
@@ -176,6 +178,30 @@ async fn binding_that_is_refused_is_told_in_the_servers_words(node: Node) {
     } else {
         hashes.unwrap();
     }
+    broker.delete(&queue).await.unwrap();
+    broker.close().await;
+}
+
+/// RabbitMQ says both by the code 403.
+async fn queue_that_another_consumes_alone_is_no_missing_permission(node: Node) {
+    let broker = node.broker().await;
+    let queue = unique("alone");
+    let decl = QueueDecl::new(queue.clone()).argument("x-queue-type", "classic");
+    broker.declare(&Topology::new().queue(decl)).await.unwrap();
+    let other = lapin::Connection::connect(&node.url, Default::default()).await.unwrap();
+    let channel = other.create_channel().await.unwrap();
+    let alone = BasicConsumeOptions { exclusive: true, ..BasicConsumeOptions::default() };
+    // lapin cancels a consumer that is dropped.
+    let _alone =
+        channel.basic_consume(queue.as_str().into(), "".into(), alone, Default::default()).await.unwrap();
+
+    let refused = broker.consume(ConsumeOptions::new(queue.clone())).await.unwrap_err();
+
+    let words = chain(&refused);
+    assert_eq!(refused.kind(), ErrorKind::Topology, "{words}");
+    assert!(words.contains(&queue) && words.contains("for itself"), "{words}");
+    assert!(!words.contains("set_permissions"), "{words}");
+    other.close(200, "".into()).await.unwrap();
     broker.delete(&queue).await.unwrap();
     broker.close().await;
 }

@@ -190,6 +190,14 @@ pub(super) fn refusal(what: &str, name: &str, error: &lapin::Error) -> Error {
             None if what == "exchange" => amqp::missing_exchange(name),
             None => amqp::missing_queue(name),
         },
+        // No permission helps against these: "queue 'q' in vhost '/' in exclusive use".
+        code::ACCESS_REFUSED if text.ends_with(" in exclusive use") => Error::new(
+            ErrorKind::Topology,
+            format!(
+                "{what} `{name}` has a consumer that wants it for itself (`exclusive`): end \
+                 the other, or take another queue"
+            ),
+        ),
         code::ACCESS_REFUSED => Error::new(
             ErrorKind::Refused,
             format!(
