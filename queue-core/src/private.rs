@@ -5,6 +5,7 @@ pub use {serde, serde_json};
 pub use crate::__described as described;
 pub use crate::__enqueue_only as enqueue_only;
 pub use crate::__no_worker as no_worker;
+pub use crate::body::Body;
 pub use crate::envelope::{HeaderValue, Headers};
 pub use crate::error::PublishError;
 pub use crate::event::{Event, EventBody, KeyWriter, check_subscription, subscription};

@@ -84,8 +84,9 @@ fn server_clock_says_what_more_has_gone_by() {
     assert_eq!(left_after(secs(7.9), 4_000, enqueuer, later(60_000)).1, Duration::ZERO);
     // Also where its enqueuer did not know the server's clock: it left its rung within that second.
     assert_eq!(left_after(secs(7.9), 4_000, now(wrong, None), later(60_000)).1, Duration::ZERO);
-    // Never early: the time is known to 10 ms on either side.
-    assert_eq!(left_after(secs(7.9), 5_000, enqueuer, later(5_000)).1, secs(2.92));
+    // Never early: the time is known to 10 ms on either side, and it is not before the second in which the job left its rung.
+    assert_eq!(left_after(secs(7.9), 5_005, enqueuer, later(5_005)).1, secs(2.91));
+    assert_eq!(left_after(secs(7.9), 5_020, enqueuer, later(5_020)).1, secs(2.9));
     assert_eq!(left_after(secs(7.9), 4_001, enqueuer, later(4_001)).1, secs(3.9));
 }
 
