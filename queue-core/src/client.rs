@@ -31,7 +31,7 @@ mod builder;
 mod environment;
 
 /// How often a job is published to a queue that is missing, or refuses it without being full.
-const TRIES: u32 = 3;
+pub(crate) const TRIES: u32 = 3;
 /// How long the deletion of a queue takes.
 const MOMENT: Duration = Duration::from_millis(50);
 
@@ -315,12 +315,16 @@ impl Client {
 
     /// Whether a queue that has refused a job is not full, as far as can be seen: RabbitMQ also refuses what comes while a
     /// queue is being deleted. Waits for a moment then.
-    async fn refuses_for_a_moment(&self, spec: &QueueSpec) -> bool {
+    pub(crate) async fn refuses_for_a_moment(&self, spec: &QueueSpec) -> bool {
         match self.inner.broker.inspect(spec.name()).await {
             Ok(stats) if spec.is_full_at(stats.ready) => return false,
             Err(error) if error.kind() == ErrorKind::Topology => self.forget(spec.name()),
             // A queue whose process has crashed does not answer until it has been started again.
             _ => {}
+        }
+        // Without a runtime nothing can wait, and brokers that need none do not refuse in this way.
+        if tokio::runtime::Handle::try_current().is_err() {
+            return false;
         }
         tokio::time::sleep(MOMENT).await;
         true

@@ -7,13 +7,13 @@ use std::thread::{self, Thread};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
-use leveret::{ErrorKind, PublishError, Task, Worker};
+use leveret::{EnqueueError, ErrorKind, PublishError, Task, Worker};
 use queue_core::broker::{ConsumeOptions, Health, Publish};
 use queue_core::envelope::Envelope;
 use queue_core::error::{SettleError, chain};
 use queue_core::settlement::{Reason, ReasonKind, Settlement};
 use queue_core::task::TaskOptions;
-use queue_core::topology::{QueueDecl, QueueSpec, Topology};
+use queue_core::topology::{Declare, QueueDecl, QueueSpec, Topology};
 use serde::{Deserialize, Serialize};
 
 use crate::support::fixture::{message, unique};
@@ -197,6 +197,27 @@ impl Task for Outside {
     }
 }
 
+/// A task whose queue another program has made small, which its own words do not say.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Small {}
+
+impl Task for Small {
+    const NAME: &'static str = "small";
+    type Output = ();
+
+    fn queue() -> &'static QueueSpec {
+        static SPEC: OnceLock<QueueSpec> = OnceLock::new();
+        SPEC.get_or_init(|| {
+            QueueSpec::new(unique("contract.lifecycle.small")).no_dlx().declare(Declare::Passive)
+        })
+    }
+
+    fn options() -> &'static TaskOptions {
+        static OPTIONS: OnceLock<TaskOptions> = OnceLock::new();
+        OPTIONS.get_or_init(TaskOptions::default)
+    }
+}
+
 /// Never a panic: on another executor, or in a program that has forgotten its runtime.
 pub(crate) async fn outside_of_a_tokio_runtime_things_work_or_say_that_they_need_one(t: &Fixture) {
     let queue = Outside::queue();
@@ -219,6 +240,7 @@ pub(crate) async fn outside_of_a_tokio_runtime_things_work_or_say_that_they_need
         ours.push(next(&mut consumer).await);
     }
     let nowhere = next(&mut astray).await;
+    t.declare_spec(&QueueSpec::new(Small::queue().name().clone()).no_dlx().max_length(1)).await;
     let needs_one = |words: String| assert!(words.contains("needs a tokio runtime"), "{words}");
 
     let outside = async {
@@ -238,6 +260,11 @@ pub(crate) async fn outside_of_a_tokio_runtime_things_work_or_say_that_they_need
         if let Err(error) = client.broker().publish(reply).await {
             needs_one(error.to_string());
         }
+        let mut refused = Ok(());
+        for _ in 0..200 {
+            refused = refused.and(client.enqueue(Small {}).await.map(drop));
+        }
+        assert!(matches!(refused, Err(EnqueueError::QueueFull { .. })), "{refused:?}");
         needs_one(chain(&client.call(Outside {}).await.unwrap_err()));
         match client.broker().consume(ConsumeOptions::new(name.clone())).await {
             Ok(mut consumer) => {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::broker::{Health, Publish};
-use crate::client::Client;
+use crate::client::{Client, TRIES};
 use crate::envelope::{Envelope, HeaderValue, Headers};
 use crate::error::{EnqueueError, Error, ErrorKind, PublishError, chain};
 use crate::publish::refuse_own_headers;
@@ -162,7 +162,7 @@ impl Asking<'_> {
     /// Waits for the reply, for ever if need be. Cancel safe.
     async fn reply(&mut self) -> Result<Envelope, CallError> {
         let id = self.publish.envelope.id.to_string();
-        let mut is_declared_again = false;
+        let (mut is_declared_again, mut refused) = (false, 1);
         loop {
             self.may_be_sent = false;
             // Before the reply is waited for: what takes so long may outlive who reads it.
@@ -193,6 +193,13 @@ impl Asking<'_> {
                 Err(EnqueueError::Publish(PublishError::Unroutable { .. })) if !is_declared_again => {
                     is_declared_again = true;
                     self.client.forget(self.queue.name());
+                    continue;
+                }
+                // RabbitMQ refuses so what comes while the queue is being deleted, too. It has not taken the request.
+                Err(EnqueueError::QueueFull { .. })
+                    if refused < TRIES && self.client.refuses_for_a_moment(self.queue).await =>
+                {
+                    refused += 1;
                     continue;
                 }
                 // The connection went before the request, so it can be asked on the next one.
