@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::blocking::Blocking;
@@ -14,6 +14,9 @@ use crate::blocking::Blocking;
 /// How long a program whose worker was stopped at once has to end by itself, before its process is ended under functions
 /// that nobody can stop.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a worker that was stopped at once has to return, before its process is ended although it has not: jobs block
+/// every thread of its runtime. More than all steps of such a stop take together.
+const STUCK: Duration = Duration::from_secs(6);
 
 /// Stops a worker from anywhere in the program. Clones stop the same worker; dropping one stops nothing.
 #[derive(Debug, Clone)]
@@ -124,54 +127,34 @@ pub(crate) struct Signals {
     count: u32,
     /// The last one that came, if it was not the first.
     second: Option<Received>,
-    #[cfg(unix)]
-    listening: Option<[tokio::signal::unix::Signal; 2]>,
-    #[cfg(not(unix))]
-    listening: bool,
+    listening: Option<Listening>,
+    /// Ends the watch over the worker, which has returned or will not run.
+    _returned: Option<DropGuard>,
 }
 
-impl Signals {
-    /// Begins to listen. tokio keeps a signal for the rest of the process once it has been listened to.
-    pub(crate) fn listen() -> io::Result<Self> {
+/// Hears the signals that come from now on.
+struct Listening {
+    #[cfg(unix)]
+    both: [tokio::signal::unix::Signal; 2],
+}
+
+impl Listening {
+    /// Begins to listen, on the runtime that it is called in.
+    fn begin() -> io::Result<Self> {
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
-            let listening = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-            Ok(Self { count: 0, second: None, listening: Some(listening) })
+            Ok(Self { both: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?] })
         }
         #[cfg(not(unix))]
-        Ok(Self { count: 0, second: None, listening: true })
+        Ok(Self {})
     }
 
-    /// Leaves all signals to the program.
-    pub(crate) fn none() -> Self {
+    /// The next one. Cancel safe.
+    async fn next(&mut self) -> Received {
         #[cfg(unix)]
         {
-            Self { count: 0, second: None, listening: None }
-        }
-        #[cfg(not(unix))]
-        Self { count: 0, second: None, listening: false }
-    }
-
-    /// Whether signals come here.
-    pub(crate) fn is_listening(&self) -> bool {
-        #[cfg(unix)]
-        return self.listening.is_some();
-        #[cfg(not(unix))]
-        return self.listening;
-    }
-
-    /// The next signal. Never returns for [`none`](Self::none). Cancel safe.
-    pub(crate) async fn next(&mut self) -> Received {
-        let signal = self.receive().await;
-        self.count += 1;
-        self.second = (self.count > 1).then_some(signal);
-        signal
-    }
-
-    async fn receive(&mut self) -> Received {
-        #[cfg(unix)]
-        if let Some([terminate, interrupt]) = &mut self.listening {
+            let [terminate, interrupt] = &mut self.both;
             tokio::select! {
                 Some(()) = terminate.recv() => return Received::SIGTERM,
                 Some(()) = interrupt.recv() => return Received::SIGINT,
@@ -179,10 +162,44 @@ impl Signals {
             }
         }
         #[cfg(not(unix))]
-        if self.listening && tokio::signal::ctrl_c().await.is_ok() {
+        if tokio::signal::ctrl_c().await.is_ok() {
             return Received::SIGINT;
         }
         std::future::pending().await
+    }
+}
+
+impl Signals {
+    /// Begins to listen. tokio keeps a signal for the rest of the process once it has been listened to.
+    pub(crate) fn listen() -> io::Result<Self> {
+        let returned = CancellationToken::new();
+        let guard = returned.clone().drop_guard();
+        watch(returned)?;
+        Ok(Self { count: 0, second: None, listening: Some(Listening::begin()?), _returned: Some(guard) })
+    }
+
+    /// Leaves all signals to the program.
+    pub(crate) fn none() -> Self {
+        Self { count: 0, second: None, listening: None, _returned: None }
+    }
+
+    /// Whether signals come here.
+    pub(crate) fn is_listening(&self) -> bool {
+        self.listening.is_some()
+    }
+
+    /// Whether the last signal was not the first.
+    pub(crate) fn is_second(&self) -> bool {
+        self.second.is_some()
+    }
+
+    /// The next signal. Never returns for [`none`](Self::none). Cancel safe.
+    pub(crate) async fn next(&mut self) -> Received {
+        let Some(listening) = &mut self.listening else { std::future::pending().await };
+        let signal = listening.next().await;
+        self.count += 1;
+        self.second = (self.count > 1).then_some(signal);
+        signal
     }
 
     /// Sees to it that a second signal ends the process although something runs that nobody can stop, a function without
@@ -200,13 +217,13 @@ impl Signals {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let ending = runtime.block_on(async {
                 let told = async {
-                    match self.second {
-                        Some(signal) => {
-                            tokio::time::sleep(LAST_WORDS).await;
-                            signal
-                        }
+                    let signal = match self.second {
+                        Some(signal) => signal,
                         None => self.next().await,
-                    }
+                    };
+                    // The rest of the program may be ending in its own way.
+                    tokio::time::sleep(LAST_WORDS).await;
+                    signal
                 };
                 let none = async { tokio::join!(blocking.none(), jobs.wait()) };
                 tokio::select! {
@@ -230,4 +247,39 @@ impl Signals {
             tracing::warn!(target: "leveret", %error, "signals are not listened to any more, though jobs still run");
         }
     }
+}
+
+/// Ends the process when a second signal has come and the worker does not return: on a runtime all of whose threads are
+/// blocked by jobs nobody hears a signal. So it has a thread and a runtime of its own, which end with `returned`.
+fn watch(returned: CancellationToken) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut listening = {
+        let _within = runtime.enter();
+        Listening::begin()?
+    };
+    let watching = move || {
+        let stuck = async {
+            listening.next().await;
+            let signal = listening.next().await;
+            tokio::time::sleep(STUCK).await;
+            signal
+        };
+        let stuck = runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = returned.cancelled() => None,
+                signal = stuck => Some(signal),
+            }
+        });
+        if let Some(signal) = stuck {
+            let code = signal.exit_code();
+            tracing::error!(
+                target: "leveret", %signal, code,
+                "the process ends under jobs that block all threads of its runtime, so that the worker cannot stop; they \
+                 run again. A job that blocks belongs into a function without `async`"
+            );
+            std::process::exit(code);
+        }
+    };
+    std::thread::Builder::new().name("leveret-watch".to_owned()).spawn(watching).map(drop)
 }

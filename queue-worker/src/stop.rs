@@ -10,7 +10,7 @@ use queue_core::error::{Error, ErrorKind, Result, chain};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::fetch::{Fetched, Lane};
-use crate::shutdown::Signals;
+use crate::shutdown::{Received, Signals};
 use crate::worker::Shared;
 
 /// How long jobs that were told to end through their `Context` have to do so before they are cut off.
@@ -50,7 +50,7 @@ pub(crate) async fn stop(
 
         let late = tokio::select! {
             () = &mut finished => return Ok(()),
-            signal = signals.next() => {
+            signal = second(signals) => {
                 tracing::warn!(target: "leveret", %signal, "second signal: worker stops at once");
                 false
             }
@@ -63,7 +63,7 @@ pub(crate) async fn stop(
             shared.steps.cancel();
             tokio::select! {
                 () = &mut finished => return Ok(()),
-                _ = signals.next() => {}
+                _ = second(signals) => {}
                 () = shared.steps.cutting_off() => {}
                 () = tokio::time::sleep(CANCEL_GRACE) => {}
             }
@@ -90,6 +90,17 @@ pub(crate) async fn stop(
         ErrorKind::Worker,
         format!("the worker was stopped at once; {running} running jobs were cut off and run again"),
     ))
+}
+
+/// Waits for a second signal. The first one has stopped the worker, unless something else had done so before.
+async fn second(signals: &mut Signals) -> Received {
+    loop {
+        let signal = signals.next().await;
+        if signals.is_second() {
+            return signal;
+        }
+        tracing::info!(target: "leveret", %signal, "worker stops already; a second signal stops it at once");
+    }
 }
 
 /// Consumers of queues that are not fetched from any more. They are finished when all jobs are settled.

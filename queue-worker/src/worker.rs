@@ -217,7 +217,8 @@ impl Worker {
     /// error. Where something still runs one second later that cannot be dropped, a function without `async` or a job
     /// that blocks its thread, the process ends under it, with 128 and the signal's number as its exit code: 143 for
     /// SIGTERM, 130 for SIGINT. A signal that comes while the program waits for such a function after
-    /// [`shutdown_timeout`](Self::shutdown_timeout) does the same. With `false` the process is never ended.
+    /// [`shutdown_timeout`](Self::shutdown_timeout) does the same. Where jobs block every thread of the runtime, the worker
+    /// hears no signal; then the process ends six seconds after the second one. With `false` the process is never ended.
     pub fn signals(mut self, yes: bool) -> Self {
         self.takes_signals = yes;
         self

@@ -47,7 +47,10 @@ fn process() {
     tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stdout).init();
     let timeout = std::env::var("LEVERET_TEST_SIGNAL_TIMEOUT").map_or(30, |seconds| seconds.parse().unwrap());
     // As `#[tokio::main]` makes it: one thread for `main`, and others for what it spawns.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = match std::env::var("LEVERET_TEST_SIGNAL_RUNTIME").as_deref() {
+        Ok("one thread") => tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+        _ => tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap(),
+    };
     let result = runtime.block_on(async {
         let (client, _clock) = client();
         match job.as_str() {
@@ -57,7 +60,12 @@ fn process() {
             _ => client.enqueue(Hangs {}).await.unwrap(),
         };
         let worker = Worker::new(&client).task::<Ends>().task::<Hangs>().task::<Blocks>();
-        worker.task::<BlocksItsThread>().shutdown_timeout(Duration::from_secs(timeout)).run().await
+        let mut worker = worker.task::<BlocksItsThread>().shutdown_timeout(Duration::from_secs(timeout));
+        if std::env::var("LEVERET_TEST_SIGNAL_STOPPED").is_ok() {
+            let handle = worker.handle();
+            worker = worker.on_event(move |_| handle.shutdown());
+        }
+        worker.run().await
     });
     // `main` returns, and waits for what still runs on its runtime.
     println!("main ends");
@@ -178,6 +186,33 @@ fn second_signal_ends_the_process_under_a_job_that_blocks_its_thread() {
     let (code, rest) = process.end();
     assert_eq!(code, Some(143), "{rest}");
     assert!(rest.contains("the process ends under"), "{rest}");
+}
+
+/// There the worker itself hears no signal.
+#[test]
+fn second_signal_ends_the_process_under_a_job_that_blocks_the_only_thread() {
+    let process = Process::start("blocks_its_thread", &[("LEVERET_TEST_SIGNAL_RUNTIME", "one thread")]);
+
+    process.signal("TERM");
+    process.signal("INT");
+
+    let (code, rest) = process.end();
+    assert_eq!(code, Some(130), "{rest}");
+    assert!(rest.contains("block all threads of its runtime"), "{rest}");
+}
+
+/// Whatever has stopped it, it is the second signal that does so at once.
+#[test]
+fn first_signal_to_a_worker_that_stops_already_cuts_nothing_off() {
+    let mut process = Process::start("hangs", &[("LEVERET_TEST_SIGNAL_STOPPED", "yes")]);
+
+    process.signal("TERM");
+    process.wait_for("worker stops already");
+    process.signal("INT");
+
+    let (code, rest) = process.end();
+    assert_eq!(code, Some(1), "{rest}");
+    assert!(rest.contains("second signal: worker stops at once"), "{rest}");
 }
 
 /// tokio waits for the function, and has taken the signals' own effect away.
