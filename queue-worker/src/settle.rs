@@ -122,8 +122,8 @@ pub(crate) fn lost(lane: &Lane, count: u64) {
     lane.shared.tally.lost.fetch_add(count, Ordering::Relaxed);
     tracing::warn!(
         target: "leveret", %worker, %queue, count,
-        "deliveries were lost before they began, with the connection or channel that brought them; the broker delivers them \
-         again"
+        "deliveries were lost before they began: the connection, channel or queue that brought them is gone, or another \
+         program has taken them over; the broker delivers again what it still has"
     );
     lane.shared.events.emit(|| JobEvent::Lost { queue: queue.clone(), count });
 }

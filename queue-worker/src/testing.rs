@@ -481,7 +481,10 @@ fn outcome(executed: Executed, task: Option<&str>) -> Outcome {
         Executed::Abandoned => {
             Outcome::failed(ReasonKind::Failed, "the job was not run: its caller had given up")
         }
-        Executed::Lost => Outcome::failed(ReasonKind::Failed, "the job was not run: its client was closed"),
+        Executed::Lost => Outcome::failed(
+            ReasonKind::Failed,
+            "the job was not run: its client was closed, or its queue deleted",
+        ),
     }
 }
 

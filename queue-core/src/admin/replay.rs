@@ -62,7 +62,7 @@ impl<'a> Replay<'a> {
             }
             for found in found {
                 let letter = DeadLetter::new(&found.envelope);
-                let is_own = self.own.get(&letter.id).is_some_and(|replays| *replays < letter.replays);
+                let is_own = self.own.get(&letter.id).is_some_and(|replays| letter.replays == replays + 1);
                 if is_own || !choose(&letter) {
                     continue;
                 }

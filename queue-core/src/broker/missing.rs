@@ -40,7 +40,7 @@ impl Complaints {
 pub(crate) const REMEDY: &str =
     "start a worker of this queue, or declare it otherwise: the job waits for it for an hour";
 /// What to do about a job that was set aside.
-pub(crate) const SET_ASIDE: &str = "its queue, which `q-target` names, has been missing for an hour: declare it, and publish the job to it again";
+pub(crate) const SET_ASIDE: &str = "its queue, which `q-target` names, has been missing for an hour: declare it, and put the job back with `Admin::replay`";
 
 #[cfg(test)]
 mod tests {

@@ -61,7 +61,8 @@ impl JobOutcome {
         self.outcome.error()
     }
 
-    /// The job's payload; `None` if the job is one of another task, or its payload is none of `T`'s.
+    /// The job's payload; `None` if the job is one of another task, or its payload is none of `T`'s. One of an older version
+    /// is shown as it came, before `upcast`, and so may be none.
     pub fn payload<T: Task>(&self) -> Option<T> {
         if self.job.task() != T::NAME {
             return None;
