@@ -1,5 +1,5 @@
 //! The functions without `async` that run at the moment. Nobody can stop them, so a worker that stops says which they are,
-//! and a second signal ends the process under them. Entered by `handler`; read by `stop` and `shutdown`.
+//! and a second signal ends the process under them. Entered by `handler`; read by `stop` and `signals`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,8 +7,6 @@ use std::time::Instant;
 
 use queue_core::envelope::JobId;
 use tokio::sync::Notify;
-
-use crate::context::Context;
 
 /// How many are named in one line of the log.
 const NAMED: usize = 5;
@@ -43,15 +41,13 @@ pub(crate) struct Entered {
 
 impl Blocking {
     /// A job's function begins.
-    pub(crate) fn enter(context: &Context) -> Entered {
-        let blocking = Arc::clone(&context.lane().shared.blocking);
-        let mut running = blocking.running();
+    pub(crate) fn enter(self: &Arc<Self>, task: &'static str, job: JobId) -> Entered {
+        let mut running = self.running();
         let number = running.next;
         running.next += 1;
-        let function = Function { task: context.task, job: context.id.clone(), since: Instant::now() };
-        running.functions.insert(number, function);
+        running.functions.insert(number, Function { task, job, since: Instant::now() });
         drop(running);
-        Entered { blocking, number }
+        Entered { blocking: Arc::clone(self), number }
     }
 
     pub(crate) fn is_none(&self) -> bool {

@@ -1,6 +1,7 @@
 //! What a handler may know about its job and do besides it: `&Context`.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -9,11 +10,39 @@ use queue_core::client::Client;
 use queue_core::envelope::{Envelope, HeaderValue, Headers, JobId, header};
 use queue_core::event::RawMessage;
 use queue_core::format::{Format, UnknownFormat};
+use queue_core::topology::Name;
 use tokio_util::sync::CancellationToken;
 
-use crate::fetch::{Lane, Slot};
-use crate::registry::Task;
-use crate::reply;
+use crate::blocking::Blocking;
+use crate::events::JobInfo;
+use crate::slots::Slot;
+use crate::state::State;
+use crate::steps::Steps;
+
+/// What all jobs of one queue of one worker find around them.
+pub(crate) struct Environment {
+    pub(crate) client: Client,
+    pub(crate) queue: Name,
+    /// What by-reference parameters get.
+    pub(crate) state: State,
+    /// How far the worker has gone in stopping.
+    pub(crate) steps: Arc<Steps>,
+    /// The functions without `async` that run.
+    pub(crate) blocking: Arc<Blocking>,
+}
+
+/// What a job's task says of its run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    /// The task's name on the wire.
+    pub(crate) task: &'static str,
+    pub(crate) timeout: Option<Duration>,
+    /// Whether the handler sees all of AMQP's properties, as a subscriber does.
+    pub(crate) is_event: bool,
+    /// Whether somebody waits for what the handler returns.
+    pub(crate) is_call: bool,
+    pub(crate) started: Instant,
+}
 
 /// What a handler may know about its job. A task takes it as `&Context`.
 pub struct Context {
@@ -21,7 +50,7 @@ pub struct Context {
     pub(crate) task: &'static str,
     pub(crate) attempt: u32,
     pub(crate) deadline: Option<Instant>,
-    /// The attempt timed out. That the worker stops is in the lane's steps: one token for all jobs.
+    /// The attempt timed out. That the worker stops is in the environment's steps: one token for all jobs.
     pub(crate) timed_out: CancellationToken,
     pub(crate) exchange: String,
     pub(crate) routing_key: String,
@@ -33,9 +62,10 @@ pub struct Context {
     pub(crate) format: Result<Format, UnknownFormat>,
     /// What is asked for less often. Empty for a job that has none of it.
     properties: Option<Box<Properties>>,
-    /// Where the job runs. Freed with the context, and so only when the handler has let go of it: a blocking
-    /// function that outlives its timeout keeps its slot.
-    pub(crate) slot: Slot,
+    pub(crate) environment: Arc<Environment>,
+    /// Freed with the context, and so only when the handler has let go of it: a blocking function that outlives its
+    /// timeout keeps its slot.
+    _slot: Slot,
 }
 
 /// AMQP's properties that most jobs have no use for.
@@ -71,25 +101,27 @@ impl Properties {
 
 impl Context {
     /// The context of `delivery`. Takes out of it what its settlement does not need.
-    pub(crate) fn new(slot: Slot, task: &Task, delivery: &mut Delivery, started: Instant) -> Self {
+    pub(crate) fn new(environment: Arc<Environment>, slot: Slot, run: Run, delivery: &mut Delivery) -> Self {
+        let Run { task, timeout, is_event, is_call, started } = run;
         Self {
             id: delivery.envelope.id.clone(),
-            task: task.name(),
+            task,
             attempt: delivery.envelope.attempt,
-            deadline: task.options.timeout.and_then(|timeout| started.checked_add(timeout)),
+            deadline: timeout.and_then(|timeout| started.checked_add(timeout)),
             timed_out: CancellationToken::new(),
             exchange: std::mem::take(&mut delivery.exchange),
             routing_key: std::mem::take(&mut delivery.routing_key),
             redelivered: delivery.redelivered,
             headers: delivery.envelope.headers.clone(),
-            is_call: reply::is_call(slot.lane(), &delivery.envelope),
+            is_call,
             format: Format::of_message(
                 delivery.envelope.content_type.as_deref(),
                 delivery.envelope.content_encoding.as_deref(),
             ),
-            properties: (task.registration.is_subscriber || delivery.envelope.app_id.is_some())
+            properties: (is_event || delivery.envelope.app_id.is_some())
                 .then(|| Box::new(Properties::new(&delivery.envelope))),
-            slot,
+            environment,
+            _slot: slot,
         }
     }
 
@@ -117,8 +149,14 @@ impl Context {
         message
     }
 
-    pub(crate) fn lane(&self) -> &Lane {
-        self.slot.lane()
+    /// What watchers of the worker are told of the job.
+    pub(crate) fn job_info(&self) -> JobInfo {
+        JobInfo {
+            id: self.id.clone(),
+            task: Name::Borrowed(self.task),
+            queue: self.environment.queue.clone(),
+            attempt: self.attempt,
+        }
     }
 
     /// The job's id: the same through all its attempts and replays, and so the key to deduplicate by.
@@ -157,7 +195,7 @@ impl Context {
 
     /// The queue that the job came from.
     pub fn queue(&self) -> &str {
-        &self.lane().queue
+        &self.environment.queue
     }
 
     /// Which attempt this is, from 1.
@@ -203,20 +241,20 @@ impl Context {
 
     /// A client on the worker's broker, to enqueue more.
     pub fn client(&self) -> &Client {
-        &self.lane().shared.client
+        &self.environment.client
     }
 
     /// Whether the attempt should end: it timed out, or the worker was told to stop at once. A blocking function
     /// looks here from time to time, since nobody can stop it.
     pub fn is_cancelled(&self) -> bool {
-        self.timed_out.is_cancelled() || self.lane().shared.steps.is_cancelling()
+        self.timed_out.is_cancelled() || self.environment.steps.is_cancelling()
     }
 
     /// Waits until the attempt should end. Cancel safe.
     pub async fn cancelled(&self) {
         tokio::select! {
             () = self.timed_out.cancelled() => {}
-            () = self.lane().shared.steps.cancelling() => {}
+            () = self.environment.steps.cancelling() => {}
         }
     }
 }

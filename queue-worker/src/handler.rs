@@ -1,8 +1,7 @@
 //! A task's code as the worker sees it: a function from a [`Call`] to an [`Outcome`]. Called by `execute`,
 //! through the middleware.
 
-use std::any::{Any, TypeId};
-use std::collections::HashMap;
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +16,6 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::blocking::Blocking;
 use crate::context::Context;
 use crate::version;
 
@@ -156,7 +154,7 @@ impl Call {
         if let Some(context) = context.downcast_ref::<Arc<T>>() {
             return context;
         }
-        self.context.lane().shared.state.get::<T>().expect("state was checked when the worker started")
+        self.context.environment.state.get::<T>().expect("state was checked when the worker started")
     }
 }
 
@@ -188,7 +186,8 @@ pub fn run_blocking(call: Call, function: fn(Call) -> Outcome) -> BoxFuture<'sta
         // The span is the job's, so that what the function logs is found under it.
         let span = tracing::Span::current();
         let mut running = AbortOnDrop(tokio::task::spawn_blocking(move || {
-            let _entered = Blocking::enter(&call.context);
+            let context = &call.context;
+            let _entered = context.environment.blocking.enter(context.task, context.id.clone());
             span.in_scope(|| function(call))
         }));
         match (&mut running.0).await {
@@ -209,42 +208,4 @@ impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// The worker's state by type: what by-reference parameters get.
-#[derive(Default, Clone)]
-pub(crate) struct State {
-    /// Each value is an `Arc<T>` with `T: ?Sized`, boxed once more, since `Any` needs a sized type.
-    values: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
-}
-
-impl State {
-    /// Adds a value, and says whether there was one of its type.
-    pub(crate) fn insert<T: ?Sized + Send + Sync + 'static>(&mut self, value: Arc<T>) -> bool {
-        self.values.insert(TypeId::of::<T>(), Arc::new(value)).is_some()
-    }
-
-    fn get<T: ?Sized + 'static>(&self) -> Option<&T> {
-        self.values.get(&TypeId::of::<T>())?.downcast_ref::<Arc<T>>().map(|value| &**value)
-    }
-
-    /// Whether a parameter that needs `need` can be given something.
-    pub(crate) fn satisfies(&self, need: &Need) -> bool {
-        need.type_id == TypeId::of::<Context>() || self.values.contains_key(&need.type_id)
-    }
-}
-
-/// A type that a task takes by reference.
-#[doc(hidden)]
-#[derive(Debug, Clone, Copy)]
-pub struct Need {
-    pub(crate) type_id: TypeId,
-    pub(crate) type_name: &'static str,
-}
-
-/// The need of a parameter `&T`.
-#[doc(hidden)]
-#[must_use]
-pub fn need<T: ?Sized + 'static>() -> Need {
-    Need { type_id: TypeId::of::<T>(), type_name: std::any::type_name::<T>() }
 }

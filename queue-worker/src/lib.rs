@@ -1,22 +1,32 @@
 //! Leveret's worker runtime. Programs use the facade crate [`leveret`](https://docs.rs/leveret), whose front page shows
 //! what all this is for.
 //!
-//! A job's way through this crate: `fetch` → `execute` → `handler` → `settle`.
+//! A job's way through this crate: `fetch` → `process` → `errand` → `execute` → `handler` → `decide` → `settle`.
 
+mod activity;
 mod blocking;
 mod context;
+mod decide;
+mod errand;
 mod events;
 mod execute;
 mod fetch;
 mod handler;
 mod idle;
+mod lane;
 mod middleware;
 #[doc(hidden)]
 pub mod private;
+mod process;
 mod registry;
-mod reply;
+mod report;
+mod run;
 mod settle;
-mod shutdown;
+mod signals;
+mod slots;
+mod span;
+mod state;
+mod steps;
 mod stop;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -28,5 +38,5 @@ pub use events::{JobEvent, JobEvents, JobInfo, Summary};
 pub use handler::Call;
 pub use middleware::{HandlerFuture, HandlerService};
 pub use registry::Runnable;
-pub use shutdown::WorkerHandle;
+pub use steps::WorkerHandle;
 pub use worker::Worker;

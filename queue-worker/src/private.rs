@@ -2,8 +2,9 @@
 
 pub use inventory;
 
-pub use crate::handler::{BoxFuture, Call, Handler, Need, need, run_blocking};
+pub use crate::handler::{BoxFuture, Call, Handler, run_blocking};
 pub use crate::registry::{Registration, Runnable};
+pub use crate::state::{Need, need};
 pub use crate::{__register as register, __register_subscriber as register_subscriber};
 
 /// A task in a program that has a worker: what stands after the arrow is its code.

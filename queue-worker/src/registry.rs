@@ -7,7 +7,9 @@ use queue_core::error::{Error, ErrorKind, Result};
 use queue_core::task::TaskOptions;
 use queue_core::topology::{Difference, QueueSpec};
 
-use crate::handler::{Handler, Need, State};
+use crate::context::Context;
+use crate::handler::Handler;
+use crate::state::{Need, State};
 
 /// A task or subscriber whose code is at hand. `#[task]` and `#[subscriber]` write the impl.
 #[diagnostic::on_unimplemented(
@@ -95,7 +97,8 @@ impl Task {
 
     /// Checks that there is something for each of its by-reference parameters.
     pub(crate) fn check_state(&self, state: &State) -> Result<()> {
-        let Some(need) = (self.registration.needs)().into_iter().find(|need| !state.satisfies(need)) else {
+        let is_given = |need: &Need| need.type_id == TypeId::of::<Context>() || state.has(need);
+        let Some(need) = (self.registration.needs)().into_iter().find(|need| !is_given(need)) else {
             return Ok(());
         };
         let (name, type_name) = (self.name(), need.type_name);

@@ -1,5 +1,5 @@
-//! Carries out the end of a worker, step by step, and sees to it that the broker has every settlement. Called by `worker`;
-//! the steps themselves are in `shutdown`.
+//! Carries out the end of a worker, step by step, and sees to it that the broker has every settlement. Called by `run`;
+//! the steps themselves are in `steps`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,9 +9,9 @@ use queue_core::broker::Consumer;
 use queue_core::error::{Error, ErrorKind, Result, chain};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::fetch::{Fetched, Lane};
-use crate::shutdown::{Received, Signals};
-use crate::worker::Shared;
+use crate::fetch::Fetched;
+use crate::lane::{Lane, Shared};
+use crate::signals::{Received, Signals};
 
 /// How long jobs that were told to end through their `Context` have to do so before they are cut off.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ pub(crate) async fn stop(
         let finished = async {
             finishing.join(&mut fetchers).await;
             for lane in lanes {
-                lane.empty().await;
+                lane.slots.all_free().await;
             }
         };
         tokio::pin!(finished);
@@ -58,7 +58,7 @@ pub(crate) async fn stop(
             () = tokio::time::sleep(timeout) => true,
         };
         if late {
-            let running = lanes.iter().map(|lane| lane.running()).sum::<usize>();
+            let running = lanes.iter().map(|lane| lane.slots.taken()).sum::<usize>();
             tracing::warn!(target: "leveret", running, ?timeout, "jobs did not end within the shutdown timeout and are cancelled");
             shared.steps.cancel();
             tokio::select! {

@@ -25,12 +25,14 @@ use queue_core::settlement::Settlement;
 use queue_core::topology::Name;
 
 use self::unserved::Watched;
-use crate::context::Context;
-use crate::execute::{Executed, Unknown, execute, find};
-use crate::fetch::{Lane, Slot, process};
-use crate::handler::State;
+use crate::context::{Context, Run};
+use crate::errand::{Errand, Unknown};
+use crate::execute::{Executed, execute};
+use crate::lane::{Lane, Shared};
+use crate::process::process;
 use crate::registry::{Queue, Runnable, Selection, Task, group};
-use crate::worker::Shared;
+use crate::slots::Slot;
+use crate::state::State;
 
 mod drained;
 mod published;
@@ -203,9 +205,19 @@ impl TestQueue {
         let lane = self.lane(queue);
         async move {
             let mut delivery = Delivery::new(envelope, T::queue().name().clone(), Box::new(Nowhere));
-            let context = Context::new(lane.slot().await, &task, &mut delivery, Instant::now());
+            let run = Run {
+                task: task.name(),
+                timeout: task.options.timeout,
+                is_event: task.registration.is_subscriber,
+                is_call: false,
+                started: Instant::now(),
+            };
+            let slot = lane.slots.take().await;
+            let context = Arc::new(Context::new(Arc::clone(&lane.environment), slot, run, &mut delivery));
             let payload = delivery.envelope.payload.clone();
-            outcome(execute(&Arc::new(context), &task, payload).await, delivery.envelope.task.as_deref())
+            let shared = &lane.shared;
+            let executed = execute(&context, &task, payload, &shared.handler, &shared.events).await;
+            outcome(executed, delivery.envelope.task.as_deref())
         }
     }
 
@@ -257,7 +269,9 @@ impl TestQueue {
             loop {
                 for lane in self.ready_lanes(u16::MAX) {
                     while let Some(delivery) = self.take(&lane, at) {
-                        running.push(process(lane.slot().await, delivery));
+                        let lane = Arc::clone(&lane);
+                        let slot = lane.slots.take().await;
+                        running.push(async move { process(&lane, slot, delivery).await });
                     }
                 }
                 tokio::select! {
@@ -283,7 +297,7 @@ impl TestQueue {
         outcomes: &mut Vec<JobOutcome>,
     ) {
         let is_call = |waiting: &Waiting| wire::is_call(&waiting.envelope);
-        let mut running = vec![run(lane.slot().await, delivery).boxed()];
+        let mut running = vec![run(Arc::clone(lane), lane.slots.take().await, delivery).boxed()];
         while !running.is_empty() {
             let jobs = outcomes.len() + running.len();
             assert!(
@@ -299,7 +313,8 @@ impl TestQueue {
                     // Up to the call: others may be before it.
                     for lane in self.lanes(u16::MAX, is_call) {
                         if let Some(delivery) = self.take(&lane, at) {
-                            running.push(run(lane.slot().await, delivery).boxed());
+                            let slot = lane.slots.take().await;
+                            running.push(run(lane, slot, delivery).boxed());
                         }
                     }
                 }
@@ -314,7 +329,9 @@ impl TestQueue {
         let lanes = self.ready_lanes(1);
         for Waiting { queue, envelope, .. } in ready {
             let lane = lanes.iter().find(|lane| lane.plan.spec.name().as_ref() == queue);
-            if let Some(Ok(task)) = lane.map(|lane| find(lane, &envelope)) {
+            if let Some(Ok(task)) =
+                lane.map(|lane| Errand::of(&lane.plan, &lane.shared.tasks, &envelope).task)
+            {
                 sound(task.check_state(&self.state));
             }
         }
@@ -326,7 +343,7 @@ impl TestQueue {
         let options = ConsumeOptions::new(spec.name().clone())
             .dead_letter(spec.dead_letter_route(self.client.namespace()));
         let delivery = sound(self.broker.take(&options, None))?;
-        if let Ok(task) = find(lane, &delivery.envelope)
+        if let Ok(task) = Errand::of(&lane.plan, &lane.shared.tasks, &delivery.envelope).task
             && let Err(error) = task.check_state(&self.state)
         {
             panic!("{} (jobs are run at {at})", chain(&error));
@@ -457,10 +474,10 @@ async fn next_of<T>(running: &mut Vec<BoxFuture<'_, T>>) -> T {
 }
 
 /// Runs one job, and settles it.
-async fn run(slot: Slot, delivery: Delivery) -> JobOutcome {
+async fn run(lane: Arc<Lane>, slot: Slot, delivery: Delivery) -> JobOutcome {
     let name = delivery.envelope.task.clone();
-    let job = JobOutcome::of(slot.lane(), delivery.envelope.clone());
-    job(outcome(process(slot, delivery).await, name.as_deref()))
+    let job = JobOutcome::of(&lane, delivery.envelope.clone());
+    job(outcome(process(&lane, slot, delivery).await, name.as_deref()))
 }
 
 fn outcome(executed: Executed, task: Option<&str>) -> Outcome {

@@ -1,37 +1,28 @@
-//! The worker: what it is given, how it starts, and how it stops. Starts one `fetch` per queue.
+//! The worker as a program builds it: what it is given, and the checks of that before anything runs. `run` does the rest.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use queue_core::broker::{Consumer, Settings};
+use queue_core::broker::Settings;
 use queue_core::client::Client;
-use queue_core::error::{BoxError, Error, ErrorKind, Result, chain};
+use queue_core::error::{BoxError, Error, ErrorKind, Result};
 use queue_core::outcome::Outcome;
-use queue_core::topology::{QueueSpec, Topology};
-use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::blocking::Blocking;
+use crate::activity::Activity;
 use crate::events::{Emitter, JobEvent, JobEvents, Listener, Summary, Tally};
-use crate::fetch::{Lane, fetch};
-use crate::handler::{Call, State};
-use crate::idle::{Activity, until_idle};
+use crate::handler::Call;
+use crate::lane::{Lane, Shared};
 use crate::middleware::HandlerService;
 use crate::registry::{Plan, Runnable, Selection, Task, config};
-use crate::shutdown::{CutOffOnDrop, Signals, Steps, WorkerHandle};
-use crate::stop::{Finishing, stop};
-
-/// How many queues are declared in one call. SQLite waits for the disk in each, and RabbitMQ's takes a connection: a
-/// worker of thousands of queues would start for minutes. All of a call share its time limit, so they are few.
-const DECLARED_AT_ONCE: usize = 16;
-/// How soon a broker that is away at the start is asked again. Asking itself takes the client's publish timeout.
-const AWAY: Duration = Duration::from_secs(1);
-/// How many queues, and how many tasks, the log names when the worker starts.
-const LISTED: usize = 100;
+use crate::run;
+use crate::signals::Signals;
+use crate::state::State;
+use crate::steps::{Steps, WorkerHandle};
 
 /// Runs jobs: those of all tasks compiled into the program, unless it is told which.
 ///
@@ -63,27 +54,6 @@ pub struct Worker {
     events: Arc<Emitter>,
     listeners: Vec<Listener>,
     steps: Arc<Steps>,
-}
-
-/// What all jobs of a worker share.
-pub(crate) struct Shared {
-    pub(crate) client: Client,
-    /// OpenTelemetry's `messaging.system`.
-    pub(crate) system: &'static str,
-    pub(crate) name: String,
-    pub(crate) tasks: HashMap<&'static str, Task>,
-    pub(crate) state: State,
-    pub(crate) handler: HandlerService,
-    pub(crate) events: Arc<Emitter>,
-    pub(crate) steps: Arc<Steps>,
-    /// A random number from 0 to 1; a constant in users' tests.
-    pub(crate) jitter: fn() -> f64,
-    pub(crate) tally: Tally,
-    pub(crate) activity: Activity,
-    /// The functions under way that nobody can stop.
-    pub(crate) blocking: Arc<Blocking>,
-    /// The deliveries under way.
-    pub(crate) jobs: TaskTracker,
 }
 
 impl Worker {
@@ -270,7 +240,7 @@ impl Worker {
     pub async fn declare(&self) -> Result<()> {
         let plan = self.check()?;
         let specs: Vec<_> = plan.queues.iter().map(|queue| queue.spec).collect();
-        declare(&self.client, &specs).await
+        run::declare(&self.client, &specs).await
     }
 
     /// Declares and consumes the queues of its tasks until SIGTERM, SIGINT, or a [`handle`](Self::handle) stops it;
@@ -309,7 +279,7 @@ impl Worker {
         tokio::runtime::Handle::try_current().map_err(|error| {
             config("a worker needs a tokio runtime: run it within one").with_source(error)
         })?;
-        let mut signals = if self.takes_signals {
+        let signals = if self.takes_signals {
             Signals::listen().map_err(|error| {
                 Error::new(
                     ErrorKind::Worker,
@@ -324,60 +294,10 @@ impl Worker {
         let plan = self.check()?;
         let concurrency = self.concurrency_of(&plan)?;
         let shared = self.take_shared(plan.tasks, ends_when_idle);
-        // From here on nothing outlives this future.
-        let _cut_off = CutOffOnDrop(Arc::clone(&shared.steps));
-        let _closed = CloseOnDrop(Arc::clone(&shared.events));
-
-        let lanes: Vec<_> = plan
-            .queues
-            .into_iter()
-            .zip(concurrency)
-            .map(|(queue, concurrency)| Lane::new(Arc::clone(&shared), queue, concurrency))
-            .collect();
-        let mut fetchers = JoinSet::new();
-        let finishing = Finishing::default();
-        let consumers = tokio::select! {
-            consumers = start(&shared, &lanes) => consumers?,
-            signal = signals.next() => {
-                tracing::info!(target: "leveret", %signal, "worker stops before it has begun");
-                return Ok(shared.tally.summary());
-            }
-            () = shared.steps.stopping() => return Ok(shared.tally.summary()),
-        };
-        for (lane, consumer) in lanes.iter().zip(consumers) {
-            fetchers.spawn(fetch(Arc::clone(lane), consumer));
-        }
-        let queues = listed(lanes.iter().map(|lane| lane.queue.as_ref()));
-        let tasks = listed(lanes.iter().flat_map(|lane| &lane.plan.tasks).map(Task::name));
-        tracing::info!(target: "leveret", worker = %shared.name, %queues, %tasks, "worker started");
-
-        let idle = async {
-            if ends_when_idle {
-                until_idle(&shared.activity, &lanes).await
-            } else {
-                std::future::pending().await
-            }
-        };
-        let ended = tokio::select! {
-            signal = signals.next() => {
-                tracing::info!(target: "leveret", %signal, "worker stops; a second signal stops it at once");
-                Ok(())
-            }
-            () = shared.steps.stopping() => Ok(()),
-            idle = idle => idle,
-            Some(fetched) = fetchers.join_next() => finishing.take(fetched),
-        };
-        if let Err(error) = &ended {
-            let error = chain(error);
-            tracing::error!(target: "leveret", worker = %shared.name, %error, "worker stops, since it cannot go on");
-        }
-
-        let stopped = stop(&shared, &lanes, fetchers, &finishing, &mut signals, shutdown_timeout).await;
-        finishing.finish().await;
-        let summary = shared.tally.summary();
-        tracing::info!(target: "leveret", worker = %shared.name, %summary, "worker stopped");
-        signals.end_process_under(&shared.blocking, &shared.jobs);
-        ended.and(stopped).map(|()| summary)
+        let lanes = plan.queues.into_iter().zip(concurrency);
+        let lanes =
+            lanes.map(|(queue, concurrency)| Lane::new(Arc::clone(&shared), queue, concurrency)).collect();
+        run::run(&shared, lanes, signals, shutdown_timeout, ends_when_idle).await
     }
 
     fn check(&self) -> Result<Plan> {
@@ -433,28 +353,6 @@ impl Worker {
     }
 }
 
-#[cfg(feature = "testing")]
-impl Shared {
-    /// What runs jobs in users' tests: without middleware, and without jitter.
-    pub(crate) fn for_test(client: &Client, tasks: HashMap<&'static str, Task>, state: &State) -> Self {
-        Self {
-            client: client.clone(),
-            system: client.info().system,
-            name: "test".to_owned(),
-            tasks,
-            state: state.clone(),
-            handler: HandlerService::default(),
-            events: Arc::default(),
-            steps: Arc::default(),
-            jitter: || 0.0,
-            tally: Tally::default(),
-            activity: Activity::default(),
-            blocking: Arc::default(),
-            jobs: TaskTracker::new(),
-        }
-    }
-}
-
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker")
@@ -462,60 +360,6 @@ impl fmt::Debug for Worker {
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
-}
-
-struct CloseOnDrop(Arc<Emitter>);
-
-impl Drop for CloseOnDrop {
-    fn drop(&mut self) {
-        self.0.close();
-    }
-}
-
-/// Declares queues, also those that this client has declared before: they may have been deleted since.
-async fn declare(client: &Client, specs: &[&QueueSpec]) -> Result<()> {
-    for some in specs.chunks(DECLARED_AT_ONCE) {
-        let mut topology = Topology::new();
-        for spec in some {
-            topology.merge(spec.topology(client.namespace())?);
-        }
-        client.broker().declare(&topology).await?;
-    }
-    Ok(())
-}
-
-/// Declares and consumes all queues, however long the broker is away.
-async fn start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>> {
-    loop {
-        match try_start(shared, lanes).await {
-            Err(error) if error.kind() == ErrorKind::Connection => {
-                let error = chain(&error);
-                tracing::warn!(target: "leveret", worker = %shared.name, %error, "worker waits for its broker");
-                tokio::time::sleep(AWAY).await;
-            }
-            started => return started,
-        }
-    }
-}
-
-async fn try_start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>> {
-    // All are declared before the first is consumed: a worker that cannot start has run nothing.
-    let specs: Vec<_> = lanes.iter().map(|lane| lane.plan.spec).collect();
-    declare(&shared.client, &specs).await?;
-    let mut consumers = Vec::new();
-    for lane in lanes {
-        consumers.push(lane.consume().await?);
-    }
-    Ok(consumers)
-}
-
-/// The names, for one line of the log.
-fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let mut names: Vec<_> = names.collect();
-    let more = names.len().saturating_sub(LISTED);
-    names.truncate(LISTED);
-    let names = names.join(", ");
-    if more > 0 { format!("{names} and {more} more") } else { names }
 }
 
 /// `program@host:process`.

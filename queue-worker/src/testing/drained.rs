@@ -10,7 +10,7 @@ use queue_core::task::Task;
 
 use super::shown;
 use crate::events::JobInfo;
-use crate::fetch::Lane;
+use crate::lane::Lane;
 
 /// One attempt of one job that [`TestQueue::drain`](super::TestQueue::drain) has run: which job it was, and what its
 /// handler said.
@@ -47,7 +47,7 @@ pub struct JobOutcome {
 impl JobOutcome {
     /// The job of an envelope that a lane is about to run, and, once that is known, its outcome.
     pub(super) fn of(lane: &Lane, envelope: Envelope) -> impl FnOnce(Outcome) -> Self + use<> {
-        let job = JobInfo::new(lane, &envelope);
+        let job = lane.job_info(&envelope);
         move |outcome| Self { job, outcome, envelope }
     }
 

@@ -1,0 +1,174 @@
+//! Decides what becomes of a delivery: what is published for it, and how it is settled. Knows no broker and changes nothing
+//! but the envelope; `settle` carries it out.
+
+use std::time::{Duration, SystemTime};
+
+use queue_core::broker::Publish;
+use queue_core::call::wire;
+use queue_core::clock::{self, Clock};
+use queue_core::envelope::{Envelope, HeaderValue, header};
+use queue_core::outcome::Outcome;
+use queue_core::retry;
+use queue_core::settlement::{Reason, ReasonKind, Settlement};
+
+use crate::errand::{Kind, Unknown};
+use crate::execute::Executed;
+use crate::registry::Queue;
+
+/// For how long an unknown task is tried again: so long may a rolling update take.
+pub(crate) const UNKNOWN_FOR: Duration = Duration::from_secs(3600);
+/// The waits in between: 1 s, 2 s, 4 s … 60 s.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
+const UNKNOWN_WAIT_CAP: Duration = Duration::from_secs(60);
+
+/// What becomes of a delivery.
+pub(crate) struct Decision {
+    /// What is published before it is settled: the reply to its caller. A crash in between repeats the job and its reply;
+    /// the other order would leave the caller without one.
+    pub(crate) before: Vec<Publish>,
+    pub(crate) settlement: Settlement,
+    /// What is told of it to those who watch the worker, where that is more than the settlement.
+    pub(crate) fate: Fate,
+}
+
+/// What an acked delivery was, where it was no success.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    /// The settlement says it all.
+    AsSettled,
+    /// It failed, and its caller is told.
+    CallFailed(Reason),
+    /// It was not run, since its caller had given up.
+    Abandoned,
+}
+
+impl From<Settlement> for Decision {
+    fn from(settlement: Settlement) -> Self {
+        Self { before: Vec::new(), settlement, fate: Fate::AsSettled }
+    }
+}
+
+/// Where a delivery is decided about.
+pub(crate) struct Here<'worker> {
+    /// The queue that it came from.
+    pub(crate) queue: &'worker Queue,
+    pub(crate) clock: &'worker Clock,
+    /// The largest reply, in bytes.
+    pub(crate) max_payload: usize,
+    /// A random number from 0 to 1; a constant in users' tests.
+    pub(crate) jitter: fn() -> f64,
+}
+
+/// Decides what becomes of a delivery, by what came of it.
+pub(crate) fn decide(here: &Here<'_>, kind: Kind, job: &mut Envelope, executed: &Executed) -> Decision {
+    let settlement = match executed {
+        Executed::Ran { outcome, retry } => {
+            if kind == Kind::Call {
+                return answer(here, job, outcome);
+            }
+            // Should this job meet an unknown task again, its hour begins anew.
+            job.headers.remove(header::UNKNOWN_SINCE);
+            retry::decide(outcome, job.attempt, retry, (here.jitter)())
+        }
+        Executed::Unknown(what) => {
+            let now = here.clock.now();
+            let since = unknown_since(job).filter(|since| *since <= now).unwrap_or(now);
+            job.headers.insert(header::UNKNOWN_SINCE, clock::to_millis(since));
+            let settlement = unknown(here, *what, job, now.duration_since(since).unwrap_or_default());
+            return if kind == Kind::Call { tell_unknown(here, job, settlement) } else { settlement.into() };
+        }
+        Executed::CutOff | Executed::Lost => Settlement::Release,
+        Executed::Abandoned => {
+            return Decision { fate: Fate::Abandoned, ..Settlement::Ack.into() };
+        }
+    };
+    settlement.into()
+}
+
+/// What becomes of a call that ran, or whose message nobody can read. Its failure is told to the caller, who decides what to
+/// do about it, and is neither retried nor a dead letter: a retry would answer a caller that has gone on, and a dead letter
+/// would be replayed for nobody.
+fn answer(here: &Here<'_>, job: &Envelope, outcome: &Outcome) -> Decision {
+    let result = match outcome {
+        Outcome::Reply(result) => result.clone(),
+        Outcome::Failure(failure) => return refuse(job, failure.reason.clone()),
+        // A layer answered in the handler's stead: it has no result to give.
+        _ => wire::nothing(job),
+    };
+    let (size, limit) = (result.len(), here.max_payload);
+    if size > limit {
+        return refuse(job, too_large(size, limit));
+    }
+    let before = wire::result(job, result).into_iter().collect();
+    Decision { before, ..Settlement::Ack.into() }
+}
+
+/// What becomes of a call whose task is unknown here, and which would be settled like this if it were a job. It waits for a
+/// newer worker as a job does, as long as that can help its caller, and for ever if the caller does not say how long it waits.
+fn tell_unknown(here: &Here<'_>, job: &Envelope, settlement: Settlement) -> Decision {
+    match &settlement {
+        // It is kept all the same. Whoever has waited for so long hears at least that it was for nothing.
+        Settlement::DeadLetter { reason } => {
+            Decision { before: wire::failure(job, reason).into_iter().collect(), ..settlement.into() }
+        }
+        Settlement::Retry { after, reason, .. } => {
+            let next = here.clock.now().checked_add(*after);
+            match (wire::deadline(job), next) {
+                // The next attempt would find the caller gone.
+                (Some(deadline), Some(next)) if next >= deadline => refuse(job, reason.clone()),
+                _ => settlement.into(),
+            }
+        }
+        _ => settlement.into(),
+    }
+}
+
+fn refuse(job: &Envelope, reason: Reason) -> Decision {
+    let before = wire::failure(job, &reason).into_iter().collect();
+    Decision { before, settlement: Settlement::Ack, fate: Fate::CallFailed(reason) }
+}
+
+/// Why a caller gets no reply of this size.
+pub(crate) fn too_large(size: usize, limit: usize) -> Reason {
+    let words = format!(
+        "the reply has {size} bytes, over the limit of {limit}; store it elsewhere and reply with its address"
+    );
+    Reason::new(ReasonKind::Permanent, words)
+}
+
+fn unknown_since(envelope: &Envelope) -> Option<SystemTime> {
+    envelope.headers.get(header::UNKNOWN_SINCE).and_then(HeaderValue::as_int).map(clock::from_millis)
+}
+
+/// What becomes of a job whose task, or whose version, has been unknown for `waited`. The attempt's number stays:
+/// nobody tried.
+fn unknown(here: &Here<'_>, what: Unknown, envelope: &Envelope, waited: Duration) -> Settlement {
+    let queue = here.queue.spec.name();
+    let (what, known, correct) = match what {
+        Unknown::Task => {
+            let task = envelope.task.as_deref().unwrap_or_default();
+            (format!("task `{task}`"), here.queue.task_list(), "AMQP property `type`")
+        }
+        Unknown::Version { task, version, known } => {
+            (format!("version {version} of task `{task}`"), format!("version {known}"), "header `q-version`")
+        }
+    };
+    if waited >= UNKNOWN_FOR {
+        let message = format!(
+            "no worker of queue `{queue}` has known {what} for {} min; here it has {known}. Deploy a worker that \
+             knows it, or correct the {correct}, and replay the job",
+            waited.as_secs() / 60
+        );
+        return Settlement::DeadLetter { reason: Reason::new(ReasonKind::UnknownTask, message) };
+    }
+    let message = format!(
+        "{what} is unknown to this worker of queue `{queue}`, which has {known}; a newer one may know it"
+    );
+    Settlement::Retry {
+        // Waits of 1 s, 2 s, 4 s … end 1 s, 3 s, 7 s … after the beginning: the next is one second more than what
+        // has passed.
+        after: (waited + UNKNOWN_WAIT).min(UNKNOWN_WAIT_CAP),
+        attempt: envelope.attempt,
+        reason: Reason::new(ReasonKind::UnknownTask, message),
+    }
+}

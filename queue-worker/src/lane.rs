@@ -1,0 +1,142 @@
+//! One queue of a worker, and what all queues of the worker share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use queue_core::broker::{ConsumeOptions, Consumer};
+use queue_core::client::Client;
+use queue_core::envelope::Envelope;
+use queue_core::error::Result;
+use queue_core::topology::Name;
+use tokio_util::task::TaskTracker;
+
+use crate::activity::Activity;
+use crate::blocking::Blocking;
+use crate::context::Environment;
+use crate::errand;
+use crate::events::{Emitter, JobInfo, Tally};
+use crate::middleware::HandlerService;
+use crate::registry::{Queue, Task};
+use crate::slots::Slots;
+use crate::state::State;
+use crate::steps::Steps;
+
+/// What all queues of a worker share.
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    /// OpenTelemetry's `messaging.system`.
+    pub(crate) system: &'static str,
+    pub(crate) name: String,
+    pub(crate) tasks: HashMap<&'static str, Task>,
+    /// What by-reference parameters get.
+    pub(crate) state: State,
+    pub(crate) handler: HandlerService,
+    pub(crate) events: Arc<Emitter>,
+    pub(crate) steps: Arc<Steps>,
+    /// A random number from 0 to 1; a constant in users' tests.
+    pub(crate) jitter: fn() -> f64,
+    pub(crate) tally: Tally,
+    pub(crate) activity: Activity,
+    /// The functions under way that nobody can stop.
+    pub(crate) blocking: Arc<Blocking>,
+    /// The deliveries under way.
+    pub(crate) jobs: TaskTracker,
+}
+
+#[cfg(feature = "testing")]
+impl Shared {
+    /// What runs jobs in users' tests: without middleware, and without jitter.
+    pub(crate) fn for_test(client: &Client, tasks: HashMap<&'static str, Task>, state: &State) -> Self {
+        Self {
+            client: client.clone(),
+            system: client.info().system,
+            name: "test".to_owned(),
+            tasks,
+            state: state.clone(),
+            handler: HandlerService::default(),
+            events: Arc::default(),
+            steps: Arc::default(),
+            jitter: || 0.0,
+            tally: Tally::default(),
+            activity: Activity::default(),
+            blocking: Arc::default(),
+            jobs: TaskTracker::new(),
+        }
+    }
+}
+
+/// One queue of one worker.
+pub(crate) struct Lane {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) queue: Name,
+    /// The tasks of this queue, for messages that name none or an unknown one.
+    pub(crate) plan: Queue,
+    /// What its jobs find around them.
+    pub(crate) environment: Arc<Environment>,
+    pub(crate) slots: Arc<Slots>,
+    /// Whether jobs run one after another, and no more are fetched than run.
+    pub(crate) has_one_slot: bool,
+    /// Whether the log says that messages come without an id.
+    is_told_of_no_id: AtomicBool,
+}
+
+impl Lane {
+    pub(crate) fn new(shared: Arc<Shared>, plan: Queue, concurrency: u16) -> Arc<Self> {
+        let queue = plan.spec.name().clone();
+        let has_one_slot = concurrency == 1 && plan.spec.get_prefetch().is_none_or(|prefetch| prefetch <= 1);
+        let environment = Arc::new(Environment {
+            client: shared.client.clone(),
+            queue: queue.clone(),
+            state: shared.state.clone(),
+            steps: Arc::clone(&shared.steps),
+            blocking: Arc::clone(&shared.blocking),
+        });
+        Arc::new(Self {
+            shared,
+            queue,
+            plan,
+            environment,
+            slots: Slots::new(concurrency),
+            has_one_slot,
+            is_told_of_no_id: AtomicBool::new(false),
+        })
+    }
+
+    /// Consumes the queue, with as many unsettled deliveries as run at once, unless it asks for more: nothing is
+    /// hoarded.
+    ///
+    /// # Errors
+    /// If the queue cannot be consumed.
+    pub(crate) async fn consume(&self) -> Result<Consumer> {
+        let spec = self.plan.spec;
+        let client = &self.shared.client;
+        let mut options = ConsumeOptions::new(spec.name().clone())
+            .prefetch(spec.get_prefetch().unwrap_or(1).max(self.slots.total()))
+            .dead_letter(spec.dead_letter_route(client.namespace()));
+        options.name = Some(self.shared.name.clone());
+        client.broker().consume(options).await
+    }
+
+    /// What watchers of the worker are told of a job of this queue.
+    pub(crate) fn job_info(&self, job: &Envelope) -> JobInfo {
+        // Known names are static: no copy.
+        let task = match errand::task_of(&self.plan, &self.shared.tasks, job) {
+            Some(task) => Name::Borrowed(task.name()),
+            None => job.task.clone().map_or(Name::Borrowed(""), Name::Owned),
+        };
+        JobInfo { id: job.id.clone(), task, queue: self.queue.clone(), attempt: job.attempt }
+    }
+
+    /// Says once that the ids of this queue's messages are not what handlers take them for.
+    pub(crate) fn tell_of_no_id(&self) {
+        if !self.is_told_of_no_id.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                target: "leveret",
+                queue = %self.queue,
+                "messages come without an id: `context.id()` changes when one is delivered again, so that a handler cannot \
+                 deduplicate by it; have the program that publishes them set the AMQP property `message_id`"
+            );
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! One delivery's way through the worker: what it asks for (`errand`), the handler's run (`execute`), what becomes of it
+//! (`decide`, `settle`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use queue_core::broker::Delivery;
+use queue_core::envelope::{Headers, header};
+use queue_core::settlement::Settlement;
+use tracing::Instrument;
+
+use crate::context::{Context, Run};
+use crate::decide::{Here, decide};
+use crate::errand::{Errand, Kind};
+use crate::execute::{Executed, execute};
+use crate::lane::Lane;
+use crate::settle;
+use crate::slots::Slot;
+use crate::span;
+
+/// One delivery's way. What came of it has been settled by then.
+pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, mut delivery: Delivery) -> Executed {
+    let shared = &lane.shared;
+    let started = Instant::now();
+    // Its turn on a thread may have come late.
+    if delivery.is_lost() {
+        shared.activity.ended(&lane.queue, &delivery.envelope.id, &Settlement::Release);
+        settle::lost(lane, 1);
+        return Executed::Lost;
+    }
+    let errand = Errand::of(&lane.plan, &shared.tasks, &delivery.envelope);
+    let kind = errand.kind;
+    let task = if errand.is_abandoned(&delivery.envelope, || shared.client.clock().now()) {
+        Err(Executed::Abandoned)
+    } else {
+        errand.task.map_err(Executed::from)
+    };
+    let task = match task {
+        Ok(task) => task,
+        Err(executed) => {
+            settle(lane, kind, delivery, &executed, started).await;
+            return executed;
+        }
+    };
+    if kind == Kind::Event {
+        remember_origin(&mut delivery);
+    }
+    let span = span::span(shared.system, task.name(), &delivery);
+    let run = Run {
+        task: task.name(),
+        timeout: task.options.timeout,
+        is_event: kind == Kind::Event,
+        is_call: kind == Kind::Call,
+        started,
+    };
+    let context = Arc::new(Context::new(Arc::clone(&lane.environment), slot, run, &mut delivery));
+    if !context.has_stable_id() {
+        lane.tell_of_no_id();
+    }
+    let payload = delivery.envelope.payload.clone();
+
+    let executed =
+        execute(&context, task, payload, &shared.handler, &shared.events).instrument(span.clone()).await;
+    if let Executed::Ran { outcome, .. } = &executed {
+        span::record(&span, outcome);
+    }
+    settle(lane, kind, delivery, &executed, started).instrument(span).await;
+    // The context holds the slot, and so it stays taken until the job is settled.
+    drop(context);
+    executed
+}
+
+/// Decides what becomes of a delivery, and has it done.
+async fn settle(lane: &Lane, kind: Kind, mut delivery: Delivery, executed: &Executed, started: Instant) {
+    let client = &lane.shared.client;
+    let here = Here {
+        queue: &lane.plan,
+        clock: client.clock(),
+        max_payload: client.max_payload(),
+        jitter: lane.shared.jitter,
+    };
+    let decision = decide(&here, kind, &mut delivery.envelope, executed);
+    settle::carry_out(lane, delivery, decision, started).await;
+}
+
+/// A retry goes to the event's queue alone: where the event came from stands in headers then.
+fn remember_origin(delivery: &mut Delivery) {
+    let headers = &mut delivery.envelope.headers;
+    let text =
+        |headers: &Headers, name: &str| headers.get(name).and_then(|value| value.as_str().map(str::to_owned));
+    match (text(headers, header::EXCHANGE), text(headers, header::ROUTING_KEY)) {
+        (Some(exchange), Some(routing_key)) => {
+            delivery.exchange = exchange;
+            delivery.routing_key = routing_key;
+        }
+        _ if !delivery.exchange.is_empty() => {
+            headers.insert(header::EXCHANGE, delivery.exchange.as_str());
+            headers.insert(header::ROUTING_KEY, delivery.routing_key.as_str());
+        }
+        _ => {}
+    }
+}

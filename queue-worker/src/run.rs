@@ -1,0 +1,139 @@
+//! The life of a worker: it declares and consumes its queues, fetches until something ends it, and stops. Called by
+//! `worker`, which has checked what it was given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use queue_core::broker::Consumer;
+use queue_core::client::Client;
+use queue_core::error::{ErrorKind, Result, chain};
+use queue_core::topology::{QueueSpec, Topology};
+use tokio::task::JoinSet;
+
+use crate::events::{Emitter, Summary};
+use crate::fetch::fetch;
+use crate::idle::until_idle;
+use crate::lane::{Lane, Shared};
+use crate::registry::Task;
+use crate::signals::Signals;
+use crate::steps::CutOffOnDrop;
+use crate::stop::{Finishing, stop};
+
+/// How many queues are declared in one call. SQLite waits for the disk in each, and RabbitMQ's takes a connection: a
+/// worker of thousands of queues would start for minutes. All of a call share its time limit, so they are few.
+const DECLARED_AT_ONCE: usize = 16;
+/// How soon a broker that is away at the start is asked again. Asking itself takes the client's publish timeout.
+const AWAY: Duration = Duration::from_secs(1);
+/// How many queues, and how many tasks, the log names when the worker starts.
+const LISTED: usize = 100;
+
+/// Runs a worker from its start to its end, and says what it did.
+///
+/// # Errors
+/// As [`Worker::run`](crate::Worker::run) and [`run_until_idle`](crate::Worker::run_until_idle).
+pub(crate) async fn run(
+    shared: &Arc<Shared>,
+    lanes: Vec<Arc<Lane>>,
+    mut signals: Signals,
+    shutdown_timeout: Duration,
+    ends_when_idle: bool,
+) -> Result<Summary> {
+    // From here on nothing outlives this future.
+    let _cut_off = CutOffOnDrop(Arc::clone(&shared.steps));
+    let _closed = CloseOnDrop(Arc::clone(&shared.events));
+
+    let mut fetchers = JoinSet::new();
+    let finishing = Finishing::default();
+    let consumers = tokio::select! {
+        consumers = start(shared, &lanes) => consumers?,
+        signal = signals.next() => {
+            tracing::info!(target: "leveret", %signal, "worker stops before it has begun");
+            return Ok(shared.tally.summary());
+        }
+        () = shared.steps.stopping() => return Ok(shared.tally.summary()),
+    };
+    for (lane, consumer) in lanes.iter().zip(consumers) {
+        fetchers.spawn(fetch(Arc::clone(lane), consumer));
+    }
+    let queues = listed(lanes.iter().map(|lane| lane.queue.as_ref()));
+    let tasks = listed(lanes.iter().flat_map(|lane| &lane.plan.tasks).map(Task::name));
+    tracing::info!(target: "leveret", worker = %shared.name, %queues, %tasks, "worker started");
+
+    let idle = async {
+        if ends_when_idle { until_idle(&shared.activity, &lanes).await } else { std::future::pending().await }
+    };
+    let ended = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(target: "leveret", %signal, "worker stops; a second signal stops it at once");
+            Ok(())
+        }
+        () = shared.steps.stopping() => Ok(()),
+        idle = idle => idle,
+        Some(fetched) = fetchers.join_next() => finishing.take(fetched),
+    };
+    if let Err(error) = &ended {
+        let error = chain(error);
+        tracing::error!(target: "leveret", worker = %shared.name, %error, "worker stops, since it cannot go on");
+    }
+
+    let stopped = stop(shared, &lanes, fetchers, &finishing, &mut signals, shutdown_timeout).await;
+    finishing.finish().await;
+    let summary = shared.tally.summary();
+    tracing::info!(target: "leveret", worker = %shared.name, %summary, "worker stopped");
+    signals.end_process_under(&shared.blocking, &shared.jobs);
+    ended.and(stopped).map(|()| summary)
+}
+
+struct CloseOnDrop(Arc<Emitter>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Declares queues, also those that this client has declared before: they may have been deleted since.
+pub(crate) async fn declare(client: &Client, specs: &[&QueueSpec]) -> Result<()> {
+    for some in specs.chunks(DECLARED_AT_ONCE) {
+        let mut topology = Topology::new();
+        for spec in some {
+            topology.merge(spec.topology(client.namespace())?);
+        }
+        client.broker().declare(&topology).await?;
+    }
+    Ok(())
+}
+
+/// Declares and consumes all queues, however long the broker is away.
+async fn start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>> {
+    loop {
+        match try_start(shared, lanes).await {
+            Err(error) if error.kind() == ErrorKind::Connection => {
+                let error = chain(&error);
+                tracing::warn!(target: "leveret", worker = %shared.name, %error, "worker waits for its broker");
+                tokio::time::sleep(AWAY).await;
+            }
+            started => return started,
+        }
+    }
+}
+
+async fn try_start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>> {
+    // All are declared before the first is consumed: a worker that cannot start has run nothing.
+    let specs: Vec<_> = lanes.iter().map(|lane| lane.plan.spec).collect();
+    declare(&shared.client, &specs).await?;
+    let mut consumers = Vec::new();
+    for lane in lanes {
+        consumers.push(lane.consume().await?);
+    }
+    Ok(consumers)
+}
+
+/// The names, for one line of the log.
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names: Vec<_> = names.collect();
+    let more = names.len().saturating_sub(LISTED);
+    names.truncate(LISTED);
+    let names = names.join(", ");
+    if more > 0 { format!("{names} and {more} more") } else { names }
+}
