@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{MAX_DEPTH, message_pack};
+use super::checked::MAX_DEPTH;
+use super::message_pack;
 use crate::error::BoxError;
 
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, BoxError> {

@@ -14,9 +14,12 @@ use serde::ser::{
 };
 use serde_json::Value;
 
-use super::MAX_DEPTH;
 use crate::envelope::truncate;
 use crate::error::BoxError;
+
+/// At how many levels of nesting readers give up: serde_json's limit, and so that of all formats. A worker's stack has
+/// room for no more than a few times that, and a message must not end it.
+pub(in crate::format) const MAX_DEPTH: usize = 128;
 
 /// How much of a field's path is told, in bytes.
 const MAX_PATH: usize = 120;

@@ -5,7 +5,7 @@ use rmp_serde::decode::{Deserializer, Error};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{MAX_DEPTH, checked};
+use super::checked::{self, MAX_DEPTH};
 use crate::error::BoxError;
 
 mod depth;

@@ -20,10 +20,6 @@ mod cbor;
 mod checked;
 mod message_pack;
 
-/// At how many levels of nesting readers give up: serde_json's limit, and so that of all formats. A worker's stack has
-/// room for no more than a few times that, and a message must not end it.
-const MAX_DEPTH: usize = 128;
-
 /// How a payload is written as bytes. A worker reads all of them, by the message's `content_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]

@@ -1,6 +1,8 @@
 //! Exchanges, queues and bindings in AMQP's terms, as brokers declare them.
 
-use super::Name;
+use std::time::Duration;
+
+use super::name::Name;
 use crate::envelope::{HeaderValue, Headers};
 
 /// An exchange and a routing key.
@@ -243,4 +245,9 @@ impl Topology {
             }
         }
     }
+}
+
+/// A duration as arguments have it.
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

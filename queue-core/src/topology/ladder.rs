@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Name, Namespace, QueueDecl, QueueSpec, Topology, millis};
+use super::declaration::{QueueDecl, Topology, millis};
+use super::name::Name;
+use super::namespace::Namespace;
+use super::spec::QueueSpec;
 
 /// The queues of the delay ladder, of `due` and of `unroutable`.
 pub fn delay_ladder(namespace: &Namespace) -> Topology {

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{
-    BindingDecl, ExchangeDecl, ExchangeKind, Name, Namespace, QueueDecl, Route, Subscription, Topology,
-    check_name, millis,
-};
+use super::declaration::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Route, Topology, millis};
+use super::name::{Name, check_name};
+use super::namespace::Namespace;
+use super::subscription::Subscription;
 use crate::envelope::Headers;
 use crate::error::{Error, Result};
 

@@ -1,6 +1,7 @@
 //! Which exchange a queue gets its messages from, and by which bindings.
 
-use super::{BindingDecl, ExchangeDecl, ExchangeKind, Name};
+use super::declaration::{BindingDecl, ExchangeDecl, ExchangeKind};
+use super::name::Name;
 use crate::envelope::{HeaderValue, Headers};
 
 /// Which exchange a queue gets its messages from, and by which bindings; see

@@ -2,7 +2,7 @@
 //! of enums: a type such as `enum Chain { Next(Box<Chain>), End }` would be read until the stack ends, and the process
 //! with it.
 
-use super::super::MAX_DEPTH;
+use super::super::checked::MAX_DEPTH;
 
 /// Two bytes a level is the least that an enum takes.
 const SMALLEST: usize = 2 * MAX_DEPTH;
