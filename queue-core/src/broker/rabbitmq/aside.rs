@@ -18,7 +18,11 @@ const STALE: Duration = Duration::from_secs(2);
 
 /// The connection, if one is kept.
 #[derive(Default)]
-pub(super) struct Aside(Mutex<Option<Kept>>);
+pub(super) struct Aside {
+    kept: Mutex<Option<Kept>>,
+    /// Held while one is opened: callers that ask meanwhile wait for it, and open none of their own.
+    opening: tokio::sync::Mutex<()>,
+}
 
 struct Kept {
     link: Arc<Link>,
@@ -27,7 +31,7 @@ struct Kept {
 
 impl Aside {
     fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection, which counts as used.
@@ -43,13 +47,23 @@ impl Aside {
         self.kept().take_if(|kept| Arc::ptr_eq(&kept.link, link));
     }
 
-    /// When this connection has been idle for long enough; `None` if it is not kept any more.
-    fn idle_at(&self, link: &Arc<Link>) -> Option<Instant> {
-        let kept = self.kept();
-        let kept = kept.as_ref().filter(|kept| Arc::ptr_eq(&kept.link, link))?;
-        // Besides the two that keep it there is somebody who asks.
-        let is_used = Arc::strong_count(link) > 2;
-        Some(if is_used { Instant::now() } else { kept.last_used } + IDLE)
+    /// When to look at this connection again; `None` if it is to be closed. It is not kept any more then, so that no
+    /// caller can get it.
+    fn next_look(&self, link: &Arc<Link>) -> Option<Instant> {
+        let mut kept = self.kept();
+        let this = kept.as_ref().filter(|kept| Arc::ptr_eq(&kept.link, link));
+        let last_used = this.map(|kept| kept.last_used);
+        // The task that looks has it, and this does if it is kept. All others are callers at work.
+        let owners = if last_used.is_some() { 2 } else { 1 };
+        if Arc::strong_count(link) > owners {
+            return Some(Instant::now() + IDLE);
+        }
+        let idle_at = last_used? + IDLE;
+        if idle_at <= Instant::now() {
+            *kept = None;
+            return None;
+        }
+        Some(idle_at)
     }
 }
 
@@ -63,36 +77,50 @@ impl Core {
         within(self.shared.target.deadline, &link, work(&channel)).await
     }
 
-    /// A channel of the kept connection, or of a new one; the connection is kept as long as somebody has it.
+    /// A channel of the kept connection, or of a new one. The connection stays open while the caller holds it.
     pub(super) async fn aside_channel(self: &Arc<Self>) -> Result<(Arc<Link>, Channel)> {
+        if let Some(found) = self.kept_channel().await {
+            return Ok(found);
+        }
         let deadline = self.shared.target.deadline;
-        if let Some(link) = self.aside.present() {
-            match tokio::time::timeout(deadline.min(STALE), link.connection.create_channel()).await {
-                Ok(Ok(channel)) => return Ok((link, channel)),
-                _ => self.aside.forget(&link),
-            }
+        let Ok(_opening) = tokio::time::timeout(deadline, self.aside.opening.lock()).await else {
+            let words = format!("RabbitMQ let no connection in within {deadline:?}");
+            return Err(Error::new(ErrorKind::Connection, words));
+        };
+        // Another caller may have opened it meanwhile.
+        if let Some(found) = self.kept_channel().await {
+            return Ok(found);
         }
         let link = session::open_any(&self.shared, "questions").await.map_err(|fault| fault.error)?;
         let link = Arc::new(link);
-        let channel = on_channel(&link, deadline, async |channel| Ok(channel.clone())).await;
+        let channel = on_channel(&link, deadline, async |channel| Ok(channel.clone())).await?;
         self.keep(link.clone());
-        Ok((link, channel?))
+        Ok((link, channel))
     }
 
-    /// Keeps a connection, until it is idle or the broker is closed.
-    fn keep(self: &Arc<Self>, link: Arc<Link>) {
-        let mut kept = self.aside.kept();
-        // Of two that were opened at once the first is kept.
-        if kept.as_ref().is_none_or(|kept| !kept.link.connection.status().connected()) {
-            *kept = Some(Kept { link: link.clone(), last_used: Instant::now() });
+    /// A channel of the kept connection. One that does not open it in time is kept no more.
+    async fn kept_channel(&self) -> Option<(Arc<Link>, Channel)> {
+        let link = self.aside.present()?;
+        let patience = self.shared.target.deadline.min(STALE);
+        match tokio::time::timeout(patience, link.connection.create_channel()).await {
+            Ok(Ok(channel)) => Some((link, channel)),
+            _ => {
+                self.aside.forget(&link);
+                None
+            }
         }
-        drop(kept);
+    }
+
+    /// Keeps a connection until it is idle, or the broker is closed and has nothing left to say.
+    fn keep(self: &Arc<Self>, link: Arc<Link>) {
+        *self.aside.kept() = Some(Kept { link: link.clone(), last_used: Instant::now() });
         let core = self.clone();
         self.connections.spawn(&self.handle, async move {
-            while let Some(idle_at) = core.aside.idle_at(&link).filter(|at| *at > Instant::now()) {
+            while let Some(look) = core.aside.next_look(&link) {
                 tokio::select! {
-                    () = tokio::time::sleep_until(idle_at) => {}
-                    () = core.shared.closed.cancelled() => break,
+                    () = tokio::time::sleep_until(look) => {}
+                    // Not when `close` begins: walks give back what they hold, and acks are on their way.
+                    () = core.shared.flushed.cancelled() => break,
                 }
             }
             core.aside.forget(&link);

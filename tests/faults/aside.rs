@@ -1,0 +1,95 @@
+//! The connection beside those that jobs go by, on which queues are asked about and operators walk: one serves all, and
+//! it is not closed under a caller that uses it.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use leveret::Client;
+use queue_core::broker::{Operator, Walk};
+use queue_core::topology::Name;
+
+use crate::support::{Node, Proxy, client, queue, send, soon, until, until_ready};
+
+on_each!(Node:
+    walks_that_begin_at_once_do_not_end_each_other,
+    many_questions_at_once_open_one_connection,
+    connection_that_is_slow_once_is_not_closed_under_its_walk,
+);
+
+fn operator(client: &Client) -> &dyn Operator {
+    client.broker().operator().unwrap()
+}
+
+/// Begins a walk, which sees this many messages.
+async fn walk<'a>(client: &'a Client, queue: &Name, count: usize) -> Box<dyn Walk + 'a> {
+    let mut walk = soon("the walk", operator(client).walk(queue)).await.unwrap();
+    assert_eq!(soon("a page", walk.next(100)).await.unwrap().len(), count);
+    walk
+}
+
+async fn walks_that_begin_at_once_do_not_end_each_other(node: Node) {
+    let direct = client(&node.url).await;
+    let (one, two) = (queue(&direct, "one").await, queue(&direct, "two").await);
+    send(&direct, &one, 3).await;
+    send(&direct, &two, 3).await;
+    let client = client(&node.url).await;
+
+    let (mut first, mut second) = tokio::join!(walk(&client, &one, 3), walk(&client, &two, 3));
+    // Each is at its queue still.
+    send(&direct, &one, 1).await;
+    send(&direct, &two, 1).await;
+    let (first_page, second_page) = tokio::join!(first.next(100), second.next(100));
+
+    assert_eq!((first_page.unwrap().len(), second_page.unwrap().len()), (1, 1));
+    tokio::join!(first.end(), second.end());
+    until_ready(&direct, &one, 4).await;
+    until_ready(&direct, &two, 4).await;
+    client.close().await;
+    direct.close().await;
+}
+
+/// An enqueue that is refused asks how full its queue is: a thousand of them must not log in a thousand times.
+async fn many_questions_at_once_open_one_connection(node: Node) {
+    let direct = client(&node.url).await;
+    let queue = queue(&direct, "asked").await;
+    let proxy = Proxy::to(&node.url);
+    let client = client(&proxy.url("")).await;
+    let before = proxy.accepted();
+
+    let asked = join_all((0..200).map(|_| client.broker().inspect(&queue))).await;
+
+    assert!(asked.iter().all(Result::is_ok), "{asked:?}");
+    assert_eq!(proxy.accepted() - before, 1);
+    client.close().await;
+    direct.close().await;
+}
+
+async fn connection_that_is_slow_once_is_not_closed_under_its_walk(node: Node) {
+    let direct = client(&node.url).await;
+    let queue = queue(&direct, "walked").await;
+    send(&direct, &queue, 3).await;
+    let proxy = Proxy::to(&node.url);
+    let client = client(&proxy.url("")).await;
+    let mut walk = walk(&client, &queue, 3).await;
+    let before = proxy.accepted();
+
+    // The next question gives it two seconds, and then goes by another connection.
+    proxy.freeze();
+    let asking = client.broker().inspect(&queue);
+    let thawing = async {
+        proxy.until_accepted(before).await;
+        proxy.pass();
+    };
+    let (asked, ()) = tokio::join!(asking, thawing);
+    asked.unwrap();
+    // An idle one is closed after ten seconds.
+    let thawed = Instant::now();
+    until("the first look", async || thawed.elapsed() > Duration::from_secs(12)).await;
+
+    send(&direct, &queue, 1).await;
+    assert_eq!(walk.next(100).await.unwrap().len(), 1);
+    walk.end().await;
+    until_ready(&direct, &queue, 4).await;
+    client.close().await;
+    direct.close().await;
+}
