@@ -9,7 +9,7 @@ use queue_core::topology::{Route, delay_ladder};
 
 use crate::support::{
     Node, Proxy, Role, builder, client, connect, consume, message, next, queue, ready, send, soon, text,
-    unique, until_ready,
+    unique, until, until_ready,
 };
 
 on_each!(Node:
@@ -17,6 +17,8 @@ on_each!(Node:
     original_stays_until_its_dead_letter_is_confirmed,
     ack_lost_after_its_retry_runs_the_job_twice_and_loses_nothing,
     delayed_job_that_arrives_while_its_client_closes_arrives_once,
+    retry_that_waits_when_both_connections_end_runs_once,
+    delayed_job_that_waits_when_both_connections_end_arrives_once,
 );
 
 async fn original_stays_until_its_retry_is_confirmed(node: Node) {
@@ -117,6 +119,72 @@ async fn delayed_job_that_arrives_while_its_client_closes_arrives_once(node: Nod
     mover.close().await;
 
     assert_eq!(ready(&direct, &mover.namespace().due()).await, 0, "it would be moved once more");
+    for queue in ladder.queues {
+        direct.broker().delete(&queue.name).await.unwrap();
+    }
+    direct.close().await;
+}
+
+/// As when the node restarts. The original comes again, so the copy must not be sent on the next connection.
+async fn retry_that_waits_when_both_connections_end_runs_once(node: Node) {
+    let direct = client(&node.url).await;
+    let (jobs, elsewhere) = (queue(&direct, "jobs").await, queue(&direct, "elsewhere").await);
+    let words = unique("words");
+    direct.broker().publish(message(&jobs, words.clone())).await.unwrap();
+    let proxy = Proxy::to(&node.url);
+    let client = client(&proxy.url("")).await;
+    let mut consumer = consume(&client, &jobs, 1).await;
+    let original = next(&mut consumer).await;
+    send(&client, &elsewhere, 1).await;
+
+    proxy.freeze_only(Role::Publisher);
+    let reason = Reason::new(ReasonKind::Failed, "the first attempt fails");
+    let retry = Settlement::Retry { after: Duration::ZERO, attempt: 2, reason };
+    let settling = tokio::spawn(original.settle(retry));
+    until("the copy is on its way", async || proxy.sent(words.as_bytes()) == 1).await;
+    proxy.reset();
+
+    let settled = soon("the settlement", settling).await.unwrap();
+    assert!(matches!(settled, Err(SettleError::Lost)), "{settled:?}");
+    let again = next(&mut consumer).await;
+    assert_eq!(again.envelope.attempt, 1);
+    // What the publisher sent again would have been sent before this.
+    send(&client, &elsewhere, 1).await;
+    again.settle(Settlement::Ack).await.unwrap();
+    assert_eq!(proxy.sent(words.as_bytes()), 1);
+    assert_eq!(ready(&direct, &jobs).await, 0);
+    client.close().await;
+    direct.close().await;
+}
+
+async fn delayed_job_that_waits_when_both_connections_end_arrives_once(node: Node) {
+    let direct = client(&node.url).await;
+    let (jobs, elsewhere) = (queue(&direct, "jobs").await, queue(&direct, "elsewhere").await);
+    let proxy = Proxy::to(&node.url);
+    // Of its own, so that nobody else moves it.
+    let namespace = unique("namespace");
+    let mover = connect(&proxy.url(""), builder().namespace(namespace.clone()).unwrap()).await;
+    let enqueuer = connect(&node.url, builder().namespace(namespace).unwrap()).await;
+    let ladder = delay_ladder(mover.namespace());
+    let _keeps_the_router = consume(&mover, &elsewhere, 1).await;
+    send(&mover, &elsewhere, 1).await;
+    let words = unique("words");
+    let mut delayed = message(&jobs, words.clone());
+    // Shorter than any rung: it is moved once.
+    delayed.not_before = Some(SystemTime::now() + Duration::from_millis(100));
+
+    proxy.freeze_only(Role::Publisher);
+    enqueuer.broker().publish(delayed).await.unwrap();
+    until("it is on its way to its queue", async || proxy.sent(words.as_bytes()) == 1).await;
+    proxy.reset();
+    let mut consumer = consume(&direct, &jobs, 1).await;
+    next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+    send(&mover, &elsewhere, 1).await;
+    mover.close().await;
+
+    assert_eq!(proxy.sent(words.as_bytes()), 2, "once in vain, and once when it came again");
+    assert_eq!(ready(&direct, &jobs).await, 0);
+    enqueuer.close().await;
     for queue in ladder.queues {
         direct.broker().delete(&queue.name).await.unwrap();
     }

@@ -512,6 +512,12 @@ impl Delivery {
     pub fn is_lost(&self) -> bool {
         self.settler.is_lost()
     }
+
+    /// Whether the broker has taken it back, so that settling it does nothing.
+    #[cfg(feature = "rabbitmq")]
+    pub(crate) fn is_gone(&self) -> bool {
+        self.settler.is_gone()
+    }
 }
 
 /// Settles one delivery. Dropped without a call, it gives the delivery back to its queue.
@@ -523,6 +529,12 @@ pub trait Settler: fmt::Debug + Send + Sync {
     /// See [`Delivery::is_lost`]. Asked before each job, so it must be as fast as reading an atomic.
     fn is_lost(&self) -> bool {
         false
+    }
+
+    /// Whether a settlement would come too late even for a job that runs: the broker delivers it again. A delivery may be
+    /// [lost](Self::is_lost) before that, where only what has not begun goes back.
+    fn is_gone(&self) -> bool {
+        self.is_lost()
     }
 }
 

@@ -9,6 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ledger::LOOK;
 use super::waiting::Waiting;
 use super::{Core, consumer};
 use crate::broker::missing::{Complaints, REMEDY, SET_ASIDE, next_look};
@@ -87,7 +88,13 @@ impl Router {
     }
 
     async fn forward(&self, delivery: Delivery) {
-        let settled = match self.move_on(&delivery).await {
+        let moved = tokio::select! {
+            biased;
+            moved = self.move_on(&delivery) => moved,
+            // Also while it is published: a copy that goes out on the next connection would run beside the original.
+            () = gone(&delivery) => Ok(Moved::Lost),
+        };
+        let settled = match moved {
             Ok(Moved::Yes) => delivery.settle(Settlement::Ack).await,
             Ok(Moved::Lost) => return,
             Err(PublishError::Closed) => delivery.settle(Settlement::Release).await,
@@ -179,5 +186,12 @@ impl Router {
 
     fn complains(&self, queue: &str) -> bool {
         self.complaints.lock().unwrap_or_else(PoisonError::into_inner).is_due(queue)
+    }
+}
+
+/// Waits until a delivery can no longer be settled.
+async fn gone(delivery: &Delivery) {
+    while !delivery.is_gone() {
+        tokio::time::sleep(LOOK).await;
     }
 }

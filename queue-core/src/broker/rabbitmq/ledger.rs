@@ -21,6 +21,9 @@ use crate::topology::{Name, Route};
 
 /// For how long acks wait for their task, before others do not wait with them.
 const LATE: Duration = Duration::from_millis(5);
+/// How soon it is seen that the channel is gone while a copy is being published: sooner than a publisher that lost its
+/// connection in the same moment can send on the next one.
+pub(super) const LOOK: Duration = Duration::from_millis(50);
 
 /// One channel's deliveries. It dies with its session: a tag of an old channel is never sent on a new one, where it
 /// would ack another message.
@@ -136,6 +139,14 @@ impl Ledger {
     /// Whether the deliveries are still ours.
     pub(super) fn is_open(&self) -> bool {
         self.channel.status().connected()
+    }
+
+    /// Waits until the deliveries are no longer ours. lapin tells only those who read deliveries, so the channel is
+    /// looked at.
+    pub(super) async fn gone(&self) {
+        while self.is_open() {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Whether what has not begun must not begin any more.

@@ -480,9 +480,12 @@ impl Publisher {
             if address::is_nonsense(outgoing.publish()) {
                 let outcome = address::dropped(outgoing.publish());
                 outgoing.tell(outcome);
-            } else if outgoing.sent || !outgoing.is_unheard() {
+            } else if !outgoing.is_unheard() {
                 wire.send(outgoing);
                 is_any = true;
+            } else if outgoing.sent {
+                // Of what was sent before and nobody waits for any more there is no second copy.
+                self.suspects = self.suspects.saturating_sub(1);
             }
         }
         is_any

@@ -42,17 +42,26 @@ impl Receipt {
 
     /// Publishes the copy, then acks. What cannot be published goes back to the queue.
     async fn replace(mut self: Box<Self>, plan: Plan) -> Result<(), SettleError> {
-        // The job will be delivered again, so a copy would be one too many.
-        if !self.ledger.is_open() {
-            return Err(SettleError::Lost);
-        }
         let mut tries = Tries::new();
-        while let Err(error) = self.publish_copy(&plan).await {
+        while let Err(error) = self.publish_copy_while_ours(&plan).await? {
             tracing::warn!(queue = %self.ledger.queue, %error, "the copy of a job was not confirmed");
             // Dropping the receipt gives the original back.
             tries.pause_after(error).await?;
         }
         self.ack()
+    }
+
+    /// Publishes the copy, unless the original is lost, before or meanwhile: that will be delivered again, so a copy would
+    /// be one too many. What is no longer waited for is not sent on the publisher's next connection.
+    async fn publish_copy_while_ours(&self, plan: &Plan) -> Result<Result<(), PublishError>, SettleError> {
+        if !self.ledger.is_open() {
+            return Err(SettleError::Lost);
+        }
+        tokio::select! {
+            biased;
+            published = self.publish_copy(plan) => Ok(published),
+            () = self.ledger.gone() => Err(SettleError::Lost),
+        }
     }
 
     async fn publish_copy(&self, plan: &Plan) -> Result<(), PublishError> {
@@ -100,6 +109,10 @@ impl Settler for Receipt {
 
     fn is_lost(&self) -> bool {
         self.ledger.is_lost()
+    }
+
+    fn is_gone(&self) -> bool {
+        !self.ledger.is_open()
     }
 }
 
