@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use leveret::{Client, PublishError, Task as _, Worker, task};
 use queue_core::broker::Health;
 
+use crate::aside::{walk, worn};
 use crate::support::{
     Book, PATIENCE, Private, builder, client, connect, fresh, message, queue, ready, run, send, soon, until,
     work,
@@ -16,6 +17,7 @@ use crate::support::{
 on_each!(Private:
     publishers_wait_and_are_told_while_workers_go_on,
     calls_that_wait_for_memory_are_answered_when_there_is,
+    walk_waits_once_for_memory_and_not_for_each_worn_letter,
 );
 
 #[task(queue = "test.faults.alarm")]
@@ -108,6 +110,27 @@ async fn calls_that_wait_for_memory_are_answered_when_there_is(node: Private) {
     worker.stop().await;
     calling.close().await;
     working.close().await;
+}
+
+/// It keeps others from the queue until it ends.
+async fn walk_waits_once_for_memory_and_not_for_each_worn_letter(node: Private) {
+    let direct = client(&node.url).await;
+    let queue = worn(&direct, 5).await;
+    let timeout = Duration::from_secs(2);
+    let client = connect(&node.url, builder().publish_timeout(timeout)).await;
+    let walk = walk(&client, &queue, 5).await;
+
+    node.ctl(&["set_vm_memory_high_watermark", "0"]).await;
+    let since = Instant::now();
+    walk.end().await;
+    let took = since.elapsed();
+    node.ctl(&["set_vm_memory_high_watermark", "0.6"]).await;
+
+    assert!(took < timeout * 3, "it took {took:?}");
+    // The copy that was on its way when RabbitMQ blocked the connection may have come beside its original.
+    until("the letters", async || (5..=6).contains(&ready(&direct, &queue).await)).await;
+    client.close().await;
+    direct.close().await;
 }
 
 async fn publish(client: &Client, queue: &queue_core::topology::Name) -> Result<(), PublishError> {

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use leveret::Client;
 use queue_core::broker::{Operator, Walk};
-use queue_core::topology::Name;
+use queue_core::topology::{Name, QueueDecl, Topology};
 
-use crate::support::{Node, Proxy, client, queue, send, soon, until, until_ready};
+use crate::support::{Node, Proxy, Role, client, queue, send, soon, unique, until, until_ready};
 
 on_each!(Node:
     walks_that_begin_at_once_do_not_end_each_other,
     many_questions_at_once_open_one_connection,
     connection_that_is_slow_once_is_not_closed_under_its_walk,
+    worn_letters_are_not_doubled_by_a_walk_that_loses_its_connection,
 );
 
 fn operator(client: &Client) -> &dyn Operator {
@@ -21,7 +22,7 @@ fn operator(client: &Client) -> &dyn Operator {
 }
 
 /// Begins a walk, which sees this many messages.
-async fn walk<'a>(client: &'a Client, queue: &Name, count: usize) -> Box<dyn Walk + 'a> {
+pub(crate) async fn walk<'a>(client: &'a Client, queue: &Name, count: usize) -> Box<dyn Walk + 'a> {
     let mut walk = soon("the walk", operator(client).walk(queue)).await.unwrap();
     assert_eq!(soon("a page", walk.next(100)).await.unwrap().len(), count);
     walk
@@ -92,4 +93,36 @@ async fn connection_that_is_slow_once_is_not_closed_under_its_walk(node: Node) {
     until_ready(&direct, &queue, 4).await;
     client.close().await;
     direct.close().await;
+}
+
+/// A queue of so many messages that have come back so often that RabbitMQ 3.10 and 4.0 may soon drop them: the next walk
+/// writes them anew.
+pub(crate) async fn worn(client: &Client, count: u64) -> Name {
+    let queue: Name = unique("worn").into();
+    let decl = QueueDecl::new(queue.clone()).argument("x-queue-type", "quorum");
+    client.declare(&Topology::new().queue(decl.argument("x-expires", 600_000_i64))).await.unwrap();
+    send(client, &queue, count).await;
+    for _ in 0..10 {
+        let walk = walk(client, &queue, usize::try_from(count).unwrap()).await;
+        walk.end().await;
+        until_ready(client, &queue, count).await;
+    }
+    queue
+}
+
+async fn worn_letters_are_not_doubled_by_a_walk_that_loses_its_connection(node: Node) {
+    let direct = client(&node.url).await;
+    let queue = worn(&direct, 5).await;
+    let proxy = Proxy::to(&node.url);
+    let client = client(&proxy.url("")).await;
+    let walk = walk(&client, &queue, 5).await;
+
+    proxy.reset_only(Role::Questions);
+    until("lapin to see it", async || proxy.client_sockets() == 1).await;
+    walk.end().await;
+
+    until_ready(&direct, &queue, 5).await;
+    client.close().await;
+    direct.close().await;
+    assert_eq!(proxy.sent(&[0, 60, 0, 40]), 0, "copies were published");
 }

@@ -45,16 +45,19 @@ impl Mode {
 pub(crate) enum Role {
     Publisher,
     Consumer,
+    /// On which queues are asked about and walked through.
+    Questions,
 }
 
 impl Role {
-    const ALL: [Self; 2] = [Self::Publisher, Self::Consumer];
+    const ALL: [Self; 3] = [Self::Publisher, Self::Consumer, Self::Questions];
 
     /// What the connection's name ends with; it stands in its second frame.
     fn name(self) -> &'static str {
         match self {
             Self::Publisher => " publisher",
             Self::Consumer => " consumer",
+            Self::Questions => " questions",
         }
     }
 }
@@ -72,8 +75,8 @@ pub(crate) struct Proxy {
 struct Shared {
     node: SocketAddr,
     mode: watch::Sender<Mode>,
-    /// Counted up to cut all that are open.
-    cut: watch::Sender<u64>,
+    /// Counted up to cut all that are open, or those of one role.
+    cut: watch::Sender<(u64, Option<Role>)>,
     /// For connections of one role, or all.
     delay: Mutex<(Duration, Option<Role>)>,
     /// What is written in the place of what, both of one length.
@@ -109,7 +112,7 @@ impl Proxy {
             shared: Arc::new(Shared {
                 node,
                 mode: watch::Sender::new(Mode::Pass),
-                cut: watch::Sender::new(0),
+                cut: watch::Sender::new((0, None)),
                 delay: Mutex::default(),
                 rewrite: Mutex::default(),
                 accepted: AtomicUsize::new(0),
@@ -134,14 +137,19 @@ impl Proxy {
     /// Cuts all connections with RST; new ones pass.
     pub(crate) fn reset(&self) {
         // In this order: nothing that a freeze has held may slip through.
-        self.shared.cut.send_modify(|cuts| *cuts += 1);
+        self.shared.cut(None);
         self.shared.mode.send_replace(Mode::Pass);
+    }
+
+    /// Cuts the connections of one role with RST; new ones pass.
+    pub(crate) fn reset_only(&self, role: Role) {
+        self.shared.cut(Some(role));
     }
 
     /// Cuts all connections with RST, and whoever comes anew.
     pub(crate) fn refuse(&self) {
         self.shared.mode.send_replace(Mode::Refuse);
-        self.shared.cut.send_modify(|cuts| *cuts += 1);
+        self.shared.cut(None);
     }
 
     /// From now on nothing passes, and nothing is closed.
@@ -221,6 +229,22 @@ impl Proxy {
     }
 }
 
+impl Shared {
+    fn cut(&self, only: Option<Role>) {
+        self.cut.send_modify(|(cuts, role)| (*cuts, *role) = (*cuts + 1, only));
+    }
+}
+
+/// Waits until a connection is cut, whose role is known by then.
+async fn until_cut(mut cut: watch::Receiver<(u64, Option<Role>)>, role: &OnceLock<Role>) {
+    while cut.changed().await.is_ok() {
+        let (_, only) = *cut.borrow_and_update();
+        if only.is_none() || only == role.get().copied() {
+            return;
+        }
+    }
+}
+
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut links = JoinSet::new();
     loop {
@@ -249,7 +273,7 @@ async fn link(client: TcpStream, shared: Arc<Shared>) {
         let up = pump(from_client, to_node, &shared, &role, true);
         let down = pump(from_node, to_client, &shared, &role, false);
         tokio::select! {
-            _ = cut.changed() => {}
+            () = until_cut(cut, &role) => {}
             _ = async { tokio::join!(up, down) } => {}
         }
     }
@@ -264,7 +288,7 @@ async fn pump(
 ) {
     let mut mode = shared.mode.subscribe();
     let cut = shared.cut.subscribe();
-    let cuts = *cut.borrow();
+    let (cuts, _) = *cut.borrow();
     let mut buffer = vec![0; BUFFER as usize];
     loop {
         let _ = mode.wait_for(|mode| !mode.stops(role.get().copied())).await;
@@ -291,7 +315,9 @@ async fn pump(
         // What was on its way when the freeze came is held.
         let _ = mode.wait_for(|mode| !mode.stops(role.get().copied())).await;
         // A cut comes before the end of its freeze: who sees that end sees the cut.
-        if *cut.borrow() != cuts || to.write_all(bytes).await.is_err() {
+        let (now, only) = *cut.borrow();
+        let is_cut = now != cuts && (only.is_none() || only == role.get().copied());
+        if is_cut || to.write_all(bytes).await.is_err() {
             return;
         }
     }

@@ -15,6 +15,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery as Message;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::convert::{self, short};
 use super::ledger::Ledger;
@@ -24,6 +25,7 @@ use super::turn::{Lock, Turn};
 use super::{Core, RabbitMq, declare, fault};
 use crate::broker::amqp::check_queue;
 use crate::broker::operator::{Found, Operator, Place, Walk};
+use crate::broker::tries::is_refusal;
 use crate::broker::{ConsumeOptions, Delivery, Publish, closed};
 use crate::envelope::{Envelope, HeaderValue};
 use crate::error::{Error, ErrorKind, Result};
@@ -298,17 +300,30 @@ fn is_worn(envelope: &Envelope) -> bool {
 
 /// Puts copies in the place of messages that have come back often, and says of how many: confirmed, before the
 /// originals are acked. What is not confirmed is given back once more.
+///
+/// Ends when the originals come back by themselves, since a copy would stand beside each; and when the broker takes
+/// nothing more, since the walk keeps all others from the queue meanwhile.
 async fn renew(core: &Arc<Core>, ledger: &Arc<Ledger>, queue: &Name, worn: BTreeMap<u64, Envelope>) -> usize {
+    let deadline = Instant::now() + core.shared.settings.publish_timeout;
     let mut renewed = 0;
     for (tag, envelope) in worn {
+        if !ledger.is_open() || Instant::now() >= deadline {
+            break;
+        }
         let copy = Publish::to_queue(queue.clone(), renewed_copy(envelope));
-        match core.publish(copy).await {
-            Ok(()) => {
-                ledger.ack(tag);
-                renewed += 1;
-            }
+        let published = tokio::select! {
+            biased;
+            published = core.publish(copy) => published,
+            () = ledger.gone() => break,
+        };
+        match published {
+            Ok(()) if ledger.ack(tag) => renewed += 1,
+            Ok(()) => break,
             Err(error) => {
                 tracing::warn!(%queue, %error, "a message that has come back often could not be written anew");
+                if !is_refusal(&error) {
+                    break;
+                }
             }
         }
     }
