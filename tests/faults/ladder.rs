@@ -21,6 +21,7 @@ on_each!(Private:
     queue_that_crashes_is_not_called_full,
     deleted_dead_letter_queue_is_declared_again,
     clock_that_is_wrong_is_said_aloud,
+    deleted_rung_is_declared_again_by_a_thread_without_a_runtime,
 );
 
 #[task(queue = "test.faults.ladder.later")]
@@ -320,4 +321,45 @@ async fn clock_that_is_wrong_is_said_aloud(node: Private) {
     fresh::<Later>(&right).await;
     wrong.close().await;
     right.close().await;
+}
+
+/// A thread of a program that has no tokio runtime at all may enqueue.
+async fn deleted_rung_is_declared_again_by_a_thread_without_a_runtime(node: Private) {
+    let (direct, name) = (client(&node.url).await, unique("namespace"));
+    let namespace = Namespace::new(name.clone()).unwrap();
+    fresh::<Later>(&direct).await;
+    let enqueuer = client_in(&node, &name).await;
+    let delay = Duration::from_millis(1_500);
+    enqueuer.enqueue(Later { number: 0 }).delay(delay).await.unwrap();
+
+    direct.broker().delete(&namespace.rung(3)).await.unwrap();
+    let thread = std::thread::spawn({
+        let enqueuer = enqueuer.clone();
+        move || block_on(async move { enqueuer.enqueue(Later { number: 1 }).delay(delay).await })
+    });
+    let enqueued = tokio::task::spawn_blocking(|| thread.join()).await.unwrap();
+
+    enqueued.expect("no panic").unwrap();
+    enqueuer.close().await;
+    clean_up(&direct, &namespace).await;
+    direct.close().await;
+}
+
+/// Runs a future on this thread.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::task::Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        let mut cx = std::task::Context::from_waker(&waker);
+        match future.as_mut().poll(&mut cx) {
+            std::task::Poll::Ready(output) => return output,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
 }

@@ -2,42 +2,72 @@
 //! consumer whose queue goes hears of it by itself.)
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{Core, Shared};
+use super::{Core, Shared, on};
 use crate::error::chain;
 use crate::topology::{Name, Namespace, Route, Topology, delay_ladder};
 
-/// What was declared again, and when; whether that worked. One declaration at a time: a thousand messages may come back for
-/// one queue.
-pub(super) type Restored = Mutex<HashMap<Name, (Instant, bool)>>;
+/// What was declared again, by the route of the messages that came back.
+#[derive(Default)]
+pub(super) struct Restored(Mutex<HashMap<Route, Last>>);
+
+/// When it was last declared again, and whether that worked. Locked meanwhile: a thousand messages may come back for one
+/// queue. Those of other routes do not wait, since a queue may be slow to answer.
+type Last = Arc<tokio::sync::Mutex<Option<(Instant, bool)>>>;
+
+impl Restored {
+    fn of(&self, route: Route) -> Last {
+        let mut restored = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        restored.entry(route).or_default().clone()
+    }
+}
 
 impl Core {
     /// Declares again where a message goes that has come back, having been sent at `since`, if it was this client that had
     /// declared it. Says whether it is there now.
-    pub(super) async fn restore(&self, route: &Route, since: Instant) -> bool {
+    pub(super) async fn restore(self: &Arc<Self>, route: &Route, since: Instant) -> bool {
         let Some(topology) = self.shared.remembered_for(route) else { return false };
-        let name = if route.exchange.is_empty() { &route.routing_key } else { &route.exchange };
-        let mut restored = self.restored.lock().await;
-        if let Some((at, is_there)) = restored.get(name)
-            && *at > since
-        {
-            return *is_there;
+        let (core, route) = (self.clone(), route.clone());
+        // A caller may publish from outside of any runtime.
+        on(&self.handle, async move { core.restore_once(&route, &topology, since).await }).await
+    }
+
+    async fn restore_once(&self, route: &Route, topology: &Topology, since: Instant) -> bool {
+        let (exchange, routing_key) = (&route.exchange, &route.routing_key);
+        let mut key = route.clone();
+        // The ladder is declared as a whole, whichever of its queues is missing.
+        if let Some(first) = topology.queues.first().filter(|_| exchange.is_empty()) {
+            key.routing_key = first.name.clone();
         }
-        let declared = if self.shared.is_exclusive(name) {
-            self.redeclare_exclusive(name).await
+        let last = self.restored.of(key);
+        let mut last = last.lock().await;
+        if let Some((at, is_there)) = *last
+            && at > since
+        {
+            return is_there;
+        }
+        // Only the default exchange leads to an exclusive queue by its name.
+        let declared = if exchange.is_empty() && self.shared.is_exclusive(routing_key) {
+            self.redeclare_exclusive(routing_key).await
         } else {
-            self.shared.declare(&topology).await
+            self.shared.declare(topology).await
         };
         match &declared {
-            Ok(()) => tracing::warn!(%name, "a queue or exchange of ours was deleted; it is declared again"),
-            Err(error) => {
-                tracing::error!(%name, error = %chain(error), "what was deleted cannot be declared again");
+            Ok(()) if exchange.is_empty() => {
+                tracing::warn!(queue = %routing_key, "a queue of ours was deleted; it is declared again");
             }
+            Ok(()) => tracing::warn!(
+                %exchange, %routing_key,
+                "a message reached no queue, so the exchange and what this client has bound to it are declared again"
+            ),
+            Err(error) => tracing::error!(
+                %exchange, %routing_key, error = %chain(error), "what was deleted cannot be declared again"
+            ),
         }
-        restored.insert(name.clone(), (Instant::now(), declared.is_ok()));
+        *last = Some((Instant::now(), declared.is_ok()));
         declared.is_ok()
     }
 }
