@@ -6,6 +6,8 @@ use queue_core::broker::{ConsumeOptions, rabbitmq};
 use queue_core::client::Client;
 use queue_core::error::{Error, ErrorKind, chain};
 
+use tokio::io::AsyncWriteExt as _;
+
 use crate::proxy::{Mode, Proxy};
 use crate::support::{self, Node, queue, settings, soon, until};
 
@@ -178,6 +180,29 @@ async fn broker_that_is_away_is_named_with_the_remedies() {
         )
     );
     assert!(!chain(&error).contains("secret"), "{}", chain(&error));
+}
+
+/// A host that only a person can mend says nothing of one that is restarting.
+#[tokio::test]
+async fn host_that_is_unfit_does_not_end_the_wait_for_another() {
+    let absent = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let unfit = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url =
+        format!("amqp://{absent},{}/?connection_attempts=3&retry_delay=0.1", unfit.local_addr().unwrap());
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let count = asked.clone();
+    let _serving = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = unfit.accept().await {
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+
+    let error = refusal(&url).await;
+
+    assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
+    assert!(error.to_string().contains(&absent.to_string()), "{error}");
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 3);
 }
 
 #[tokio::test]

@@ -19,23 +19,26 @@ pub(super) struct Fault {
     pub(super) error: Error,
 }
 
-/// What kind of thing kept a connection from being opened. Of several hosts the last kind counts that one of them gave.
+/// What kept a connection from being opened. Of several hosts' causes the greatest counts, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Cause {
+    /// Only a person can mend this host: a bad certificate, or another service behind its port. That says nothing of the
+    /// other hosts, which may only be restarting.
+    Unfit,
     /// Nothing takes connections there, or it hangs up before the login.
     Absent,
     /// It takes connections, and says nothing.
     Silent,
     /// It answers, but something fails: what it ran out of, or the connection broke.
     Unwell,
-    /// Only a person can mend it: wrong password, missing vhost, bad certificate.
+    /// Only a person can mend it: wrong password, missing vhost. The other hosts of a cluster would say the same.
     Refused,
 }
 
 impl Cause {
     /// Whether only a person can mend it.
     pub(super) fn is_for_a_person(self) -> bool {
-        self == Self::Refused
+        matches!(self, Self::Unfit | Self::Refused)
     }
 }
 
@@ -46,6 +49,10 @@ impl Fault {
 
     pub(super) fn refused(error: Error) -> Self {
         Self { cause: Cause::Refused, error }
+    }
+
+    fn unfit(error: Error) -> Self {
+        Self { cause: Cause::Unfit, error }
     }
 
     fn absent(error: Error) -> Self {
@@ -137,7 +144,7 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
             )
             .with_source(words(error)),
         ),
-        _ if is_unparsable(error) => Fault::refused(Error::new(
+        _ if is_unparsable(error) => Fault::unfit(Error::new(
             ErrorKind::Config,
             format!(
                 "what listens at {host} does not speak AMQP 0-9-1: check the port in the URL; if that is a TLS port, begin \
@@ -146,7 +153,7 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
         )),
         _ if is_tls(error) => {
             let (kind, message) = handshake(target, host, &error.to_string());
-            Fault::refused(Error::new(kind, message).with_source(words(error)))
+            Fault::unfit(Error::new(kind, message).with_source(words(error)))
         }
         // A server that hangs up may be one that refuses us: its reason, if it sent one, is lost when it closes too soon.
         _ if is_hang_up(error) => Fault::absent(

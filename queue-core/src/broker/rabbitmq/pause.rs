@@ -100,7 +100,7 @@ fn look_after(cause: Cause) -> Option<Duration> {
     match cause {
         Cause::Absent => Some(LOOK),
         Cause::Silent | Cause::Unwell => Some(LOOK_AT_UNWELL),
-        Cause::Refused => None,
+        Cause::Unfit | Cause::Refused => None,
     }
 }
 

@@ -91,7 +91,7 @@ impl fmt::Debug for State {
 /// soon is still waited for while the next is tried: a node that has frozen must not hold up the others.
 ///
 /// # Errors
-/// That which says most: that a person must act, or else the last one of the best host.
+/// The one of the greatest [`Cause`]; of several such the last.
 pub(super) async fn open_any(shared: &Shared, role: &str) -> Result<Link, Fault> {
     let Shared { target, hosts, settings, .. } = shared;
     let name = format!("{} {role}", settings.name);
@@ -114,10 +114,7 @@ pub(super) async fn open_any(shared: &Shared, role: &str) -> Result<Link, Fault>
             }
             Err(fault) => {
                 tracing::debug!(error = %chain(&fault.error), "cannot connect");
-                if worst
-                    .as_ref()
-                    .is_none_or(|worst| worst.cause <= fault.cause && !worst.cause.is_for_a_person())
-                {
+                if worst.as_ref().is_none_or(|worst| worst.cause <= fault.cause) {
                     worst = Some(fault);
                 }
             }
