@@ -3,21 +3,24 @@
 //! that has said why it takes no messages.
 
 use std::collections::HashMap;
+use std::future::IntoFuture as _;
 use std::time::{Duration, Instant};
 
-use leveret::PublishError;
+use leveret::{PublishError, Worker, task};
 use queue_core::settlement::Settlement;
 use queue_core::topology::{Name, QueueDecl, Topology};
 
 use crate::operator::tell_process;
 use crate::support::{
-    Node, Private, Proxy, Role, builder, client, connect, consume, log, message, next, queue, ready, send,
-    soon, text, unique, until,
+    Node, Private, Proxy, Role, builder, client, connect, consume, log, message, next, queue, ready, run,
+    send, soon, text, unique, until,
 };
 
 on_each!(Node:
     frozen_node_is_left_while_somebody_waits,
     frozen_first_host_holds_up_no_start,
+    node_that_answers_while_it_is_asked_is_kept,
+    node_that_answers_calls_is_not_asked,
 );
 
 mod private {
@@ -80,6 +83,63 @@ async fn frozen_first_host_holds_up_no_start(node: Node) {
     // `socket_timeout` would be ten seconds.
     assert!(took < Duration::from_secs(7), "connected after {took:?}");
     client.close().await;
+}
+
+/// The question takes seconds. What has come by then counts, not only whether it was answered itself.
+async fn node_that_answers_while_it_is_asked_is_kept(node: Node) {
+    let direct = client(&node.url).await;
+    let queue = queue(&direct, "slow").await;
+    let (first, second) = (Proxy::to(&node.url), Proxy::to(&node.url));
+    let client = client(&both(&first, &second)).await;
+    client.broker().publish(message(&queue, "before")).await.unwrap();
+    let before = first.accepted();
+
+    first.freeze();
+    let publishing = client.broker().publish(message(&queue, "x"));
+    let thawing = async {
+        first.until_accepted(before).await;
+        // The question by a connection, which from now on is the only one that hangs.
+        first.freeze_only(Role::Question);
+        Instant::now()
+    };
+    let (published, thawed) = tokio::join!(publishing, thawing);
+    published.unwrap();
+    until("the verdict", async || thawed.elapsed() > Duration::from_secs(5)).await;
+
+    assert_eq!(second.accepted(), 0, "a healthy node was left");
+    assert!(log::lines(&["says nothing", &first.port().to_string()]).is_empty());
+    first.pass();
+    client.close().await;
+    direct.close().await;
+}
+
+#[task(queue = "test.faults.frozen.asked", queue_type = "classic", dlx = none, concurrency = 10)]
+async fn asked(number: u64) -> Result<u64, std::convert::Infallible> {
+    Ok(number)
+}
+
+async fn node_that_answers_calls_is_not_asked(node: Node) {
+    let working = client(&node.url).await;
+    let worker = run(Worker::new(&working).task::<Asked>());
+    let (first, second) = (Proxy::to(&node.url), Proxy::to(&node.url));
+    let client = client(&both(&first, &second)).await;
+    soon("a reply", client.call(Asked { number: 0 }).into_future()).await.unwrap();
+
+    // One call is always waiting. Two seconds of silence would be asked about.
+    let since = Instant::now();
+    let calls = async || {
+        while since.elapsed() < Duration::from_secs(5) {
+            assert_eq!(client.call(Asked { number: 1 }).await.unwrap(), 1);
+        }
+    };
+    tokio::join!(calls(), calls(), calls());
+
+    let said = log::lines(&["the node answers", &first.port().to_string()]);
+    assert!(said.is_empty(), "{said:?}");
+    assert_eq!(second.accepted(), 0);
+    worker.stop().await;
+    client.close().await;
+    working.close().await;
 }
 
 /// One node of its own, and as the next host one that others use. They are no cluster, so each has a queue of that name.

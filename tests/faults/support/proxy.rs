@@ -47,10 +47,13 @@ pub(crate) enum Role {
     Consumer,
     /// On which queues are asked about and walked through.
     Questions,
+    /// By which it is seen whether a silent node lets anybody in.
+    Question,
 }
 
 impl Role {
-    const ALL: [Self; 3] = [Self::Publisher, Self::Consumer, Self::Questions];
+    /// One whose name begins with that of another comes first.
+    const ALL: [Self; 4] = [Self::Publisher, Self::Consumer, Self::Questions, Self::Question];
 
     /// What the connection's name ends with; it stands in its second frame.
     fn name(self) -> &'static str {
@@ -58,6 +61,7 @@ impl Role {
             Self::Publisher => " publisher",
             Self::Consumer => " consumer",
             Self::Questions => " questions",
+            Self::Question => " question",
         }
     }
 }

@@ -196,7 +196,7 @@ pub(super) async fn supervise(
     state.send_replace(State::default());
 }
 
-/// A question on its way: gives it back, and says whether the server has answered.
+/// A question that the node is being asked: yields the question, and whether the node has answered.
 type Asking = Pin<Box<dyn Future<Output = (Question, bool)> + Send>>;
 
 /// Watches a session until it is dead, or the broker is closed and flushed.
@@ -212,7 +212,7 @@ async fn live(
     let mut looks = tokio::time::interval(LOOK);
     let mut blocked_since = None;
     let mut left = shared.hosts.watch();
-    // Either the question is here, or it is being asked, which takes a while.
+    // While the node is being asked, which takes seconds, `asking` has the question.
     let mut question = (role == PUBLISHER).then(|| Question::new(session.clone()));
     let mut asking: Option<Asking> = None;
     loop {
@@ -252,12 +252,18 @@ async fn live(
                     asking = Some(Box::pin(due.ask(shared.clone())));
                 }
             }
-            (asked, answers) = async { asking.as_mut().expect("is there").await }, if asking.is_some() => {
+            // Polled again after another arm has won: `asking` keeps what it has reached.
+            (asked, answers) = async { asking.as_mut().expect("the arm's condition says so").await },
+                if asking.is_some() =>
+            {
                 (asking, question) = (None, Some(asked));
                 let host = &session.link.host;
+                // To ask takes seconds, in which callers may have been answered.
+                let is_still_silent =
+                    || question.as_ref().is_some_and(|question| question.lasts(shared.silent_since()));
                 if answers {
                     question.iter_mut().for_each(Question::say_that_it_answers);
-                } else if blocked_since.is_none() {
+                } else if blocked_since.is_none() && is_still_silent() {
                     shared.hosts.leave(session.link.at);
                     session.fail(&format!("{host} says nothing while callers wait; going to another host"));
                     return gone();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::fault::Cause;
+use super::fault::{self, Cause};
 use super::session::Session;
 use super::{Shared, connect};
 
@@ -19,8 +19,8 @@ use super::{Shared, connect};
 const SILENCE: Duration = Duration::from_secs(2);
 /// How long the node may take to open a channel.
 const ON_CHANNEL: Duration = Duration::from_secs(1);
-/// How long the node may take to let a connection in.
-const ON_CONNECTION: Duration = Duration::from_secs(3);
+/// How long the node may take to let a connection in: this part of `socket_timeout`, by default 3.3 s.
+const ON_CONNECTION: u32 = 3;
 /// How often the node is asked at most.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -28,7 +28,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(super) struct Question {
     session: Arc<Session>,
     /// A channel that is still being opened. There is one at most: each that is not answered takes a number.
-    opening: Option<JoinHandle<()>>,
+    opening: Option<JoinHandle<bool>>,
     asked: Option<Instant>,
     /// When the silence began that it is asked about.
     silence: Option<Instant>,
@@ -46,6 +46,12 @@ impl Question {
         self.silence = silent_since;
         silent_since.is_some_and(|since| since.elapsed() >= SILENCE)
             && self.asked.is_none_or(|asked| asked.elapsed() >= AGAIN)
+    }
+
+    /// Whether nothing has been heard since the silence began that the node was asked about, when nothing has been heard
+    /// since this moment.
+    pub(super) fn lasts(&self, silent_since: Option<Instant>) -> bool {
+        silent_since.zip(self.silence).is_some_and(|(now, then)| now <= then)
     }
 
     /// Whether the node answers anything. Gives the question back, to be asked again later.
@@ -70,22 +76,29 @@ impl Question {
         let mut opening = self.opening.take().unwrap_or_else(|| {
             let session = self.session.clone();
             tokio::spawn(async move {
-                // An error is the connection's end, which its session sees by itself.
-                if let Ok(channel) = session.link.connection.create_channel().await {
-                    let _ = channel.close(200, "OK".into()).await;
+                match session.link.connection.create_channel().await {
+                    Ok(channel) => {
+                        let _ = channel.close(200, "OK".into()).await;
+                        true
+                    }
+                    // lapin's own errors say nothing of the node: that there is no channel left, for example.
+                    Err(error) => fault::protocol(&error).is_some(),
                 }
             })
         });
-        let is_answered = tokio::time::timeout(ON_CHANNEL, &mut opening).await.is_ok();
-        if !is_answered {
-            self.opening = Some(opening);
+        match tokio::time::timeout(ON_CHANNEL, &mut opening).await {
+            Ok(opened) => opened.unwrap_or(false),
+            Err(_) => {
+                self.opening = Some(opening);
+                false
+            }
         }
-        is_answered
     }
 
     async fn lets_us_in(&self, shared: &Shared) -> bool {
         let name = format!("{} question", shared.settings.name);
-        match connect::open(&shared.target, self.session.link.at, &name, ON_CONNECTION).await {
+        let patience = shared.target.deadline / ON_CONNECTION;
+        match connect::open(&shared.target, self.session.link.at, &name, patience).await {
             Ok(link) => {
                 link.close(ON_CHANNEL).await;
                 true

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub(super) struct Wire {
     replies: Option<ReplyTap>,
     /// When the server last answered anything, or something was sent while it owed no answer.
     heard: Instant,
+    /// Whether replies have come that `heard` does not know of: another task reads them.
+    has_replied: Arc<AtomicBool>,
     /// When the first in flight was last released. Until then all behind it waited for others.
     released: Instant,
 }
@@ -100,6 +103,7 @@ impl Wire {
             confirmed: None,
             replies,
             heard: Instant::now(),
+            has_replied: Arc::default(),
             released: Instant::now(),
         })
     }
@@ -302,7 +306,10 @@ impl Wire {
     }
 
     /// Since when the server has answered nothing, if it owes an answer that somebody waits for.
-    pub(super) fn silent_since(&self) -> Option<Instant> {
+    pub(super) fn silent_since(&mut self) -> Option<Instant> {
+        if self.has_replied.swap(false, Ordering::Relaxed) {
+            self.heard = Instant::now();
+        }
         let is_owed = self.flight.len() > self.told || !self.asked.is_empty();
         is_owed.then_some(self.heard)
     }
@@ -340,7 +347,12 @@ impl Wire {
         self.leave_replies();
         match self.replies.take() {
             Some(ReplyTap::Unread(replies)) => {
-                let (keeper, deliveries, ended) = tap::open(replies, false, read_reply);
+                let has_replied = self.has_replied.clone();
+                let read = move |message| {
+                    has_replied.store(true, Ordering::Relaxed);
+                    read_reply(message)
+                };
+                let (keeper, deliveries, ended) = tap::open(replies, false, read);
                 reader.attach(deliveries);
                 self.replies = Some(ReplyTap::Read(keeper, ended));
             }

@@ -9,8 +9,8 @@ use crate::error::{Error, ErrorKind, PublishError};
 
 impl Publisher {
     /// Since when nothing has been heard from the server, if somebody waits for that.
-    pub(in crate::broker::rabbitmq) fn silent_since(&self) -> Option<Instant> {
-        match (&self.wire, &self.opening) {
+    pub(in crate::broker::rabbitmq) fn silent_since(&mut self) -> Option<Instant> {
+        match (&mut self.wire, &self.opening) {
             (Some(wire), _) => wire.silent_since(),
             (None, Some(opening)) if !self.backlog.is_empty() => Some(opening.since),
             _ => None,
