@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use leveret::{Client, EnqueueError, PublishError, Task, TaskResult, Worker, task};
 use queue_core::clock::Clock;
-use queue_core::topology::{Namespace, delay_ladder};
+use queue_core::settlement::Settlement;
+use queue_core::topology::{Name, Namespace, QueueDecl, Topology, delay_ladder};
 
 use crate::support::{
     Book, Private, builder, client, connect, fresh, log, message, rounds, run, unique, until, work,
@@ -22,6 +23,7 @@ on_each!(Private:
     deleted_dead_letter_queue_is_declared_again,
     clock_that_is_wrong_is_said_aloud,
     deleted_rung_is_declared_again_by_a_thread_without_a_runtime,
+    headers_that_were_accepted_are_not_refused_on_the_ladder,
 );
 
 #[task(queue = "test.faults.ladder.later")]
@@ -362,4 +364,34 @@ fn block_on<F: Future>(future: F) -> F::Output {
             std::task::Poll::Pending => std::thread::park(),
         }
     }
+}
+
+/// What waits for its queue says in a header for how long, so that it has larger headers than when it was enqueued.
+async fn headers_that_were_accepted_are_not_refused_on_the_ladder(node: Private) {
+    let direct = client(&node.url).await;
+    let queue: Name = unique("large").into();
+    let unrelated = crate::support::queue(&direct, "unrelated").await;
+    let _router = crate::support::consume(&direct, &unrelated, 1).await;
+    let delayed = |size| {
+        let mut publish = message(&queue, "x");
+        publish.envelope.headers.insert("large", "x".repeat(size));
+        publish.not_before = Some(std::time::SystemTime::now() + Duration::from_millis(200));
+        publish
+    };
+    let mut size = queue_core::envelope::Headers::MAX_SIZE;
+
+    // The largest that is accepted.
+    while let Err(error) = direct.broker().publish(delayed(size)).await {
+        assert!(matches!(&error, PublishError::Invalid(words) if words.contains("headers take")), "{error}");
+        size -= 1;
+    }
+
+    until("it waits", async || !log::lines(&["WARN", &queue, "does not exist"]).is_empty()).await;
+    direct.declare(&Topology::new().queue(QueueDecl::new(queue.clone()))).await.unwrap();
+    let mut consumer = crate::support::consume(&direct, &queue, 1).await;
+    crate::support::next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+    let said = log::lines(&["could not be moved", "headers take"]);
+    assert!(said.is_empty(), "{said:?}");
+    direct.broker().delete(&queue).await.unwrap();
+    direct.close().await;
 }

@@ -49,7 +49,9 @@ impl Core {
         })?;
         let now = self.now();
         let waiting = Waiting::new(target, delay.saturating_sub(since.elapsed()), now);
-        self.publish_waiting(envelope, waiting, now).await
+        let publish = self.on_ladder(envelope, waiting, now);
+        check_publish(&publish)?;
+        self.publish_on_ladder(publish).await
     }
 
     /// The message by which a job waits: to the rung that is nearest below what is left of its delay.
@@ -58,7 +60,8 @@ impl Core {
         Publish::to_queue(rung, envelope)
     }
 
-    /// Publishes a job to the rung that is nearest below what is left of its delay.
+    /// Publishes a job to the rung that is nearest below what is left of its delay. How large its headers are was
+    /// [checked](check_publish) when it was enqueued, and not with what each rung adds: the limit leaves room for that.
     pub(super) async fn publish_waiting(
         self: &Arc<Self>,
         envelope: Envelope,
@@ -66,7 +69,10 @@ impl Core {
         now: Now,
     ) -> Result<(), PublishError> {
         let publish = self.on_ladder(envelope, waiting, now);
-        check_publish(&publish)?;
+        self.publish_on_ladder(publish).await
+    }
+
+    async fn publish_on_ladder(self: &Arc<Self>, publish: Publish) -> Result<(), PublishError> {
         let publisher = self.publisher_of(&publish)?;
         let (route, since) = (publish.route.clone(), Instant::now());
         match publisher.publish(publish.clone()).await {
