@@ -19,6 +19,7 @@ on_each!(Node:
     delayed_job_that_arrives_while_its_client_closes_arrives_once,
     retry_that_waits_when_both_connections_end_runs_once,
     delayed_job_that_waits_when_both_connections_end_arrives_once,
+    delay_of_a_batch_begins_when_it_is_published,
 );
 
 async fn original_stays_until_its_retry_is_confirmed(node: Node) {
@@ -185,6 +186,39 @@ async fn delayed_job_that_waits_when_both_connections_end_arrives_once(node: Nod
     assert_eq!(proxy.sent(words.as_bytes()), 2, "once in vain, and once when it came again");
     assert_eq!(ready(&direct, &jobs).await, 0);
     enqueuer.close().await;
+    for queue in ladder.queues {
+        direct.broker().delete(&queue.name).await.unwrap();
+    }
+    direct.close().await;
+}
+
+/// The ladder of a new namespace is declared between the two.
+async fn delay_of_a_batch_begins_when_it_is_published(node: Node) {
+    let direct = client(&node.url).await;
+    let jobs = queue(&direct, "jobs").await;
+    let mut consumer = consume(&direct, &jobs, 1).await;
+    let proxy = Proxy::to(&node.url);
+    let namespace = unique("namespace");
+    let enqueuer = connect(&proxy.url(""), builder().namespace(namespace.clone()).unwrap()).await;
+    let mover = connect(&node.url, builder().namespace(namespace).unwrap()).await;
+    let elsewhere = queue(&direct, "elsewhere").await;
+    let _keeps_the_router = consume(&mover, &elsewhere, 1).await;
+    let delay = Duration::from_secs(8);
+    let due = SystemTime::now() + delay;
+    let mut delayed = message(&jobs, "x");
+    delayed.not_before = Some(due);
+
+    // The declaring connection takes seconds.
+    proxy.delay(Duration::from_millis(300));
+    enqueuer.broker().publish_all(vec![delayed]).await.remove(0).unwrap();
+    let took = due.duration_since(SystemTime::now()).unwrap();
+    next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+
+    let late = SystemTime::now().duration_since(due).unwrap();
+    assert!(late < Duration::from_millis(1_500), "{late:?} late; when it was published {took:?} were left");
+    let ladder = delay_ladder(mover.namespace());
+    enqueuer.close().await;
+    mover.close().await;
     for queue in ladder.queues {
         direct.broker().delete(&queue.name).await.unwrap();
     }

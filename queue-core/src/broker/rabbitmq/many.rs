@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
 use super::Core;
 use super::outgoing::Outcome;
@@ -16,7 +17,7 @@ use crate::error::PublishError;
 impl Core {
     /// Publishes many; the outcomes stand in the order of the messages.
     pub(super) async fn publish_all(self: &Arc<Self>, publishes: Vec<Publish>) -> Vec<Outcome> {
-        let now = self.shared.settings.clock.now();
+        let (now, since) = (self.shared.settings.clock.now(), Instant::now());
         let is_delayed = |publish: &Publish| publish.not_before.is_some_and(|eta| eta > now);
         let is_sound = |publish: &Publish| check_publish(publish).is_ok() && !is_request(&publish.envelope);
         if publishes.iter().all(|publish| is_sound(publish) && !is_delayed(publish)) {
@@ -34,7 +35,8 @@ impl Core {
             if let Some(eta) = publish.not_before.filter(|_| {
                 has_ladder && is_delayed(&publish) && is_sound(&publish) && publish.route.exchange.is_empty()
             }) {
-                let delay = eta.duration_since(now).unwrap_or_default();
+                // The ladder took its time.
+                let delay = eta.duration_since(now).unwrap_or_default().saturating_sub(since.elapsed());
                 let waiting = Waiting::new(publish.route.routing_key.clone(), delay, clocks);
                 let delayed = self.on_ladder(publish.envelope.clone(), waiting, clocks);
                 // With what the ladder adds to its headers it may be too large.
