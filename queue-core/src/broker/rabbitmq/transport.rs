@@ -20,6 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
@@ -50,13 +51,19 @@ pub(super) async fn secure(tcp: TcpStream, tls: Option<&Tls>, host: &str) -> io:
     let name = tls.server_name.as_deref().unwrap_or(host).to_owned();
     let name =
         ServerName::try_from(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    let tls = tls.clone();
-    // Reads some hundred files where the system keeps each authority in one of its own.
-    let config =
-        tokio::task::spawn_blocking(move || client_config(&tls)).await.map_err(io::Error::other)??;
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+    let config = tls.config.0.get_or_try_init(async || {
+        let tls = tls.clone();
+        // Reads some hundred files where the system keeps each authority in one of its own.
+        let config = tokio::task::spawn_blocking(move || client_config(&tls)).await;
+        config.map_err(io::Error::other)?.map(Arc::new)
+    });
+    let stream = TlsConnector::from(config.await?.clone()).connect(name, tcp).await?;
     Ok(Transport::Tls(Box::new(stream)).compat())
 }
+
+/// Made for the first connection and shared by all that follow, which can then resume TLS sessions.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Config(Arc<OnceCell<Arc<ClientConfig>>>);
 
 /// Trusts the authorities of the system and the one that the URL names, and shows our certificate where it names one.
 fn client_config(tls: &Tls) -> io::Result<ClientConfig> {
@@ -69,7 +76,10 @@ fn client_config(tls: &Tls) -> io::Result<ClientConfig> {
     roots.add_parsable_certificates(system.certs);
     if let Some(pem) = &tls.ca {
         let named = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
-        roots.add_parsable_certificates(named.map_err(invalid)?);
+        if roots.add_parsable_certificates(named.map_err(invalid)?).0 == 0 {
+            let words = "`cacertfile=` in the URL holds no certificate that can be read";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, words));
+        }
     }
     if roots.is_empty() {
         return Err(io::Error::new(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
+use super::transport::Config;
 use crate::error::{Error, Result};
 use crate::topology::MAX_NAME;
 
@@ -41,7 +42,7 @@ pub(super) struct Host {
 }
 
 /// Which certificates, beside those that the system trusts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Tls {
     /// Whom to trust, in PEM.
     pub(super) ca: Option<String>,
@@ -49,6 +50,8 @@ pub(super) struct Tls {
     pub(super) identity: Option<(Vec<u8>, Vec<u8>)>,
     /// The name in the server's certificate, where it is not the host's.
     pub(super) server_name: Option<String>,
+    /// What rustls makes of these.
+    pub(super) config: Config,
 }
 
 impl fmt::Display for Host {
@@ -310,12 +313,12 @@ fn read_pem(option: &str, path: &str, label: &str) -> Result<Vec<u8>> {
     )))
 }
 
-/// Also `BEGIN RSA PRIVATE KEY` and the like.
+/// Also `BEGIN RSA PRIVATE KEY` and the like; but rustls passes over `BEGIN TRUSTED CERTIFICATE`.
 fn is_label(line: &str, label: &str) -> bool {
     line.trim()
         .strip_prefix("-----BEGIN ")
         .and_then(|line| line.strip_suffix("-----"))
-        .is_some_and(|is| is.ends_with(label))
+        .is_some_and(|is| is == label || label == "PRIVATE KEY" && is.ends_with(" PRIVATE KEY"))
 }
 
 #[cfg(test)]
@@ -432,6 +435,13 @@ mod tests {
             refusal("amqps://h/?cacertfile=Cargo.toml")
                 .contains("`cacertfile=Cargo.toml` holds no certificate")
         );
+        // Which rustls passes over without a word.
+        let trusted = std::env::temp_dir().join(format!("leveret-trusted-{}.pem", std::process::id()));
+        std::fs::write(&trusted, "-----BEGIN TRUSTED CERTIFICATE-----\n-----END TRUSTED CERTIFICATE-----\n")
+            .unwrap();
+        let words = refusal(&format!("amqps://h/?cacertfile={}", trusted.display()));
+        std::fs::remove_file(&trusted).unwrap();
+        assert!(words.contains("holds no certificate"), "{words}");
         assert!(refusal("amqps://h/?cacertfile=no-such-file").contains("cannot be read"));
         assert!(!refusal("amqp://u:secret@h:port/").contains("secret"));
         assert!(!format!("{:?}", parse("amqp://u:secret@h/")).contains("secret"));
