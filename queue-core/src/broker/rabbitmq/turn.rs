@@ -22,8 +22,10 @@ use crate::topology::Name;
 
 /// How long an operator waits for another one.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How soon it is seen that another client's turn is over.
+/// How soon it is seen that another client's turn is over: after 50 ms, 0.1 s … 0.5 s, since each look is an error in the
+/// server's log.
 const LOOK: Duration = Duration::from_millis(50);
+const LONGEST_LOOK: Duration = Duration::from_millis(500);
 /// How long the server may take for an answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -64,6 +66,7 @@ impl Turn {
         let client = core.turns.of(queue).lock_owned();
         let Ok(client) = tokio::time::timeout_at(deadline, client).await else { return Err(busy(queue)) };
         let name = short(&format!("{}.looking.{queue}", core.shared.settings.namespace.as_str()));
+        let mut look = LOOK;
         loop {
             let (channel, keeps) = open(core, queue).await?;
             let locked = tokio::time::timeout(ANSWER, lock(&channel, &name)).await;
@@ -73,7 +76,8 @@ impl Turn {
                     if Instant::now() >= deadline {
                         return Err(busy(queue));
                     }
-                    tokio::time::sleep(LOOK).await;
+                    tokio::time::sleep(look).await;
+                    look = (look * 2).min(LONGEST_LOOK);
                     continue;
                 }
                 refused => {
