@@ -188,6 +188,23 @@ impl Publisher {
             self.expire();
         }
         loop {
+            self.drive_on(cx);
+            if self.is_stopping && self.backlog.is_empty() && self.in_flight() == 0 {
+                return Poll::Ready(());
+            }
+            self.wait_for_connection();
+            if is_tick && let Some(wire) = &mut self.wire {
+                wire.tell_sure();
+            }
+            if !self.arm(cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Hears, opens and sends, until there is nothing left to do at once.
+    fn drive_on(&mut self, cx: &mut Context<'_>) {
+        loop {
             let mut is_done = !self.poll_commands(cx);
             // After the commands, one of which may have brought the reader.
             if let Some(replies) = &mut self.replies
@@ -198,27 +215,25 @@ impl Publisher {
             is_done &= !self.poll_opening(cx);
             is_done &= !self.poll_wire(cx);
             if is_done {
-                break;
+                return;
             }
         }
-        if self.is_stopping && self.backlog.is_empty() && self.in_flight() == 0 {
-            return Poll::Ready(());
+    }
+
+    /// Sets the timer to the earliest deadline. Whether one has passed meanwhile: those are answered, and a channel may have
+    /// been left for them, so that there is more to do.
+    fn arm(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(deadline) = self.earliest_deadline() else { return false };
+        let Some(timer) = self.timer.as_mut().filter(|_| self.armed.is_none_or(|at| at > deadline)) else {
+            return false;
+        };
+        timer.as_mut().reset(deadline);
+        self.armed = timer.as_mut().poll(cx).is_pending().then_some(deadline);
+        let has_passed = self.armed.is_none();
+        if has_passed {
+            self.expire();
         }
-        self.wait_for_connection();
-        if is_tick && let Some(wire) = &mut self.wire {
-            wire.tell_sure();
-        }
-        while let Some(deadline) = self.earliest_deadline()
-            && self.armed.is_none_or(|at| at > deadline)
-            && let Some(timer) = &mut self.timer
-        {
-            timer.as_mut().reset(deadline);
-            self.armed = timer.as_mut().poll(cx).is_pending().then_some(deadline);
-            if self.armed.is_none() {
-                self.expire();
-            }
-        }
-        Poll::Pending
+        has_passed
     }
 
     /// Whether it is looked from time to time only what became of what was sent: of requests, which are answered
