@@ -271,6 +271,8 @@ impl Feed {
             let mut looks = tokio::time::interval(LOOK);
             loop {
                 tokio::select! {
+                    // First: acks of which the last falls together with the end of the broker want their barrier.
+                    biased;
                     () = ledger.all_in() => break,
                     // What is settled on a channel that has gone tells nobody.
                     _ = looks.tick() => if !ledger.is_open() { return },
