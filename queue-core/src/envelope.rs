@@ -21,7 +21,8 @@ pub mod header {
     pub const PUBLISH: &str = "q-publish";
     /// Which attempt the next run is, from 1. Absent means 1.
     pub const ATTEMPT: &str = "q-attempt";
-    /// When a delayed job is due, in milliseconds since 1970.
+    /// When a delayed job is due, in milliseconds since 1970: by RabbitMQ's clock where its enqueuer knew that, else by the
+    /// enqueuer's.
     pub const ETA: &str = "q-eta";
     /// The queue that a delayed job is for.
     pub const TARGET: &str = "q-target";

@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::convert::{self, short};
 use super::fault::{self, code};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, STASHED};
 use super::session::{Session, State};
 use super::settle::Receipt;
 use super::tags::Held;
@@ -31,10 +31,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How soon it is seen that a consumer has ended whose worker is busy; and how soon acks are sent at the latest.
 const LOOK: Duration = Duration::from_millis(500);
-
-/// So many settlements a channel has on their way to a quorum queue at once (`quorum_commands_soft_limit`); see
-/// [`Ledger::barrier`]. With a lower prefetch there are never more.
-const AT_ONCE: u16 = 32;
 
 /// Feeds one consumer.
 struct Feed {
@@ -130,6 +126,11 @@ fn delivery(ledger: &Arc<Ledger>, message: lapin::message::Delivery) -> Delivery
     delivery.routing_key = message.routing_key.into();
     delivery.redelivered = message.redelivered;
     delivery
+}
+
+/// Whether the channel may stash settlements: with a lower prefetch there are never so many.
+fn may_stash(options: &ConsumeOptions) -> bool {
+    usize::from(options.prefetch) >= STASHED
 }
 
 impl Feed {
@@ -266,7 +267,7 @@ impl Feed {
         let given_back = keeper.give_back();
         tracing::debug!(queue = %self.options.queue, given_back, "the consumer was ended; what had not begun goes back");
         let closed = self.core.shared.closed.clone();
-        let queue = (self.options.prefetch >= AT_ONCE).then(|| self.options.queue.clone());
+        let queue = may_stash(&self.options).then(|| self.options.queue.clone());
         self.core.spawn(async move {
             let mut looks = tokio::time::interval(LOOK);
             loop {
@@ -301,7 +302,7 @@ impl Feed {
             }
         }
         ledger.send_at_once();
-        let queue = (self.options.prefetch >= AT_ONCE).then_some(&*self.options.queue);
+        let queue = may_stash(&self.options).then_some(&*self.options.queue);
         let _ = tokio::time::timeout(Duration::from_secs(2), ledger.barrier(queue)).await;
     }
 

@@ -19,6 +19,9 @@ use super::tags::{Held, Tags};
 use crate::broker::ConsumeOptions;
 use crate::topology::{Name, Route};
 
+/// A channel of RabbitMQ has 32 settlements on their way to a quorum queue (`quorum_commands_soft_limit`), and stashes the
+/// others; see [`Ledger::barrier`].
+pub(super) const STASHED: usize = 32;
 /// For how long acks wait for their task, before others do not wait with them.
 const LATE: Duration = Duration::from_millis(5);
 /// How soon it is seen that the channel is gone while a copy is being published: sooner than a publisher that lost its
@@ -104,8 +107,8 @@ impl Ledger {
     /// Returns when the server has every settlement: it handles a channel's frames in their order, so that its answer
     /// to a question says that it has what came before.
     ///
-    /// With a `queue`, returns when that has them as well. A channel has only so many settlements on their way to a
-    /// quorum queue, stashes the others until it hears that those have arrived, and forgets them when it closes. The
+    /// With a `queue`, returns when that has them as well. A channel has only [so many](STASHED) settlements on their way
+    /// to a quorum queue, stashes the others until it hears that those have arrived, and forgets them when it closes. The
     /// answer to a first `basic.get` comes after the arrival; that to a second one after the news of it; and the stash
     /// is sent before the next question is handled. What the queue hands over goes back. One with a single active consumer
     /// refuses to be asked, when it has what came before, and the channel sends its stash before it closes.
@@ -120,9 +123,12 @@ impl Ledger {
         self.channel.basic_qos(1, BasicQosOptions { global: false }).await
     }
 
-    /// Gives back at once all that is out, and returns when the queue has it; `is_busy` says that many settlements are on
-    /// their way to it, `is_long` that there are so many consumers that each gets its own. What the queue hands over
-    /// when it is asked goes back with the others, so that it has come once at most.
+    /// Gives back all deliveries at once, and returns when the queue has them.
+    ///
+    /// `is_busy` says that [too many](STASHED) settlements may be on their way to the queue: then it is asked as in
+    /// [`barrier`](Self::barrier), so that the nack is not stashed behind them. What it hands over for that goes back with
+    /// the others. `is_long` says that the channel has had so many consumers that the nack itself is too many: the server
+    /// splits it, into one settlement for each consumer.
     pub(super) async fn give_all_back(&self, queue: &str, is_busy: bool, is_long: bool) -> lapin::Result<()> {
         self.send_due();
         if is_busy {

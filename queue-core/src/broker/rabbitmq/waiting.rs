@@ -59,7 +59,7 @@ impl Waiting {
             wait.insert(UNTIL, until);
         }
         envelope.headers.insert(header::WAIT, HeaderValue::Table(wait));
-        // For older versions, and whoever looks.
+        // For older versions, and whoever looks: by the server's clock where that is known, else by this machine's.
         let by_wall =
             || now.wall.checked_add(self.left).map_or(i64::MAX, |eta| to_millis(eta).saturating_add(1));
         envelope.headers.insert(header::ETA, self.until.unwrap_or_else(by_wall));

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::convert::{self, short};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, STASHED};
 use super::runtime::on;
 use super::settle::Receipt;
 use super::turn::{Lock, Turn};
@@ -40,8 +40,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// How often a message may have come back to be given back once more. RabbitMQ 4 drops it after twenty times, and after
 /// fewer where a policy says so, of which AMQP tells nothing.
 const WORN: i64 = 10;
-/// With so many settlements on their way, some may still wait in the channel; see [`Ledger::barrier`].
-const AT_ONCE: usize = 30;
+/// With more settlements than these on their way, the nack that follows may be [stashed](STASHED). Two fewer, to be on the
+/// safe side: to ask in vain costs two round trips, and a nack that is stashed and forgotten costs each letter a delivery.
+const BUSY: usize = STASHED - 2;
 
 #[async_trait]
 impl Operator for RabbitMq {
@@ -72,10 +73,10 @@ struct Hold {
     pages: usize,
     /// How many messages have been taken out, and are acked one by one.
     taken: usize,
-    /// The server did not answer as it should: it takes everything back with the channel.
-    is_broken: bool,
-    /// Somebody sees to what is held.
-    is_over: bool,
+    /// A page failed: the channel is closed without a word more, and the server takes everything back with it.
+    has_failed: bool,
+    /// [`leave`](Self::leave) has been called, so that dropping the hold does nothing more.
+    has_left: bool,
     /// Those that have come back often, to be replaced.
     worn: BTreeMap<u64, Envelope>,
 }
@@ -90,7 +91,7 @@ impl fmt::Debug for RabbitWalk {
 #[async_trait]
 impl Walk for RabbitWalk {
     async fn next(&mut self, count: u16) -> Result<Vec<Found>> {
-        let mut hold = self.hold.take().ok_or_else(over)?;
+        let mut hold = self.hold.take().ok_or_else(ended)?;
         let (tell, told) = oneshot::channel();
         self.core.spawn(async move {
             let found = hold.page(count.max(1)).await;
@@ -104,7 +105,7 @@ impl Walk for RabbitWalk {
     }
 
     async fn take(&mut self, found: Found) -> Result<Option<Delivery>> {
-        let hold = self.hold.as_mut().ok_or_else(over)?;
+        let hold = self.hold.as_mut().ok_or_else(ended)?;
         let Found { place: Place(tag), envelope } = found;
         hold.taken += 1;
         hold.worn.remove(&tag);
@@ -123,8 +124,8 @@ impl Walk for RabbitWalk {
     }
 }
 
-/// The error of a step after one that failed, or that nobody waited for.
-fn over() -> Error {
+/// The error of a step after one that failed, or whose caller did not wait for it.
+fn ended() -> Error {
     Error::new(ErrorKind::Connection, "this walk through the queue is over: begin another one")
 }
 
@@ -142,8 +143,8 @@ impl Hold {
             lock: Some(lock),
             pages: 0,
             taken: 0,
-            is_broken: false,
-            is_over: false,
+            has_failed: false,
+            has_left: false,
             worn: BTreeMap::new(),
         };
         // That it does not exist is said before anybody walks.
@@ -173,7 +174,7 @@ impl Hold {
     /// The next messages. After an error the walk is over: it is not known what the queue still delivers.
     async fn page(&mut self, count: u16) -> Result<Vec<Found>> {
         let messages = self.consume(count).await;
-        self.is_broken |= messages.is_err();
+        self.has_failed |= messages.is_err();
         Ok(messages?.into_iter().map(|message| self.found(message)).collect())
     }
 
@@ -256,16 +257,16 @@ impl Hold {
     }
 
     fn leave(&mut self) -> impl Future<Output = ()> + Send + 'static {
-        self.is_over = true;
+        self.has_left = true;
         let (core, ledger, queue) = (self.core.clone(), self.ledger.clone(), self.queue.clone());
-        let (worn, lock, is_broken) = (std::mem::take(&mut self.worn), self.lock.take(), self.is_broken);
+        let (worn, lock, has_failed) = (std::mem::take(&mut self.worn), self.lock.take(), self.has_failed);
         let (taken, pages) = (self.taken, self.pages);
         async move {
             // Whatever a consumer that may live on has delivered goes back with the channel.
-            if !is_broken {
+            if !has_failed {
                 let renewed = renew(&core, &ledger, &queue, worn).await;
-                let is_busy = taken + renewed > AT_ONCE;
-                let giving = ledger.give_all_back(&queue, is_busy, pages > AT_ONCE);
+                let is_busy = taken + renewed > BUSY;
+                let giving = ledger.give_all_back(&queue, is_busy, pages > BUSY);
                 match tokio::time::timeout(ANSWER, giving).await {
                     Ok(Ok(())) => {}
                     gone => {
@@ -284,7 +285,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if !self.is_over {
+        if !self.has_left {
             let leaving = self.leave();
             self.core.spawn(leaving);
         }
