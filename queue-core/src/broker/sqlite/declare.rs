@@ -191,7 +191,8 @@ impl State {
             self.expiring.insert(id);
             self.deadlines.forget_unused();
         }
-        self.names.insert(queue.name.clone(), id);
+        let before = self.names.insert(queue.name.clone(), id);
+        self.renamed.push((queue.name.clone(), before));
         self.queues.insert(id, queue);
         Ok(id)
     }
@@ -338,7 +339,8 @@ impl State {
     /// Deletes a queue with all its messages. Its consumers wait until it is declared again.
     pub(super) fn remove_queue(&mut self, id: QueueId) -> rusqlite::Result<()> {
         let Some(queue) = self.queues.remove(&id) else { return Ok(()) };
-        self.names.remove(&queue.name);
+        let before = self.names.remove(&queue.name);
+        self.renamed.push((queue.name.clone(), before));
         self.expiring.remove(&id);
         self.exchanges.forget(id);
         self.own.queues.retain(|own| *own.name != *queue.name);
@@ -358,6 +360,16 @@ impl State {
         }
         self.topology_has_changed();
         Ok(())
+    }
+
+    /// After a transaction that failed: the names are as they were before it, for `read_topology` to compare with.
+    pub(super) fn restore_names(&mut self) {
+        for (name, before) in std::mem::take(&mut self.renamed).into_iter().rev() {
+            match before {
+                Some(id) => self.names.insert(name, id),
+                None => self.names.remove(&name),
+            };
+        }
     }
 
     /// Reads exchanges, queues and bindings anew.

@@ -75,6 +75,9 @@ pub(super) struct State {
     pub(super) dispatched: u64,
     /// The queues that are deleted when nobody uses them.
     pub(super) expiring: BTreeSet<QueueId>,
+    /// What `names` said before this transaction changed it: without this, a queue that was never committed would count
+    /// as one that others have deleted.
+    pub(super) renamed: Vec<(Arc<str>, Option<QueueId>)>,
     /// How to undo what this transaction did to the consumers' slots.
     pub(super) slots: Vec<(ConsumerId, i32)>,
     /// Consumers that this transaction added.
@@ -189,6 +192,7 @@ impl State {
             lines: HashMap::new(),
             dispatched: 0,
             expiring: BTreeSet::new(),
+            renamed: Vec::new(),
             slots: Vec::new(),
             joined: Vec::new(),
             claims: Vec::new(),
@@ -222,6 +226,7 @@ impl State {
             Ok(_) => self.renew_tenure(),
             Err(_) => self.undo(),
         }
+        self.renamed.clear();
         self.slots.clear();
         self.joined.clear();
         result
@@ -286,6 +291,7 @@ impl State {
     fn undo(&mut self) {
         // It fails where SQLite has rolled back by itself, as it does for a full disk.
         let _ = self.run("ROLLBACK");
+        self.restore_names();
         self.restore_slots();
         for consumer in std::mem::take(&mut self.joined) {
             self.leave(consumer);

@@ -339,6 +339,77 @@ fn declare_now(state: &mut State, queue: QueueDecl) {
     state.transact(&[Command::Declare { topology: Topology::new().queue(queue), reply }]).unwrap();
 }
 
+fn consume_now(state: &mut State, queue: &'static str) -> Consumer {
+    let (handle, consumer) = Consumer::channel();
+    let (reply, _) = Reply::channel();
+    state.transact(&[Command::Consume { options: ConsumeOptions::new(queue), handle, reply }]).unwrap();
+    consumer
+}
+
+fn delete_now(state: &mut State, queue: &str) {
+    let (reply, _) = Reply::channel();
+    state.transact(&[Command::Delete { queue: queue.to_owned(), reply }]).unwrap();
+}
+
+/// Declares a queue in a transaction that fails behind it, for want of room.
+fn declare_in_vain(state: &mut State, queue: QueueDecl) {
+    let (reply, _) = Reply::channel();
+    let declare = Command::Declare { topology: Topology::new().queue(queue), reply };
+    let (reply, _) = Reply::channel();
+    let publish = Published::from(job("x".repeat(200_000)));
+    // No less than it has.
+    state.connection.execute_batch("PRAGMA max_page_count = 1").unwrap();
+    state.transact(&[declare, Command::Publish { publish, reply }]).expect_err("there is no room");
+    state.connection.execute_batch("PRAGMA max_page_count = 1000000").unwrap();
+}
+
+/// Jobs that are taken for lost are given back unrun, over and over, until they are dead letters.
+#[test]
+fn queue_that_is_declared_again_after_a_failure_keeps_its_claims() {
+    let database = Database::new();
+    let mut state = database.state(&Clock::system());
+    declare_now(&mut state, QueueDecl::new("jobs"));
+    let _consumer = consume_now(&mut state, "jobs");
+    delete_now(&mut state, "jobs");
+
+    declare_in_vain(&mut state, QueueDecl::new("jobs"));
+    declare_now(&mut state, QueueDecl::new("jobs"));
+
+    assert!(state.tenure.holds(state.me, state.names["jobs"]));
+}
+
+/// It gets the number that was not used.
+#[test]
+fn queue_that_another_program_declares_after_a_failure_keeps_its_claims() {
+    let database = Database::new();
+    let (mut state, mut other) = (database.state(&Clock::system()), database.state(&Clock::system()));
+    declare_now(&mut state, QueueDecl::new("jobs"));
+    let _consumer = consume_now(&mut state, "jobs");
+    delete_now(&mut state, "jobs");
+
+    declare_in_vain(&mut state, QueueDecl::new("jobs"));
+    state.transact(&[]).unwrap();
+    declare_now(&mut other, QueueDecl::new("jobs"));
+    state.transact(&[]).unwrap();
+
+    assert!(state.tenure.holds(state.me, state.names["jobs"]));
+}
+
+#[test]
+fn queue_that_others_delete_after_a_failure_loses_its_claims() {
+    let database = Database::new();
+    let (mut state, mut other) = (database.state(&Clock::system()), database.state(&Clock::system()));
+    declare_now(&mut state, QueueDecl::new("jobs"));
+    let _consumer = consume_now(&mut state, "jobs");
+    let deleted = state.names["jobs"];
+
+    declare_in_vain(&mut state, QueueDecl::new("others"));
+    delete_now(&mut other, "jobs");
+    state.transact(&[]).unwrap();
+
+    assert!(!state.tenure.holds(state.me, deleted));
+}
+
 /// Inserted by an application, in one transaction.
 fn insert(application: &Connection, queue: &str, count: usize) {
     let insert = format!(
