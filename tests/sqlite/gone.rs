@@ -69,6 +69,30 @@ async fn nothing_is_confirmed_into_a_file_that_was_deleted() {
     client.close().await;
 }
 
+/// Letters that no other program sees.
+#[tokio::test]
+async fn letters_of_a_file_that_has_gone_are_not_shown() {
+    let (database, backup) = (Database::new(), Database::new());
+    let client = database.client("").await;
+    declare(&client).await;
+    client.broker().publish(job("before")).await.unwrap();
+    backup.client("").await.close().await;
+    let operator = client.broker().operator().unwrap();
+    let mut walk = operator.walk("jobs").await.unwrap();
+
+    std::fs::remove_file(&database.0).unwrap();
+    let deleted = client.admin().dead_letters("jobs", 10).await.expect_err("the file has gone");
+    let walked = walk.next(10).await.expect_err("the file has gone");
+    std::fs::rename(&backup.0, &database.0).unwrap();
+    let replaced = client.admin().dead_letters("jobs", 10).await.expect_err("the file was replaced");
+
+    assert_eq!((deleted.kind(), walked.kind()), (ErrorKind::Connection, ErrorKind::Connection));
+    assert!(deleted.to_string().contains("was deleted or moved"), "{deleted}");
+    assert!(replaced.to_string().contains("replaced by another file"), "{replaced}");
+    walk.end().await;
+    client.close().await;
+}
+
 /// Nobody publishes, and the health says so all the same.
 #[tokio::test]
 async fn idle_client_notices_that_its_file_has_gone() {

@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _, ToSql, params};
 
 use super::command::{Command, Ticket};
+use super::fault::{self, Fault};
 use super::settle::SqliteSettler;
 use super::state::{ClientId, QueueId, State};
-use super::{SqliteBroker, fault, row};
+use super::{SqliteBroker, row};
 use crate::broker::operator::{Found, Operator, Place, Walk};
 use crate::broker::{Delivery, amqp, closed};
 use crate::error::Result;
@@ -125,6 +126,8 @@ impl SqliteBroker {
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let reader = reader.as_ref().ok_or_else(closed)?;
+        // What a deleted or replaced file holds is no other program's any more.
+        self.place.look().map_err(|moved| Fault::from(&moved).error())?;
         read(reader).map_err(|error| fault::error(&self.path, error))
     }
 }
