@@ -5,7 +5,7 @@
 //! (`broker/amqp`, `routing`); `store` keeps messages in rows. The tables are described in `schema.sql`.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,9 +30,9 @@ pub use relay::Outbox;
 pub use tokio_util::sync::CancellationToken;
 
 use command::{Command, Reply};
-use fault::Fault;
 use log::Log;
 use place::Place;
+use reader::Reader;
 use state::{ClientId, ConsumerId, Setup, State};
 use sync::Syncer;
 use tenure::Tenure;
@@ -50,6 +50,7 @@ mod lease;
 mod log;
 mod outbox;
 mod place;
+mod reader;
 mod relay;
 mod reply;
 mod row;
@@ -80,10 +81,8 @@ const CLOSING: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct SqliteBroker {
     commands: Arc<Sender<Command>>,
-    /// Reads beside the writer, without waiting for it.
-    reader: Mutex<Option<Connection>>,
+    reader: Arc<Reader>,
     path: PathBuf,
-    place: Arc<Place>,
     me: ClientId,
     health: Arc<Mutex<Health>>,
     tenure: Arc<Tenure>,
@@ -174,9 +173,8 @@ impl SqliteBroker {
             .map_err(without_thread)?;
         Ok(Self {
             commands,
-            reader: Mutex::new(Some(reader)),
+            reader: Reader::new(reader, path.clone(), place),
             path,
-            place,
             me,
             health,
             tenure,
@@ -289,10 +287,12 @@ impl Broker for SqliteBroker {
     }
 
     async fn inspect(&self, queue: &str) -> Result<QueueStats> {
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(reader) = reader.as_ref() else { return Err(closed()) };
-        self.place.look().map_err(|moved| Fault::from(&moved).error())?;
-        inspect(reader, &self.path, self.me, queue)
+        let name = queue.to_owned();
+        match self.reader.read(move |reader| inspect(reader, &name)).await? {
+            None => Err(amqp::missing_queue(queue)),
+            Some((Some(owner), _)) if owner != self.me => Err(amqp::locked(queue)),
+            Some((_, stats)) => Ok(stats),
+        }
     }
 
     async fn purge(&self, queue: &str) -> Result<u64> {
@@ -312,7 +312,7 @@ impl Broker for SqliteBroker {
     async fn close(&self) {
         // At once: what the writer has yet to give back is not to begin meanwhile.
         self.tenure.end();
-        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.reader.close();
         let closing = self.ask(Command::Close);
         // Elsewhere there is no timer, and the writer is waited for as long as that takes.
         let closed = match Handle::try_current() {
@@ -333,7 +333,7 @@ impl Broker for SqliteBroker {
 impl Drop for SqliteBroker {
     fn drop(&mut self) {
         self.tenure.end();
-        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.reader.close();
         let (reply, _) = Reply::channel();
         let _ = self.commands.send(Command::Close(reply));
         // A program that ends right after would end the writer in the middle of it.
@@ -344,27 +344,20 @@ impl Drop for SqliteBroker {
     }
 }
 
-fn inspect(reader: &Connection, path: &Path, me: ClientId, name: &str) -> Result<QueueStats> {
-    let faulty = |fault| fault::error(path, fault);
-    let found: Option<(i64, Option<ClientId>, i64, i64, i64, i64)> = reader
-        .prepare_cached(
-            "SELECT queue, owner, ready, \
-             (SELECT count(*) FROM leveret_job WHERE client IS NOT NULL AND leveret_job.queue = leveret_queue.queue), \
-             (SELECT count(*) FROM leveret_delayed WHERE exchange IS NULL AND leveret_delayed.queue = name), \
-             (SELECT count(*) FROM leveret_consumer WHERE leveret_consumer.queue = leveret_queue.name) \
-             FROM leveret_queue WHERE name = ?1",
-        )
-        .and_then(|mut select| {
-            let row = select.query_row([name], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
-            });
-            row.optional()
-        })
-        .map_err(faulty)?;
-    let (_, owner, ready, unsettled, delayed, consumers) = found.ok_or_else(|| amqp::missing_queue(name))?;
-    if owner.is_some_and(|owner| owner != me) {
-        return Err(amqp::locked(name));
-    }
+/// Whose a queue is, and how deep it is.
+fn inspect(reader: &Connection, name: &str) -> rusqlite::Result<Option<(Option<ClientId>, QueueStats)>> {
     let count = |count: i64| u64::try_from(count).unwrap_or(0);
-    Ok(QueueStats::new(count(ready), Some(count(unsettled)), count(consumers)).delayed(count(delayed)))
+    let mut select = reader.prepare_cached(
+        "SELECT owner, ready, \
+         (SELECT count(*) FROM leveret_job WHERE client IS NOT NULL AND leveret_job.queue = leveret_queue.queue), \
+         (SELECT count(*) FROM leveret_delayed WHERE exchange IS NULL AND leveret_delayed.queue = name), \
+         (SELECT count(*) FROM leveret_consumer WHERE leveret_consumer.queue = leveret_queue.name) \
+         FROM leveret_queue WHERE name = ?1",
+    )?;
+    let found = select.query_row([name], |row| {
+        let (ready, unsettled, delayed, consumers) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+        let stats = QueueStats::new(count(ready), Some(count(unsettled)), count(consumers));
+        Ok((row.get(0)?, stats.delayed(count(delayed))))
+    });
+    found.optional()
 }

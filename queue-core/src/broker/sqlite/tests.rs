@@ -334,6 +334,31 @@ async fn program_whose_clock_is_behind_that_of_the_last_one_goes_on() {
     after.close().await;
 }
 
+/// A look takes as long as the disk does.
+#[test]
+fn look_keeps_no_task_from_running() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let database = Database::new();
+        let broker = database.broker(&Clock::system());
+        declare(&broker).await;
+        broker.publish(job("here")).await.unwrap();
+        let (go_on, told) = channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || told.recv());
+
+        let mut look = std::pin::pin!(broker.walk("jobs"));
+        let first = futures_util::poll!(look.as_mut()).is_ready();
+        drop(go_on);
+        let _ = busy.await.unwrap();
+        let mut walk = look.await.unwrap();
+
+        assert!(!first, "it has read on the thread of its task");
+        assert_eq!(walk.next(10).await.unwrap().len(), 1);
+        broker.close().await;
+    });
+}
+
 fn declare_now(state: &mut State, queue: QueueDecl) {
     let (reply, _) = Reply::channel();
     state.transact(&[Command::Declare { topology: Topology::new().queue(queue), reply }]).unwrap();

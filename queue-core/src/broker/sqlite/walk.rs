@@ -1,12 +1,11 @@
 //! Walks through a queue for an operator: reads its rows beside the writer, and asks the writer only for what is taken.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _, ToSql, params};
 
 use super::command::{Command, Ticket};
-use super::fault::{self, Fault};
 use super::settle::SqliteSettler;
 use super::state::{ClientId, QueueId, State};
 use super::{SqliteBroker, row};
@@ -18,12 +17,13 @@ use crate::topology::Name;
 #[async_trait]
 impl Operator for SqliteBroker {
     async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>> {
-        let id: Option<(QueueId, Option<ClientId>)> = self.read(|reader| {
+        let name = queue.to_owned();
+        let find = move |reader: &Connection| -> rusqlite::Result<Option<(QueueId, Option<ClientId>)>> {
             let mut select =
                 reader.prepare_cached("SELECT queue, owner FROM leveret_queue WHERE name = ?1")?;
-            select.query_row([queue], |row| Ok((row.get(0)?, row.get(1)?))).optional()
-        })?;
-        match id {
+            select.query_row([name], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+        };
+        match self.reader.read(find).await? {
             None => Err(amqp::missing_queue(queue)),
             Some((_, Some(owner))) if owner != self.me => Err(amqp::locked(queue)),
             Some((id, _)) => Ok(Box::new(SqliteWalk {
@@ -50,7 +50,8 @@ impl Walk for SqliteWalk<'_> {
     async fn next(&mut self, count: u16) -> Result<Vec<Found>> {
         let (queue, last) = (self.queue, self.last);
         let now = row::micros(self.broker.clock.now());
-        let page = self.broker.read(|reader| page(reader, now, queue, last, count.into()))?;
+        let page =
+            self.broker.reader.read(move |reader| page(reader, now, queue, last, count.into())).await?;
         if let Some((level, job, _)) = page.last() {
             self.last = Some((*level, *job));
         }
@@ -121,14 +122,6 @@ impl SqliteBroker {
     fn settler(&self) -> SqliteSettler {
         let (writer, clock) = (Arc::downgrade(&self.commands), self.clock.clone());
         SqliteSettler { writer, ticket: None, clock, tenure: self.tenure.clone() }
-    }
-
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let reader = reader.as_ref().ok_or_else(closed)?;
-        // What a deleted or replaced file holds is no other program's any more.
-        self.place.look().map_err(|moved| Fault::from(&moved).error())?;
-        read(reader).map_err(|error| fault::error(&self.path, error))
     }
 }
 
