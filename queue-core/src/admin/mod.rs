@@ -68,9 +68,9 @@ impl Admin {
             return Ok(Vec::new());
         }
         let mut walk = self.walk(queue).await?;
-        let found = walk.next(limit).await;
+        let letters = letters(&mut *walk, limit).await;
         walk.end().await;
-        Ok(found?.iter().map(|found| DeadLetter::new(&found.envelope)).collect())
+        letters
     }
 
     /// The same of the dead-letter queue of a task's queue, which is declared where that has not been done. There are none
@@ -120,4 +120,18 @@ impl Admin {
         })?;
         operator.walk(queue).await
     }
+}
+
+/// The next `limit` letters of a walk, whose pages may be shorter.
+async fn letters(walk: &mut dyn Walk, limit: u16) -> Result<Vec<DeadLetter>> {
+    let (mut letters, mut left) = (Vec::new(), limit);
+    while left > 0 {
+        let found = walk.next(left).await?;
+        if found.is_empty() {
+            break;
+        }
+        letters.extend(found.iter().map(|found| DeadLetter::new(&found.envelope)));
+        left = left.saturating_sub(u16::try_from(found.len()).unwrap_or(u16::MAX));
+    }
+    Ok(letters)
 }

@@ -11,6 +11,8 @@ use crate::settlement::{Settlement, replay_copy};
 
 /// How many letters are looked at in one go, at first and at most: a walk that is over soon has passed few in vain.
 const PAGES: (u16, u16) = (16, 1024);
+/// How many bytes of payload a page may have, as far as the page before it tells.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// One replay, on its way through a queue.
 pub(super) struct Replay<'a> {
@@ -53,13 +55,13 @@ impl<'a> Replay<'a> {
         limit: usize,
         mut choose: impl FnMut(&DeadLetter) -> bool + Send,
     ) -> Result<()> {
-        let (least, most) = PAGES;
-        let mut page = u16::try_from(limit).unwrap_or(most).clamp(least, most);
+        let (mut page, _) = PAGES;
         while self.replayed < limit {
             let found = walk.next(page).await?;
             if found.is_empty() {
                 break;
             }
+            page = next_page(page, found.iter().map(|found| found.envelope.payload.len()));
             for found in found {
                 let letter = DeadLetter::new(&found.envelope);
                 let is_own = self.own.get(&letter.id).is_some_and(|replays| letter.replays == replays + 1);
@@ -71,7 +73,6 @@ impl<'a> Replay<'a> {
                     break;
                 }
             }
-            page = page.saturating_mul(2).min(most);
         }
         Ok(())
     }
@@ -103,6 +104,15 @@ impl<'a> Replay<'a> {
     }
 }
 
+/// How many letters to look at after a page of letters with so many bytes each.
+fn next_page(page: u16, bytes: impl ExactSizeIterator<Item = usize>) -> u16 {
+    let (_, most) = PAGES;
+    let len = bytes.len();
+    let average = bytes.sum::<usize>() / len.max(1);
+    let fit = u16::try_from(PAGE_BYTES / average.max(1)).unwrap_or(most);
+    page.saturating_mul(2).min(fit).clamp(1, most)
+}
+
 /// The job as it goes back into its queue; a delayed one that was set aside before its time waits on.
 fn publish(job: Envelope, target: String) -> Publish {
     let eta = job.headers.get(header::ETA).and_then(HeaderValue::as_int).map(from_millis);
@@ -115,5 +125,30 @@ fn publish(job: Envelope, target: String) -> Publish {
 async fn release(delivery: Delivery) {
     if let Err(error) = delivery.settle(Settlement::Release).await {
         tracing::debug!(%error, "a dead letter was not released by hand");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each of eight pages is asked for, where all letters are of one size.
+    fn pages(bytes: usize) -> Vec<u16> {
+        let (first, _) = PAGES;
+        let next = |page: &u16| Some(next_page(*page, std::iter::repeat_n(bytes, (*page).into())));
+        std::iter::successors(Some(first), next).take(8).collect()
+    }
+
+    #[test]
+    fn pages_of_small_letters_grow() {
+        assert_eq!(pages(100), [16, 32, 64, 128, 256, 512, 1024, 1024]);
+        assert_eq!(pages(0), pages(100));
+    }
+
+    #[test]
+    fn pages_of_large_letters_stay_small() {
+        assert_eq!(pages(64 * 1024), [16, 32, 64, 64, 64, 64, 64, 64]);
+        assert_eq!(pages(1024 * 1024), [16, 4, 4, 4, 4, 4, 4, 4]);
+        assert_eq!(pages(16 * 1024 * 1024), [16, 1, 1, 1, 1, 1, 1, 1]);
     }
 }

@@ -48,7 +48,8 @@ pub trait Operator: fmt::Debug + Send + Sync {
 /// Dropped without [`end`](Self::end), it ends by itself and loses nothing; only when that is so is not told.
 #[async_trait]
 pub trait Walk: fmt::Debug + Send {
-    /// The next `count` messages at most. None at all is the end of the queue.
+    /// The next `count` messages at most; fewer where they are large, so that no page takes much memory. None at all is the
+    /// end of the queue.
     ///
     /// Cancel safe in that nothing is lost; the walk cannot go on from there.
     ///

@@ -359,6 +359,27 @@ fn look_keeps_no_task_from_running() {
     });
 }
 
+/// A gigabyte of letters is not held in memory at once.
+#[tokio::test]
+async fn page_of_large_messages_ends_early() {
+    let database = Database::new();
+    let broker = database.broker(&Clock::system());
+    declare(&broker).await;
+    for size in [3 << 20, 3 << 20, 6 << 20, 1, 1] {
+        broker.publish(job("x".repeat(size))).await.unwrap();
+    }
+    let mut walk = broker.walk("jobs").await.unwrap();
+
+    let mut pages = Vec::new();
+    while let Some(found) = Some(walk.next(100).await.unwrap()).filter(|found| !found.is_empty()) {
+        pages.push(found.len());
+    }
+
+    assert_eq!(pages, [2, 1, 2]);
+    walk.end().await;
+    broker.close().await;
+}
+
 fn declare_now(state: &mut State, queue: QueueDecl) {
     let (reply, _) = Reply::channel();
     state.transact(&[Command::Declare { topology: Topology::new().queue(queue), reply }]).unwrap();

@@ -14,6 +14,9 @@ use crate::broker::{Delivery, amqp, closed};
 use crate::error::Result;
 use crate::topology::Name;
 
+/// How many bytes of payload end a page before its number does, so that none takes much memory or time.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
 #[async_trait]
 impl Operator for SqliteBroker {
     async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>> {
@@ -52,10 +55,10 @@ impl Walk for SqliteWalk<'_> {
         let now = row::micros(self.broker.clock.now());
         let page =
             self.broker.reader.read(move |reader| page(reader, now, queue, last, count.into())).await?;
-        if let Some((level, job, _)) = page.last() {
+        if let Some((level, job, _)) = page.rows.last() {
             self.last = Some((*level, *job));
         }
-        let found = page.into_iter().map(|(_, job, envelope)| {
+        let found = page.rows.into_iter().map(|(_, job, envelope)| {
             // The numbers of jobs count up from 1.
             Found::new(Place(job.unsigned_abs()), envelope)
         });
@@ -77,42 +80,49 @@ impl Walk for SqliteWalk<'_> {
 /// The level and number of a job, and what it is.
 type Row = (i64, i64, crate::envelope::Envelope);
 
-/// The next `count` jobs of a queue after the last one.
+#[derive(Debug, Default)]
+struct Page {
+    rows: Vec<Row>,
+    bytes: usize,
+}
+
+/// The next `count` jobs of a queue after the last one, or fewer if they are large: at least one, if there is one.
 fn page(
     reader: &Connection,
     now: i64,
     queue: QueueId,
     last: Option<(i64, i64)>,
     count: i64,
-) -> rusqlite::Result<Vec<Row>> {
-    let mut page = Vec::new();
+) -> rusqlite::Result<Page> {
+    let mut page = Page::default();
     // First the rest of a level, then the lower ones: so that the index finds both at once, however many have been passed.
     if let Some((level, job)) = last {
         let place: [&dyn ToSql; 5] = [&queue, &now, &count, &level, &job];
         select(reader, "level = ?4 AND job > ?5 ORDER BY job", &place, &mut page)?;
     }
-    let below = last.map_or(i64::MAX, |(level, _)| level);
-    let left = count - i64::try_from(page.len()).unwrap_or(count);
-    let place: [&dyn ToSql; 4] = [&queue, &now, &left, &below];
-    select(reader, "level < ?4 ORDER BY level DESC, job", &place, &mut page)?;
+    if page.bytes < PAGE_BYTES {
+        let below = last.map_or(i64::MAX, |(level, _)| level);
+        let left = count - i64::try_from(page.rows.len()).unwrap_or(count);
+        let place: [&dyn ToSql; 4] = [&queue, &now, &left, &below];
+        select(reader, "level < ?4 ORDER BY level DESC, job", &place, &mut page)?;
+    }
     Ok(page)
 }
 
 /// What has expired and is not yet taken out has died.
-fn select(
-    reader: &Connection,
-    those: &str,
-    place: &[&dyn ToSql],
-    page: &mut Vec<Row>,
-) -> rusqlite::Result<()> {
+fn select(reader: &Connection, those: &str, place: &[&dyn ToSql], page: &mut Page) -> rusqlite::Result<()> {
     let columns = row::COLUMNS;
     let mut select = reader.prepare_cached(&format!(
         "SELECT level, job, {columns} FROM leveret_job \
          WHERE queue = ?1 AND client IS NULL AND (expires IS NULL OR expires > ?2) AND {those} LIMIT ?3"
     ))?;
     let mut rows = select.query(place)?;
-    while let Some(row) = rows.next()? {
-        page.push((row.get(0)?, row.get(1)?, row::read(row, 2)?));
+    while page.bytes < PAGE_BYTES
+        && let Some(row) = rows.next()?
+    {
+        let envelope = row::read(row, 2)?;
+        page.bytes += envelope.payload.len();
+        page.rows.push((row.get(0)?, row.get(1)?, envelope));
     }
     Ok(())
 }
