@@ -22,6 +22,7 @@ macro_rules! contract {
                     message_by_the_default_exchange_must_reach_its_queue,
                     missing_exchange_fails_only_its_own_publish,
                     results_of_a_batch_are_those_of_its_messages,
+                    results_of_a_long_batch_are_those_of_its_messages,
                     concurrent_publishers_get_their_own_results,
                     empty_batch_has_no_results,
                     two_jobs_of_one_id_are_two_jobs,

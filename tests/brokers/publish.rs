@@ -241,6 +241,22 @@ pub(crate) async fn results_of_a_batch_are_those_of_its_messages(t: &Fixture) {
     assert_eq!(take(&mut consumer, 750).await, expected);
 }
 
+/// So long that it is not published in one piece.
+pub(crate) async fn results_of_a_long_batch_are_those_of_its_messages(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    let missing = t.name("missing");
+    let is_good = |n: usize| n % 3 != 2;
+    let target = |n| if is_good(n) { &queue } else { &missing };
+
+    let batch = (0..5000).map(|n| message(target(n), n.to_string())).collect();
+    let results = t.broker.publish_all(batch).await;
+
+    assert_eq!(results.len(), 5000);
+    for (n, result) in results.iter().enumerate() {
+        assert_eq!(result.is_ok(), is_good(n), "publish {n}: {result:?}");
+    }
+}
+
 pub(crate) async fn concurrent_publishers_get_their_own_results(t: &Fixture) {
     let queue = t.plain_queue("jobs").await;
     let missing = t.name("missing");

@@ -259,7 +259,8 @@ impl Broker for SqliteBroker {
         for (len, answer) in waiting {
             let answers =
                 answer.await.unwrap_or_else(|_| (0..len).map(|_| Err(PublishError::Closed)).collect());
-            for (result, answer) in sent.by_ref().zip(answers) {
+            // In this order: the other one would pass over a result at the end of each chunk.
+            for (answer, result) in answers.into_iter().zip(sent.by_ref()) {
                 *result = answer;
             }
         }
