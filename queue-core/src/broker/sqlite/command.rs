@@ -1,6 +1,6 @@
 //! What tasks ask of the writer, and what it answers them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::settle::SqliteSettler;
 use super::state::{ClientId, ConsumerId, QueueId};
 use crate::broker::amqp::{Plan, Published};
+use crate::broker::tries::is_refusal;
 use crate::broker::{ConsumeOptions, ConsumerHandle, reply};
 use crate::error::{PublishError, Result, SettleError};
 use crate::topology::{Route, Topology};
@@ -34,6 +35,29 @@ impl<T> Reply<T> {
 
 pub(super) type Outcome = Result<(), PublishError>;
 
+/// Since when the writer has taken nothing of a batch. All commands of the batch share it, so that a long batch has as much
+/// time as it needs, and a batch that gets nowhere is refused after one timeout, not one for each command.
+#[derive(Debug, Clone)]
+pub(super) struct Progress(Arc<Mutex<Instant>>);
+
+impl Progress {
+    pub(super) fn begin() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    fn since(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The wait begins anew if a message was taken, or refused by a queue.
+    fn note(&self, outcomes: &[Outcome]) {
+        let is_answered = |outcome: &Outcome| outcome.as_ref().err().is_none_or(is_refusal);
+        if outcomes.iter().any(is_answered) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+    }
+}
+
 /// One wish. It is carried out by reference, because a transaction that fails is tried again with fewer of them.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -47,6 +71,8 @@ pub(super) enum Command {
     },
     PublishAll {
         publishes: Vec<Published>,
+        /// How long it has waited; not since it was sent.
+        progress: Progress,
         reply: Reply<Vec<Outcome>>,
     },
     Consume {
@@ -136,12 +162,12 @@ impl Command {
         }
     }
 
-    /// Since when somebody waits for its answer; `None` if nobody does.
+    /// Since when somebody waits for its answer, or for that of a command before it in its batch; `None` if nobody does.
     pub(super) fn since(&self) -> Option<Instant> {
         match self {
             Self::Declare { reply, .. } | Self::Delete { reply, .. } => Some(reply.since),
             Self::Publish { reply, .. } => Some(reply.since),
-            Self::PublishAll { reply, .. } => Some(reply.since),
+            Self::PublishAll { progress, .. } => Some(progress.since()),
             Self::Consume { reply, .. } => Some(reply.since),
             Self::Settle { reply, .. } => Some(reply.since),
             Self::Take { reply, .. } => Some(reply.since),
@@ -158,7 +184,10 @@ impl Command {
                 reply.send(result)
             }
             (Self::Publish { reply, .. }, Answer::Published(result)) => reply.send(result),
-            (Self::PublishAll { reply, .. }, Answer::PublishedAll(results)) => reply.send(results),
+            (Self::PublishAll { progress, reply, .. }, Answer::PublishedAll(results)) => {
+                progress.note(&results);
+                reply.send(results)
+            }
             (Self::Consume { reply, .. }, Answer::Consumer(result)) => reply.send(result),
             (Self::Settle { reply, .. }, Answer::Settled(result)) => reply.send(result),
             // If nobody waits any more, the settler gives the job back.

@@ -4,6 +4,7 @@
 //! (`state`). `sync` waits for the disk. Routing and the rules of queues are those of the memory broker
 //! (`broker/amqp`, `routing`); `store` keeps messages in rows. The tables are described in `schema.sql`.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -29,6 +30,7 @@ pub use relay::Outbox;
 /// Stops [`Outbox::relay`].
 pub use tokio_util::sync::CancellationToken;
 
+use batch::{Batch, IN_FLIGHT};
 use command::{Command, Reply};
 use log::Log;
 use place::Place;
@@ -39,6 +41,7 @@ use tenure::Tenure;
 use url::Options;
 use writer::Writer;
 
+mod batch;
 mod command;
 mod consumer;
 mod declare;
@@ -67,8 +70,6 @@ mod url;
 mod walk;
 mod writer;
 
-/// How many messages of a batch are one command.
-const CHUNK: usize = 1024;
 /// How long a broker that is dropped waits for its writer to give back what was not settled.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long `close` takes at most.
@@ -232,39 +233,21 @@ impl Broker for SqliteBroker {
     }
 
     async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>> {
-        // What cannot be published gets its answer here; the others go on in chunks, all of them at once.
-        let mut results = Vec::with_capacity(publishes.len());
-        let mut waiting = Vec::new();
-        let mut chunk = Vec::new();
-        let mut send = |chunk: Vec<Published>| {
-            let len = chunk.len();
-            let (reply, answer) = Reply::channel();
-            let _ = self.commands.send(Command::PublishAll { publishes: chunk, reply });
-            waiting.push((len, answer));
-        };
-        for publish in publishes {
-            let checked = amqp::check_publish(&publish);
-            if checked.is_ok() {
-                chunk.push(Published::from(publish));
+        let mut batch = Batch::new(publishes);
+        let mut in_flight = VecDeque::with_capacity(IN_FLIGHT);
+        loop {
+            while in_flight.len() < IN_FLIGHT
+                && let Some(publishes) = batch.next_chunk()
+            {
+                let (len, (reply, answer)) = (publishes.len(), Reply::channel());
+                let progress = batch.progress.clone();
+                let _ = self.commands.send(Command::PublishAll { publishes, progress, reply });
+                in_flight.push_back((len, answer));
             }
-            results.push(checked);
-            if chunk.len() == CHUNK {
-                send(std::mem::take(&mut chunk));
-            }
+            let Some((len, answer)) = in_flight.pop_front() else { return batch.into_results() };
+            let closed = |_| (0..len).map(|_| Err(PublishError::Closed)).collect();
+            batch.answer(answer.await.unwrap_or_else(closed));
         }
-        if !chunk.is_empty() {
-            send(chunk);
-        }
-        let mut sent = results.iter_mut().filter(|result| result.is_ok());
-        for (len, answer) in waiting {
-            let answers =
-                answer.await.unwrap_or_else(|_| (0..len).map(|_| Err(PublishError::Closed)).collect());
-            // In this order: the other one would pass over a result at the end of each chunk.
-            for (answer, result) in answers.into_iter().zip(sent.by_ref()) {
-                *result = answer;
-            }
-        }
-        results
     }
 
     async fn consume(&self, options: ConsumeOptions) -> Result<Consumer> {

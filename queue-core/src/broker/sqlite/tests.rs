@@ -4,8 +4,9 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use super::batch::CHUNK;
 use super::outbox::{AGAIN, STEP};
 use super::*;
 use crate::broker::{DIRECT_REPLY_TO, Delivery};
@@ -332,6 +333,78 @@ async fn program_whose_clock_is_behind_that_of_the_last_one_goes_on() {
     assert_eq!(text(&next(&mut consumer).await), "from the future");
     assert_eq!(text(&next(&mut consumer).await), "from the present");
     after.close().await;
+}
+
+fn batch(chunks: usize) -> Vec<Publish> {
+    (0..chunks * CHUNK).map(|number| job(number.to_string())).collect()
+}
+
+#[tokio::test]
+async fn publish_does_not_wait_for_the_whole_of_a_batch() {
+    let database = Database::new();
+    let broker = database.broker(&Clock::system());
+    declare(&broker).await;
+
+    let single = async {
+        broker.publish(job("single")).await.unwrap();
+        broker.inspect("jobs").await.unwrap().ready
+    };
+    let (published, before) = tokio::join!(broker.publish_all(batch(20)), single);
+
+    assert!(published.iter().all(Result::is_ok));
+    assert!(before < 15 * CHUNK as u64, "{before} were published before it");
+    broker.close().await;
+}
+
+/// Another program writes over and over, never for as long as a publish waits.
+#[tokio::test]
+async fn batch_may_take_longer_than_the_publish_timeout_while_it_gets_on() {
+    let database = Database::new();
+    let mut state = database.state(&Clock::system());
+    state.setup.publish_timeout = Duration::from_secs(1);
+    declare_now(&mut state, QueueDecl::new("jobs"));
+    let broker = SqliteBroker::start(state, || Ok(())).unwrap();
+    let other = Connection::open(&database.0).unwrap();
+    other.busy_timeout(PATIENCE).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+
+    let others = tokio::task::spawn_blocking(move || {
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(600));
+            other.execute_batch("COMMIT").unwrap();
+            let (before, since) = (count(&other, "leveret_job"), Instant::now());
+            while count(&other, "leveret_job") == before && since.elapsed() < PATIENCE / 10 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        }
+        other.execute_batch("COMMIT").unwrap();
+    });
+    let published = broker.publish_all(batch(20)).await;
+    others.await.unwrap();
+
+    let refused: Vec<_> = published.into_iter().filter_map(Result::err).collect();
+    assert!(refused.is_empty(), "{} are refused, the first with {:?}", refused.len(), refused[0]);
+    broker.close().await;
+}
+
+#[tokio::test]
+async fn batch_that_gets_nowhere_waits_for_one_timeout() {
+    let database = Database::new();
+    let mut state = database.state(&Clock::system());
+    state.setup.publish_timeout = Duration::from_millis(500);
+    declare_now(&mut state, QueueDecl::new("jobs"));
+    let broker = SqliteBroker::start(state, || Ok(())).unwrap();
+    let other = Connection::open(&database.0).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+
+    let since = Instant::now();
+    let published = broker.publish_all(batch(40)).await;
+
+    assert!(published.iter().all(|result| matches!(result, Err(PublishError::Unavailable { .. }))));
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+    drop(other);
+    broker.close().await;
 }
 
 /// A look takes as long as the disk does.
