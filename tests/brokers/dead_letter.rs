@@ -102,6 +102,24 @@ pub(crate) async fn dead_letter_that_nothing_takes_is_not_lost(t: &Fixture) {
     refused_dead_letter_comes_back(t, &queue, route, &unbound).await;
 }
 
+/// Or its job would come back, and run again.
+pub(crate) async fn deleted_dead_letter_queue_is_declared_again(t: &Fixture) {
+    for spec in [QueueSpec::new(t.name("jobs")), QueueSpec::new(t.name("jobs")).dlx(t.name("dlx"))] {
+        t.declare_spec(&spec).await;
+        t.send(spec.name(), ["dead"]).await;
+        let mut consumer = t.work(&spec, 1).await;
+        let delivery = next(&mut consumer).await;
+        let dead = spec.dead_queue().unwrap();
+
+        t.other_client().await.broker().delete(&dead).await.unwrap();
+        delivery.settle(dead_letter("no")).await.unwrap();
+
+        assert_eq!(crate::support::ready(&*t.broker, &dead).await, 1);
+        // As it was: its client finds nothing to object to.
+        t.declare_spec(&spec).await;
+    }
+}
+
 async fn refused_dead_letter_comes_back(t: &Fixture, queue: &Name, route: Route, exchange: &Name) {
     t.send(queue, ["precious"]).await;
     let options = ConsumeOptions::new(queue.clone()).dead_letter(Some(route));

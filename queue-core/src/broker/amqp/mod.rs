@@ -14,6 +14,7 @@ mod flow;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 mod pattern;
 mod plan;
+mod remembered;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 mod rules;
 mod size;
@@ -35,6 +36,10 @@ pub(crate) use flow::{
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use pattern::check_pattern;
 pub(crate) use plan::Plan;
+#[cfg(feature = "rabbitmq")]
+pub(crate) use remembered::reaching;
+#[cfg(any(feature = "memory", feature = "sqlite-system"))]
+pub(crate) use remembered::{Remembered, tell_restored, tell_unrestored};
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use rules::{Overflowing, QueueRules};
 #[cfg_attr(not(feature = "rabbitmq"), allow(unused_imports, reason = "as above"))]

@@ -13,7 +13,7 @@ use super::settler::Ticket;
 use super::shared::Shared;
 use super::time::Delays;
 use super::{Activity, Waiting};
-use crate::broker::amqp::{self, Death, Plan, Published, QueueRules, Store as _};
+use crate::broker::amqp::{self, Death, Plan, Published, QueueRules, Remembered, Store as _};
 use crate::broker::missing::Complaints;
 use crate::broker::{ConsumeOptions, ConsumerHandle, Delivery, Publish, QueueStats, reply};
 use crate::clock::Clock;
@@ -36,6 +36,7 @@ pub(super) struct State {
     orphans: HashMap<Arc<str>, Vec<ConsumerId>>,
     /// The clients that are open, with the prefix of their own queues.
     pub(super) clients: HashMap<ClientId, Namespace>,
+    remembered: HashMap<ClientId, Remembered>,
     /// What waits for its time outside of any queue.
     pub(super) delayed: Delays,
     /// When each queue is to be looked at.
@@ -60,6 +61,7 @@ impl State {
             replies: Replies::default(),
             orphans: HashMap::new(),
             clients: HashMap::new(),
+            remembered: HashMap::new(),
             delayed: Delays::default(),
             alarms: BTreeSet::new(),
             deaths: VecDeque::new(),
@@ -88,6 +90,7 @@ impl State {
         if self.clients.remove(&client).is_none() {
             return;
         }
+        self.remembered.remove(&client);
         self.consumers.losses.add();
         let theirs = self.consumers.by_id.iter().filter(|(_, consumer)| consumer.client == client);
         for consumer in theirs.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -128,6 +131,7 @@ impl State {
         for queue in topology.queues.iter().filter(|queue| queue.exact_bindings) {
             self.unbind_others(client, queue, topology)?;
         }
+        self.remembered.entry(client).or_default().add(topology);
         Ok(())
     }
 
@@ -371,6 +375,22 @@ impl State {
         published
     }
 
+    /// Publishes a dead letter; where it should go is declared again if this client had declared it and it was deleted.
+    fn publish_copy(&mut self, client: ClientId, copy: &Publish) -> Result<(), PublishError> {
+        let publish = Published::from(copy.clone());
+        let published = self.publish_message(client, &publish);
+        if !matches!(published, Err(PublishError::Unroutable { .. })) {
+            return published;
+        }
+        let remembered = self.remembered.get(&client);
+        let Some(topology) = remembered.and_then(|all| all.reaching(&copy.route)) else { return published };
+        if let Err(error) = self.declare(client, &topology) {
+            amqp::tell_unrestored(&copy.route, &error);
+            return published;
+        }
+        self.publish_message(client, &publish).inspect(|()| amqp::tell_restored(&copy.route))
+    }
+
     /// Carries a settlement out.
     pub(super) fn settle(&mut self, ticket: &Ticket, plan: &Plan) -> Result<(), SettleError> {
         let Some(namespace) = self.clients.get(&ticket.client) else { return Err(SettleError::Lost) };
@@ -385,7 +405,7 @@ impl State {
                 let Ok(()) = amqp::delay_job(self, *due, ticket.queue_name.clone(), copy.clone(), unroutable);
             }
             Plan::Publish(copy) => {
-                self.publish_message(ticket.client, &copy.clone().into()).map_err(SettleError::Republish)?;
+                self.publish_copy(ticket.client, copy).map_err(SettleError::Republish)?;
             }
         }
         self.release_slot(ticket);
@@ -445,6 +465,9 @@ impl State {
         if self.names.contains_key(name) {
             let id = self.accessible(client, name)?;
             self.remove_queue(id);
+        }
+        if let Some(remembered) = self.remembered.get_mut(&client) {
+            remembered.forget(name);
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 use super::{Core, Shared, on};
+use crate::broker::amqp;
 use crate::error::chain;
 use crate::topology::{Name, Namespace, Route, Topology, delay_ladder};
 
@@ -84,27 +85,12 @@ impl Shared {
 }
 
 fn part(remembered: &Topology, route: &Route, namespace: &Namespace) -> Option<Topology> {
-    let mut part = remembered.clone();
-    part.unbindings.clear();
-    if route.exchange.is_empty() {
-        let ladder = delay_ladder(namespace).queues;
-        let is_wanted: &dyn Fn(&Name) -> bool = if ladder.iter().any(|queue| queue.name == route.routing_key)
-        {
-            &|name| ladder.iter().any(|queue| queue.name == *name)
-        } else {
-            &|name| *name == route.routing_key
-        };
-        part.queues.retain(|queue| is_wanted(&queue.name) && !queue.passive);
-        part.bindings.retain(|binding| is_wanted(&binding.queue));
-        part.exchanges
-            .retain(|exchange| part.bindings.iter().any(|binding| binding.exchange == exchange.name));
-        (!part.queues.is_empty()).then_some(part)
+    let ladder = delay_ladder(namespace).queues;
+    let is_rung = |name: &Name| ladder.iter().any(|queue| queue.name == *name);
+    if is_rung(&route.routing_key) {
+        amqp::reaching(remembered, route, is_rung)
     } else {
-        part.exchanges.retain(|exchange| exchange.name == route.exchange);
-        part.bindings.retain(|binding| binding.exchange == route.exchange);
-        part.queues.retain(|queue| part.bindings.iter().any(|binding| binding.queue == queue.name));
-        let is_ours = part.exchanges.iter().any(|exchange| !exchange.passive);
-        is_ours.then_some(part)
+        amqp::reaching(remembered, route, |name| *name == route.routing_key)
     }
 }
 

@@ -9,12 +9,12 @@ use rusqlite::params;
 use super::command::{Command, Reply, Ticket};
 use super::state::State;
 use super::tenure::Tenure;
-use crate::broker::Settler;
-use crate::broker::amqp::{self, Plan};
+use crate::broker::amqp::{self, Plan, Published};
 use crate::broker::tries::{Tries, is_refusal};
+use crate::broker::{Publish, Settler};
 use crate::clock::Clock;
 use crate::envelope::Envelope;
-use crate::error::SettleError;
+use crate::error::{PublishError, SettleError};
 use crate::settlement::Settlement;
 
 impl State {
@@ -44,7 +44,7 @@ impl State {
                 amqp::delay_job(self, *due, ticket.queue_name.clone(), copy.clone(), unroutable)?;
             }
             Plan::Publish(copy) => {
-                if let Err(error) = self.publish(&copy.clone().into())? {
+                if let Err(error) = self.publish_copy(copy)? {
                     return Ok(Err(SettleError::Republish(error)));
                 }
             }
@@ -52,6 +52,21 @@ impl State {
         self.delete_held(ticket)?;
         self.release_slot(ticket);
         Ok(Ok(()))
+    }
+
+    /// Publishes a dead letter; where it should go is declared again if this client had declared it and it was deleted.
+    fn publish_copy(&mut self, copy: &Publish) -> rusqlite::Result<Result<(), PublishError>> {
+        let publish = Published::from(copy.clone());
+        let published = self.publish(&publish)?;
+        if !matches!(published, Err(PublishError::Unroutable { .. })) {
+            return Ok(published);
+        }
+        let Some(topology) = self.remembered.reaching(&copy.route) else { return Ok(published) };
+        if let Err(error) = self.declare(&topology)? {
+            amqp::tell_unrestored(&copy.route, &error);
+            return Ok(published);
+        }
+        Ok(self.publish(&publish)?.inspect(|()| amqp::tell_restored(&copy.route)))
     }
 
     /// Deletes the job if the delivery is still ours, and says whether it was.

@@ -17,7 +17,7 @@ use super::reply::ReplyConsumer;
 use super::tenure::Tenure;
 use super::time::Deadlines;
 use super::{row, schema};
-use crate::broker::amqp::{Death, QueueRules};
+use crate::broker::amqp::{Death, QueueRules, Remembered};
 use crate::broker::missing::Complaints;
 use crate::clock::Clock;
 use crate::envelope::Envelope;
@@ -102,6 +102,8 @@ pub(super) struct State {
     pub(super) deleted: Vec<QueueId>,
     /// The exclusive queues of this client and their bindings, to be declared again if others took us for dead.
     pub(super) own: super::declare::Own,
+    /// What this client has declared and committed.
+    pub(super) remembered: Remembered,
 }
 
 #[derive(Debug)]
@@ -207,6 +209,7 @@ impl State {
             tenure: Arc::default(),
             deleted: Vec::new(),
             own: super::declare::Own::default(),
+            remembered: Remembered::default(),
         }
     }
 

@@ -313,6 +313,15 @@ impl Writer {
             self.deliver(claim);
         }
         self.state.deliver_replies();
+        for answered in commands.iter().zip(&answers) {
+            match answered {
+                (Command::Declare { topology, .. }, Answer::Done(Ok(()))) => {
+                    self.state.remembered.add(topology)
+                }
+                (Command::Delete { queue, .. }, Answer::Done(Ok(()))) => self.state.remembered.forget(queue),
+                _ => {}
+            }
+        }
         let (mut durable, mut others) = (Vec::new(), Vec::new());
         for answered in commands.into_iter().zip(answers) {
             if answered.0.is_durable() { durable.push(answered) } else { others.push(answered) }
