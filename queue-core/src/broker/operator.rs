@@ -5,7 +5,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use super::Delivery;
+use super::delivery::Delivery;
 use crate::envelope::Envelope;
 use crate::error::Result;
 
@@ -88,5 +88,33 @@ impl Found {
         // As for a delivery: some AMQP clients write the property `type` always, and leave it empty.
         envelope.task = envelope.task.filter(|task| !task.is_empty());
         Self { place, envelope }
+    }
+}
+
+/// How deep a queue is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct QueueStats {
+    /// Messages that wait to be delivered.
+    pub ready: u64,
+    /// Messages delivered and not yet settled, where the broker tells.
+    pub unsettled: Option<u64>,
+    /// Messages that are for this queue and not due yet, delayed jobs and retries, where the broker tells.
+    pub delayed: Option<u64>,
+    /// Consumers.
+    pub consumers: u64,
+}
+
+impl QueueStats {
+    /// Counts as a broker reports them that does not tell what is delayed.
+    pub fn new(ready: u64, unsettled: Option<u64>, consumers: u64) -> Self {
+        Self { ready, unsettled, delayed: None, consumers }
+    }
+
+    /// How many messages for this queue are not due yet.
+    #[must_use]
+    pub fn delayed(mut self, delayed: u64) -> Self {
+        self.delayed = Some(delayed);
+        self
     }
 }

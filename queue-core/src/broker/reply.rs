@@ -10,7 +10,7 @@
 
 use async_trait::async_trait;
 
-use super::{Delivery, Settler};
+use super::delivery::{Delivery, Settler};
 use crate::envelope::Envelope;
 use crate::error::{Error, ErrorKind, SettleError};
 use crate::settlement::Settlement;

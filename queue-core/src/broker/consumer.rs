@@ -1,0 +1,225 @@
+//! How a queue is consumed: the stream of its deliveries, and the broker's end of it.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use futures_util::Stream;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::delivery::Delivery;
+use crate::error::Result;
+use crate::topology::{Name, Route};
+
+/// How to consume a queue.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConsumeOptions {
+    /// The queue.
+    pub queue: Name,
+    /// How many unsettled deliveries this consumer holds at most; at least 1.
+    pub prefetch: u16,
+    /// Where [`Settlement::DeadLetter`] publishes; `None` drops, with a log line.
+    pub dead_letter: Option<Route>,
+    /// Who consumes, for the broker's own lists (AMQP's consumer tag begins with it).
+    pub name: Option<String>,
+}
+
+impl ConsumeOptions {
+    /// Prefetch 1, dead letters dropped.
+    pub fn new(queue: impl Into<Name>) -> Self {
+        Self { queue: queue.into(), prefetch: 1, dead_letter: None, name: None }
+    }
+
+    /// How many unsettled deliveries at most.
+    #[must_use]
+    pub fn prefetch(mut self, prefetch: u16) -> Self {
+        self.prefetch = prefetch.max(1);
+        self
+    }
+
+    /// Where dead letters go.
+    #[must_use]
+    pub fn dead_letter(mut self, route: Option<Route>) -> Self {
+        self.dead_letter = route;
+        self
+    }
+}
+
+/// The deliveries of one queue. Made by a broker's [`ConsumerHandle`].
+///
+/// Dropping it stops the consumer; deliveries that nobody took go back to the queue. [`finish`](Self::finish) it where
+/// the process may end next.
+#[derive(Debug)]
+pub struct Consumer {
+    fed: mpsc::UnboundedReceiver<Fed>,
+    /// Comes before what else is fed.
+    source: Option<Source>,
+    stop: CancellationToken,
+    /// All that will be settled is.
+    settled: CancellationToken,
+    /// Ends when the broker's end is gone. Nothing is ever sent.
+    flushed: mpsc::Receiver<Infallible>,
+}
+
+/// The broker's end of a [`Consumer`].
+#[derive(Debug, Clone)]
+pub struct ConsumerHandle {
+    fed: mpsc::UnboundedSender<Fed>,
+    stop: CancellationToken,
+    settled: CancellationToken,
+    unflushed: mpsc::Sender<Infallible>,
+}
+
+/// What is left of a [`ConsumerHandle`] when there is nothing more to hand over: the duty to see the settlements
+/// through. Drop it when the broker has them.
+#[derive(Debug)]
+pub struct Unflushed {
+    settled: CancellationToken,
+    _unflushed: mpsc::Sender<Infallible>,
+}
+
+/// What a consumer is given.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a box would be one allocation more for each delivery")]
+enum Fed {
+    Delivery(Result<Delivery>),
+    #[cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "other brokers hand over each delivery"))]
+    Source(Source),
+}
+
+/// Deliveries that the consumer's own task fetches.
+struct Source(Pin<Box<dyn Stream<Item = Delivery> + Send + Sync>>);
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source")
+    }
+}
+
+impl Consumer {
+    /// A consumer and the end that feeds it. The channel is unbounded because prefetch bounds it.
+    pub fn channel() -> (ConsumerHandle, Self) {
+        let (sender, fed) = mpsc::unbounded_channel();
+        let (unflushed, flushed) = mpsc::channel(1);
+        let (stop, settled) = (CancellationToken::new(), CancellationToken::new());
+        let handle = ConsumerHandle { fed: sender, stop: stop.clone(), settled: settled.clone(), unflushed };
+        (handle, Self { fed, source: None, stop, settled, flushed })
+    }
+
+    /// The next delivery. `None` when the consumer was stopped or the broker closed; an error is the last item
+    /// and says why consuming cannot go on. Cancel safe.
+    pub async fn next(&mut self) -> Option<Result<Delivery>> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// A delivery that is already here.
+    pub fn try_next(&mut self) -> Option<Result<Delivery>> {
+        // Or tokio would say that nothing is here to a task whose turn has been long.
+        let next = std::pin::pin!(tokio::task::unconstrained(self.next()));
+        match next.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(delivery) => delivery,
+            Poll::Pending => None,
+        }
+    }
+
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
+        loop {
+            if let Some(Source(source)) = &mut self.source {
+                match ready!(source.as_mut().poll_next(cx)) {
+                    Some(delivery) => return Poll::Ready(Some(Ok(delivery))),
+                    None => self.source = None,
+                }
+            }
+            match ready!(self.fed.poll_recv(cx)) {
+                Some(Fed::Delivery(delivery)) => return Poll::Ready(Some(delivery)),
+                Some(Fed::Source(source)) => self.source = Some(source),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// Asks the broker to send nothing more. What is already here can still be taken by [`next`](Self::next),
+    /// which then ends with `None`.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Stops, and waits until the broker has every settlement made so far: an ack that is still on its way when the
+    /// process ends is an ack that never was. Deliveries that nobody took go back to the queue.
+    ///
+    /// Waits as long as the broker does not answer, so give it a timeout. Not cancel safe, but dropping it is no more
+    /// than dropping the consumer.
+    pub async fn finish(mut self) {
+        self.stop();
+        while let Some(untaken) = self.next().await {
+            drop(untaken);
+        }
+        self.settled.cancel();
+        while self.flushed.recv().await.is_some() {}
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.settled.cancel();
+    }
+}
+
+impl ConsumerHandle {
+    /// Hands a delivery over. A delivery that nobody will take any more is dropped, and so released.
+    pub fn send(&self, delivery: Result<Delivery>) {
+        let _ = self.fed.send(Fed::Delivery(delivery));
+    }
+
+    /// Has the consumer take its deliveries from `source` by itself, until that ends: a task in between would be
+    /// woken for each.
+    #[cfg(feature = "rabbitmq")]
+    pub(crate) fn attach(&self, source: impl Stream<Item = Delivery> + Send + Sync + 'static) {
+        // One that nobody will take any more is dropped, as above.
+        let _ = self.fed.send(Fed::Source(Source(Box::pin(source))));
+    }
+
+    /// As [`send`](Self::send), for a broker that must not release a delivery here and now because it holds a lock.
+    ///
+    /// # Errors
+    /// Gives back a delivery that nobody will take any more.
+    pub fn offer(&self, delivery: Delivery) -> Result<(), Box<Delivery>> {
+        self.fed.send(Fed::Delivery(Ok(delivery))).map_err(|refused| match refused.0 {
+            Fed::Delivery(Ok(delivery)) => Box::new(delivery),
+            _ => unreachable!("what comes back is what was sent: a delivery"),
+        })
+    }
+
+    /// Waits until the consumer is to be sent nothing more. Cancel safe.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// The same without the handle: while there is one, the consumer does not hear that nothing more will come.
+    #[cfg(any(feature = "memory", feature = "sqlite-system"))]
+    pub(crate) fn until_stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.stop.clone().cancelled_owned()
+    }
+
+    /// Whether the consumer is to be sent nothing more.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Ends the deliveries, for a broker whose settlements take time to arrive. One that has them at once drops the
+    /// handle. Other clones of it keep the deliveries open.
+    pub fn end(self) -> Unflushed {
+        Unflushed { settled: self.settled, _unflushed: self.unflushed }
+    }
+}
+
+impl Unflushed {
+    /// Waits until all that will be settled is. Cancel safe.
+    pub async fn settled(&self) {
+        self.settled.cancelled().await;
+    }
+}

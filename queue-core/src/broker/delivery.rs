@@ -1,0 +1,102 @@
+//! A message in a worker's hands, and its settlement.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::envelope::Envelope;
+use crate::error::SettleError;
+use crate::settlement::Settlement;
+use crate::topology::Name;
+
+/// An envelope handed to a worker and not yet settled. Dropped without a settlement, it is released.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Delivery {
+    /// The job.
+    pub envelope: Envelope,
+    /// The queue it came from.
+    pub queue: Name,
+    /// The exchange it was published to.
+    pub exchange: String,
+    /// The routing key it was published with.
+    pub routing_key: String,
+    /// Whether it has been delivered before and not settled.
+    pub redelivered: bool,
+    settler: Box<dyn Settler>,
+}
+
+impl Delivery {
+    /// A delivery that `settler` settles.
+    pub fn new(mut envelope: Envelope, queue: Name, settler: Box<dyn Settler>) -> Self {
+        // Some AMQP clients write the property `type` always, and leave it empty.
+        envelope.task = envelope.task.filter(|task| !task.is_empty());
+        let routing_key = String::new();
+        Self { envelope, queue, exchange: String::new(), routing_key, redelivered: false, settler }
+    }
+
+    /// Carries the settlement out. When it returns `Ok`, a retry or dead letter is confirmed by the broker, and
+    /// only then was the original acked.
+    ///
+    /// Not cancel safe: a dropped future leaves the delivery released or settled, whichever came first.
+    ///
+    /// # Errors
+    /// If it did not reach the broker; the broker then delivers the job again.
+    pub async fn settle(self, settlement: Settlement) -> Result<(), SettleError> {
+        self.settler.settle(self.envelope, settlement).await
+    }
+
+    /// Says that the broker has taken the delivery back, or is about to: its connection or channel is gone, its queue is
+    /// deleted, the client is closed, or another program has taken the job over. The broker delivers the job again, so
+    /// a job that has not begun must not begin: drop the delivery instead.
+    ///
+    /// Neither waits nor asks a server, so `false` is no promise.
+    ///
+    /// ```
+    /// use queue_core::broker::{ConsumeOptions, Publish};
+    /// use queue_core::client::Client;
+    /// use queue_core::envelope::Envelope;
+    /// use queue_core::topology::{QueueDecl, Topology};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::connect("memory:").await?;
+    /// client.declare(&Topology::new().queue(QueueDecl::new("emails"))).await?;
+    /// client.broker().publish(Publish::to_queue("emails", Envelope::new("{}"))).await?;
+    /// let mut consumer = client.broker().consume(ConsumeOptions::new("emails")).await?;
+    /// let delivery = consumer.next().await.expect("the client is open")?;
+    /// assert!(!delivery.is_lost());
+    ///
+    /// client.close().await;
+    /// assert!(delivery.is_lost());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.settler.is_lost()
+    }
+
+    /// Whether the broker has taken it back, so that settling it does nothing.
+    #[cfg(feature = "rabbitmq")]
+    pub(crate) fn is_gone(&self) -> bool {
+        self.settler.is_gone()
+    }
+}
+
+/// Settles one delivery. Dropped without a call, it gives the delivery back to its queue.
+#[async_trait]
+pub trait Settler: fmt::Debug + Send + Sync {
+    /// See [`Delivery::settle`].
+    async fn settle(self: Box<Self>, envelope: Envelope, settlement: Settlement) -> Result<(), SettleError>;
+
+    /// See [`Delivery::is_lost`]. Asked before each job, so it must be as fast as reading an atomic.
+    fn is_lost(&self) -> bool {
+        false
+    }
+
+    /// Whether a settlement would come too late even for a job that runs: the broker delivers it again. A delivery may be
+    /// [lost](Self::is_lost) before that, where only what has not begun goes back.
+    fn is_gone(&self) -> bool {
+        self.is_lost()
+    }
+}
