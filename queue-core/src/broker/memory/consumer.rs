@@ -4,15 +4,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use super::queue::QueueId;
-use super::shared::Shared;
+use super::ids::{ClientId, ConsumerId, QueueId};
+use super::settler::Deliveries;
 use crate::broker::{ConsumerHandle, Delivery};
 use crate::topology::{Name, Route};
-
-/// Names a client of a broker.
-pub(super) type ClientId = u64;
-/// Names a consumer.
-pub(super) type ConsumerId = u64;
 
 #[derive(Debug)]
 pub(super) struct Subscription {
@@ -39,7 +34,7 @@ impl Subscription {
 pub(super) struct Consumers {
     pub(super) by_id: HashMap<ConsumerId, Subscription>,
     /// For the settlers of deliveries.
-    pub(super) shared: Weak<Shared>,
+    pub(super) deliveries: Weak<dyn Deliveries>,
     /// The delivery tag given out last.
     pub(super) tags: u64,
     pub(super) losses: Arc<Losses>,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::queue::QueueId;
+use super::ids::QueueId;
 use super::ready::Entry;
 use super::state::State;
 use crate::broker::amqp::{self, Death, DeathReason, Delayed, Message, QueueRules, Store};

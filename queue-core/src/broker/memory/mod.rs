@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 use tokio::runtime::Handle;
@@ -17,16 +16,19 @@ use super::{
     Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Delivery, Operator, Publish, QueueStats,
     Settings, amqp, closed,
 };
-use crate::envelope::{Envelope, JobId};
+use crate::envelope::JobId;
 use crate::error::{Error, PublishError, Result};
 use crate::topology::Topology;
 
-use consumer::{ClientId, ConsumerId};
+use ids::{ClientId, ConsumerId};
 use shared::{Shared, keep_time};
 use state::State;
 
+mod activity;
 mod consumer;
+mod delays;
 mod flow;
+mod ids;
 mod queue;
 mod ready;
 mod reply;
@@ -38,6 +40,8 @@ mod walk;
 
 #[cfg(test)]
 mod tests;
+
+pub use activity::{Activity, Waiting};
 
 /// How many messages of a batch are published before others get at the broker.
 const BATCH: usize = 256;
@@ -89,41 +93,6 @@ pub struct MemoryBroker {
 struct Tasks {
     all: JoinSet<()>,
     timer: Option<AbortHandle>,
-}
-
-/// A job that waits: ready in its queue, or delayed.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Waiting {
-    /// The queue it is in or for.
-    pub queue: String,
-    /// The job.
-    pub envelope: Envelope,
-    /// When it is due; `None` if it is ready.
-    pub not_before: Option<SystemTime>,
-}
-
-/// What there is to do in a broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Activity {
-    /// Messages ready in queues that have a consumer.
-    pub ready: u64,
-    /// Messages ready in queues that nobody consumes, such as dead letters.
-    pub parked: u64,
-    /// Messages delivered and not yet settled.
-    pub unsettled: u64,
-    /// Messages that wait for their time.
-    pub delayed: u64,
-    /// When the next of those is due.
-    pub next_due: Option<SystemTime>,
-}
-
-impl Activity {
-    /// Whether consumers have nothing to do before the clock moves on.
-    pub fn is_idle(&self) -> bool {
-        self.ready == 0 && self.unsettled == 0
-    }
 }
 
 /// Opens `memory:`, a broker of its own, or `memory:name`, shared in the process.

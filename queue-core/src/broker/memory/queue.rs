@@ -4,15 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::consumer::{ClientId, ConsumerId, Consumers};
+use super::consumer::Consumers;
+use super::ids::{ClientId, ConsumerId, QueueId};
 use super::ready::{Entry, Ready};
 use super::settler::Ticket;
 use crate::broker::amqp::{Overflowing, QueueRules};
 use crate::broker::{Delivery, QueueStats};
 use crate::topology::{Name, QueueDecl, QueueType};
-
-/// Names a queue for ever: one that is deleted and declared again has another.
-pub(super) type QueueId = u64;
 
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -118,7 +116,7 @@ impl Queue {
                 dead_letter: consumer.dead_letter.clone(),
                 losses: consumers.losses.count(),
             };
-            let settler = ticket.clone().settler(&consumers.shared);
+            let settler = ticket.clone().settler(&consumers.deliveries);
             let delivery = delivery(&entry, consumer.queue_name.clone(), self.rules.queue_type, settler);
             self.held.insert(ticket.tag, Held { entry, client: consumer.client });
             consumer.in_flight += 1;

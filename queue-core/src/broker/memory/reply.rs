@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::consumer::{ClientId, ConsumerId};
-use super::state::State;
+use super::ids::{ClientId, ConsumerId};
 use crate::broker::reply::{self, DIRECT_REPLY_TO};
 use crate::broker::{ConsumerHandle, Delivery};
 use crate::envelope::Envelope;
@@ -25,58 +24,57 @@ struct ReplyConsumer {
     handle: ConsumerHandle,
 }
 
-impl State {
-    /// Begins to hand a client the replies to its requests.
-    pub(super) fn consume_replies(&mut self, client: ClientId, handle: ConsumerHandle) -> Result<ConsumerId> {
-        if let Some(present) = self.replies.by_client.get(&client) {
-            if !present.handle.is_stopped() {
-                return Err(reply::taken());
-            }
-            self.end_replies(client);
+impl Replies {
+    /// Begins to hand a client the replies to its requests, by a consumer of this id. Returns that of an earlier consumer
+    /// which was stopped, to be dropped when the lock is free.
+    ///
+    /// # Errors
+    /// If the client has one.
+    pub(super) fn consume(
+        &mut self,
+        client: ClientId,
+        id: ConsumerId,
+        handle: ConsumerHandle,
+    ) -> Result<Option<ConsumerHandle>> {
+        if self.by_client.get(&client).is_some_and(|present| !present.handle.is_stopped()) {
+            return Err(reply::taken());
         }
-        let id = self.next();
+        let before = self.end(client);
         // A new address each time: what was asked through an earlier consumer is not for this one.
         let address: Arc<str> = format!("{DIRECT_REPLY_TO}.{client}.{id}").into();
-        self.replies.by_address.insert(address.clone(), client);
-        self.replies.by_client.insert(client, ReplyConsumer { id, address, handle });
-        Ok(id)
+        self.by_address.insert(address.clone(), client);
+        self.by_client.insert(client, ReplyConsumer { id, address, handle });
+        Ok(before)
     }
 
-    /// Ends a client's reply consumer, if it has one.
-    pub(super) fn end_replies(&mut self, client: ClientId) {
-        if let Some(consumer) = self.replies.by_client.remove(&client) {
-            self.replies.by_address.remove(&consumer.address);
-            self.consumers.discarded.handles.push(consumer.handle);
-        }
+    /// Ends a client's reply consumer, if it has one. Its handle is to be dropped when the lock is free.
+    pub(super) fn end(&mut self, client: ClientId) -> Option<ConsumerHandle> {
+        let consumer = self.by_client.remove(&client)?;
+        self.by_address.remove(&consumer.address);
+        Some(consumer.handle)
     }
 
-    /// Ends this reply consumer, unless its client has another by now.
-    pub(super) fn remove_reply_consumer(&mut self, id: ConsumerId) {
-        let ended = self.replies.by_client.iter().find(|(_, consumer)| consumer.id == id);
-        if let Some(client) = ended.map(|(client, _)| *client) {
-            self.end_replies(client);
-        }
+    /// The same for this reply consumer, unless its client has another by now.
+    pub(super) fn remove(&mut self, id: ConsumerId) -> Option<ConsumerHandle> {
+        let (client, _) = self.by_client.iter().find(|(_, consumer)| consumer.id == id)?;
+        self.end(*client)
     }
 
     /// Writes into a request where its reply goes.
     ///
     /// # Errors
     /// If its client reads no replies.
-    pub(super) fn address_request(
-        &self,
-        client: ClientId,
-        envelope: &mut Envelope,
-    ) -> Result<(), PublishError> {
-        let consumer = self.replies.by_client.get(&client).filter(|consumer| !consumer.handle.is_stopped());
+    pub(super) fn address(&self, client: ClientId, envelope: &mut Envelope) -> Result<(), PublishError> {
+        let consumer = self.by_client.get(&client).filter(|consumer| !consumer.handle.is_stopped());
         let address = &consumer.ok_or(PublishError::NoReader)?.address;
         envelope.reply_to = Some(address.to_string());
         Ok(())
     }
 
     /// Hands a reply to its caller, and says whether that one is still there.
-    pub(super) fn hand_reply(&mut self, address: &str, envelope: Envelope) -> bool {
-        let client = self.replies.by_address.get(address);
-        let Some(consumer) = client.and_then(|client| self.replies.by_client.get(client)) else {
+    pub(super) fn hand_over(&self, address: &str, envelope: Envelope) -> bool {
+        let client = self.by_address.get(address);
+        let Some(consumer) = client.and_then(|client| self.by_client.get(client)) else {
             return false;
         };
         let mut delivery: Delivery = reply::delivery(envelope);

@@ -1,13 +1,12 @@
 //! Settles one delivery of the memory broker.
 
+use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 
-use super::consumer::{ClientId, ConsumerId};
-use super::queue::QueueId;
-use super::shared::Shared;
+use super::ids::{ClientId, ConsumerId, QueueId};
 use crate::broker::Settler;
 use crate::broker::amqp::Plan;
 use crate::broker::tries::Tries;
@@ -30,16 +29,28 @@ pub(super) struct Ticket {
     pub(super) losses: u64,
 }
 
+/// All that is out for delivery, as the settler of one delivery sees it. It takes the broker's lock.
+pub(super) trait Deliveries: fmt::Debug + Send + Sync {
+    /// The broker's time.
+    fn now(&self) -> SystemTime;
+    /// Carries a settlement out.
+    fn settle(&self, ticket: &Ticket, plan: &Plan) -> Result<(), SettleError>;
+    /// Whether neither the delivery's queue nor its client has gone.
+    fn holds(&self, ticket: &Ticket) -> bool;
+    /// Puts a delivery back into its queue.
+    fn give_back(&self, ticket: &Ticket);
+}
+
 impl Ticket {
-    pub(super) fn settler(self, shared: &Weak<Shared>) -> Box<MemorySettler> {
-        Box::new(MemorySettler { shared: shared.clone(), ticket: Some(self) })
+    pub(super) fn settler(self, deliveries: &Weak<dyn Deliveries>) -> Box<MemorySettler> {
+        Box::new(MemorySettler { deliveries: deliveries.clone(), ticket: Some(self) })
     }
 }
 
 #[derive(Debug)]
 pub(super) struct MemorySettler {
     /// Weak, so that a delivery somebody forgot does not keep a broker's messages.
-    shared: Weak<Shared>,
+    deliveries: Weak<dyn Deliveries>,
     /// Taken when it is settled.
     ticket: Option<Ticket>,
 }
@@ -51,17 +62,17 @@ impl Settler for MemorySettler {
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), SettleError> {
-        let (Some(ticket), mut shared) = (&self.ticket, self.shared.upgrade()) else {
+        let (Some(ticket), mut deliveries) = (&self.ticket, self.deliveries.upgrade()) else {
             return Err(SettleError::Lost);
         };
-        let now = || shared.as_ref().map_or_else(SystemTime::now, |shared| shared.clock().now());
+        let now = || deliveries.as_ref().map_or_else(SystemTime::now, |deliveries| deliveries.now());
         let plan = Plan::new(settlement, envelope, &ticket.queue_name, ticket.dead_letter.as_deref(), now);
         let mut tries = Tries::new();
         loop {
-            let (Some(ticket), Some(open)) = (&self.ticket, shared.take()) else {
+            let (Some(ticket), Some(open)) = (&self.ticket, deliveries.take()) else {
                 return Err(SettleError::Lost);
             };
-            let error = match open.with(|state| state.settle(ticket, &plan)) {
+            let error = match open.settle(ticket, &plan) {
                 Err(SettleError::Republish(error)) => error,
                 settled => {
                     if settled.is_ok() {
@@ -74,20 +85,20 @@ impl Settler for MemorySettler {
             // Dropping the ticket gives the original back.
             drop(open);
             tries.pause_after(error).await?;
-            shared = self.shared.upgrade();
+            deliveries = self.deliveries.upgrade();
         }
     }
 
     fn is_lost(&self) -> bool {
-        let (Some(ticket), Some(shared)) = (&self.ticket, self.shared.upgrade()) else { return true };
-        shared.losses().count() != ticket.losses && !shared.look(|state| state.is_held(ticket))
+        let (Some(ticket), Some(deliveries)) = (&self.ticket, self.deliveries.upgrade()) else { return true };
+        !deliveries.holds(ticket)
     }
 }
 
 impl Drop for MemorySettler {
     fn drop(&mut self) {
-        if let (Some(ticket), Some(shared)) = (self.ticket.take(), self.shared.upgrade()) {
-            shared.with(|state| state.give_back(&ticket));
+        if let (Some(ticket), Some(deliveries)) = (self.ticket.take(), self.deliveries.upgrade()) {
+            deliveries.give_back(&ticket);
         }
     }
 }

@@ -6,8 +6,11 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use super::consumer::Losses;
+use super::settler::{Deliveries, Ticket};
 use super::state::State;
+use crate::broker::amqp::Plan;
 use crate::clock::Clock;
+use crate::error::SettleError;
 
 /// What all clients of one memory broker share.
 ///
@@ -27,7 +30,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(clock: Clock) -> Arc<Self> {
         let losses = Arc::<Losses>::default();
-        Arc::new_cyclic(|shared| Self {
+        Arc::new_cyclic(|shared: &Weak<Self>| Self {
             state: Mutex::new(State::new(clock.clone(), shared.clone(), losses.clone())),
             clock,
             losses,
@@ -38,10 +41,6 @@ impl Shared {
 
     pub(super) fn clock(&self) -> &Clock {
         &self.clock
-    }
-
-    pub(super) fn losses(&self) -> &Losses {
-        &self.losses
     }
 
     /// Does something with the state, as of now: what is due by the clock has happened before.
@@ -82,6 +81,25 @@ impl Shared {
     /// Notices changes made from now on.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+}
+
+impl Deliveries for Shared {
+    fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
+    fn settle(&self, ticket: &Ticket, plan: &Plan) -> Result<(), SettleError> {
+        self.with(|state| state.settle(ticket, plan))
+    }
+
+    fn holds(&self, ticket: &Ticket) -> bool {
+        // Without the lock where nothing has been lost since.
+        self.losses.count() == ticket.losses || self.look(|state| state.is_held(ticket))
+    }
+
+    fn give_back(&self, ticket: &Ticket) {
+        self.with(|state| state.give_back(ticket));
     }
 }
 

@@ -5,14 +5,14 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
-use super::consumer::{ClientId, ConsumerId, Consumers, Discarded, Losses, Subscription};
-use super::queue::{Held, Queue, QueueId, delivery};
+use super::activity::{Activity, Waiting};
+use super::consumer::{Consumers, Discarded, Losses, Subscription};
+use super::delays::Delays;
+use super::ids::{ClientId, ConsumerId, QueueId};
+use super::queue::{Held, Queue, delivery};
 use super::ready::{Entry, Ready};
 use super::reply::Replies;
-use super::settler::Ticket;
-use super::shared::Shared;
-use super::time::Delays;
-use super::{Activity, Waiting};
+use super::settler::{Deliveries, Ticket};
 use crate::broker::amqp::{self, Death, Plan, Published, QueueRules, Remembered, Store as _};
 use crate::broker::missing::Complaints;
 use crate::broker::{ConsumeOptions, ConsumerHandle, Delivery, Publish, QueueStats, reply};
@@ -49,7 +49,7 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(clock: Clock, shared: Weak<Shared>, losses: Arc<Losses>) -> Self {
+    pub(super) fn new(clock: Clock, deliveries: Weak<dyn Deliveries>, losses: Arc<Losses>) -> Self {
         let discarded = Discarded::default();
         Self {
             clock,
@@ -57,7 +57,7 @@ impl State {
             exchanges: Exchanges::new(),
             names: HashMap::new(),
             queues: HashMap::new(),
-            consumers: Consumers { by_id: HashMap::new(), shared, tags: 0, losses, discarded },
+            consumers: Consumers { by_id: HashMap::new(), deliveries, tags: 0, losses, discarded },
             replies: Replies::default(),
             orphans: HashMap::new(),
             clients: HashMap::new(),
@@ -96,7 +96,8 @@ impl State {
         for consumer in theirs.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.remove_consumer(consumer);
         }
-        self.end_replies(client);
+        let replies = self.replies.end(client);
+        self.consumers.discarded.handles.extend(replies);
         let exclusive = self.queues.iter().filter(|(_, queue)| queue.owner == Some(client));
         for queue in exclusive.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.remove_queue(queue);
@@ -285,10 +286,19 @@ impl State {
         Ok(consumer_id)
     }
 
+    /// Begins to hand a client the replies to its requests.
+    pub(super) fn consume_replies(&mut self, client: ClientId, handle: ConsumerHandle) -> Result<ConsumerId> {
+        let id = self.next();
+        let before = self.replies.consume(client, id, handle)?;
+        self.consumers.discarded.handles.extend(before);
+        Ok(id)
+    }
+
     /// Forgets a consumer. What it has not settled it may still settle.
     pub(super) fn remove_consumer(&mut self, id: ConsumerId) {
         let Some(consumer) = self.consumers.by_id.remove(&id) else {
-            return self.remove_reply_consumer(id);
+            let replies = self.replies.remove(id);
+            return self.consumers.discarded.handles.extend(replies);
         };
         let now = self.now();
         if let Some(queue_id) = consumer.queue {
@@ -345,7 +355,7 @@ impl State {
             dead_letter: options.dead_letter.clone().map(Arc::new),
             losses: self.consumers.losses.count(),
         };
-        let settler = ticket.clone().settler(&self.consumers.shared);
+        let settler = ticket.clone().settler(&self.consumers.deliveries);
         let taken = delivery(&entry, options.queue.clone(), queue.rules.queue_type, settler);
         queue.held.insert(ticket.tag, Held { entry, client });
         self.arm(id);
@@ -355,11 +365,11 @@ impl State {
     /// Publishes what a client sends: also a request, or the reply to one.
     pub(super) fn publish(&mut self, client: ClientId, mut publish: Publish) -> Result<(), PublishError> {
         if reply::is_request(&publish.envelope) {
-            self.address_request(client, &mut publish.envelope)?;
+            self.replies.address(client, &mut publish.envelope)?;
         }
         let Route { exchange, routing_key } = &publish.route;
         if exchange.is_empty() && publish.not_before.is_none() && reply::is_address(routing_key) {
-            let is_there = self.hand_reply(routing_key, publish.envelope);
+            let is_there = self.replies.hand_over(routing_key, publish.envelope);
             return if is_there || !publish.mandatory {
                 Ok(())
             } else {

@@ -3,9 +3,12 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use std::time::SystemTime;
+
 use super::*;
 use crate::broker::Publish;
 use crate::clock::Clock;
+use crate::envelope::Envelope;
 use crate::envelope::{HeaderValue, header};
 use crate::error::{ErrorKind, SettleError};
 use crate::settlement::{Reason, ReasonKind, Settlement};

@@ -1,61 +1,10 @@
 //! What happens by the clock: delayed jobs fall due, messages and unused queues expire.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::queue::QueueId;
+use super::ids::QueueId;
 use super::state::State;
 use crate::broker::amqp::{self, Delayed};
-
-/// All that waits for its time, by due time and then in the order in which it came.
-#[derive(Debug, Default)]
-pub(super) struct Delays {
-    by_time: BTreeMap<(SystemTime, u64), Delayed>,
-    /// How many jobs wait for each queue, so that nobody has to count them.
-    by_queue: HashMap<Arc<str>, u64>,
-}
-
-impl Delays {
-    fn insert(&mut self, due: SystemTime, order: u64, delayed: Delayed) {
-        if let Delayed::Job { target, .. } = &delayed {
-            *self.by_queue.entry(target.clone()).or_default() += 1;
-        }
-        self.by_time.insert((due, order), delayed);
-    }
-
-    fn pop(&mut self) -> Option<Delayed> {
-        let (_, delayed) = self.by_time.pop_first()?;
-        if let Delayed::Job { target, .. } = &delayed
-            && let Entry::Occupied(mut count) = self.by_queue.entry(target.clone())
-        {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-        Some(delayed)
-    }
-
-    pub(super) fn len(&self) -> u64 {
-        self.by_time.len() as u64
-    }
-
-    /// How many jobs wait for a queue.
-    pub(super) fn jobs_for(&self, queue: &str) -> u64 {
-        self.by_queue.get(queue).copied().unwrap_or(0)
-    }
-
-    /// When the next one is due.
-    pub(super) fn next_due(&self) -> Option<SystemTime> {
-        self.by_time.keys().next().map(|(due, _)| *due)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (SystemTime, &Delayed)> {
-        self.by_time.iter().map(|((due, _), delayed)| (*due, delayed))
-    }
-}
 
 impl State {
     /// Lets it wait until `due`.
