@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::settle::SqliteSettler;
-use super::state::{ClientId, ConsumerId, QueueId};
+use super::ids::{ClientId, ConsumerId, QueueId};
+use super::settler::SqliteSettler;
 use crate::broker::amqp::{Plan, Published};
 use crate::broker::tries::is_refusal;
 use crate::broker::{ConsumeOptions, ConsumerHandle, reply};

@@ -1,56 +1,18 @@
 //! This client's consumers: whose turn it is, and the claims made for them.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rusqlite::{OptionalExtension as _, params};
 
 use super::command::Ticket;
+use super::ids::{ConsumerId, QueueId};
 use super::row;
-use super::state::{ConsumerId, QueueId, State};
-use crate::broker::ConsumerHandle;
-use crate::envelope::Envelope;
-use crate::topology::{Name, QueueType, Route};
+use super::state::State;
+use super::subscription::{Claim, Subscription};
+use crate::topology::QueueType;
 
 /// How many jobs one look at a queue claims at most.
 const CLAIM: u32 = 256;
-
-#[derive(Debug)]
-pub(super) struct Subscription {
-    pub(super) handle: ConsumerHandle,
-    pub(super) queue_name: Name,
-    pub(super) name: Option<String>,
-    pub(super) prefetch: u32,
-    /// Deliveries not yet settled.
-    pub(super) in_flight: u32,
-    /// Whether it stands in its queue's line of those who can take one more.
-    pub(super) is_in_turn: bool,
-    pub(super) dead_letter: Option<Arc<Route>>,
-}
-
-impl Subscription {
-    pub(super) fn has_room(&self) -> bool {
-        self.in_flight < self.prefetch
-    }
-}
-
-/// The consumers of one queue, by its name: they outlive it, and go on when it is declared again.
-#[derive(Debug, Default)]
-pub(super) struct Line {
-    /// Those that can take one more, the next one first.
-    pub(super) turn: VecDeque<ConsumerId>,
-    /// All of them.
-    pub(super) members: Vec<ConsumerId>,
-}
-
-/// A job that was claimed for a consumer, to be delivered when the transaction is committed.
-#[derive(Debug)]
-pub(super) struct Claim {
-    pub(super) ticket: Ticket,
-    pub(super) envelope: Envelope,
-    pub(super) exchange: String,
-    pub(super) routing_key: String,
-}
 
 impl State {
     /// Adds a consumer behind the others of its queue.

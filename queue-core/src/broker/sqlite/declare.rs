@@ -4,22 +4,16 @@ use std::collections::{BTreeSet, HashMap};
 
 use rusqlite::params;
 
-use super::consumer::Subscription;
 use super::headers;
-use super::state::{ClientId, ConsumerId, QueueId, State};
+use super::ids::{ClientId, ConsumerId, QueueId};
+use super::state::State;
+use super::subscription::Subscription;
 use crate::broker::amqp::{self, QueueRules};
 use crate::broker::{ConsumeOptions, ConsumerHandle, DIRECT_REPLY_TO};
 use crate::envelope::Headers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::routing::{BindError, Exchanges};
 use crate::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Topology};
-
-/// The exclusive queues of this client and their bindings.
-#[derive(Debug, Default)]
-pub(super) struct Own {
-    pub(super) queues: Vec<QueueDecl>,
-    pub(super) bindings: Vec<BindingDecl>,
-}
 
 const KINDS: [ExchangeKind; 4] =
     [ExchangeKind::Direct, ExchangeKind::Fanout, ExchangeKind::Topic, ExchangeKind::Headers];

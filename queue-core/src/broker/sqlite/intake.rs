@@ -1,35 +1,13 @@
 //! Takes jobs that were inserted by SQL into the queues of this file: a step in each transaction, so that no command
 //! waits long for a bulk insert, and none for rows that no queue can take.
 
-use std::collections::HashMap;
 use std::time::SystemTime;
 
+use super::inserted::Waiting;
 use super::outbox::{self, AGAIN, Entry, STEP, Target};
 use super::row::{micros, micros_after};
 use super::state::State;
 use crate::broker::amqp::Published;
-
-/// A walk through the outbox, from queue to queue. It goes on from transaction to transaction, and is repeated as long
-/// as there may be more.
-#[derive(Debug, Default)]
-pub(super) struct Intake {
-    /// The queue it has come to; `None` if it begins.
-    at: Option<Target>,
-    /// Whether it has left something behind, or something may have come since.
-    is_to_be_repeated: bool,
-    /// How many walks there were.
-    walk: u64,
-    /// The queues that did not take their first row. One whose rows have gone is forgotten with the walk.
-    waiting: HashMap<Target, Waiting>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    /// When its first row is tried again; `None` is when the queue is declared.
-    until: Option<i64>,
-    /// The last walk that met it.
-    walk: u64,
-}
 
 impl State {
     /// Puts a step of what others have inserted into the queues, in its order for each queue. What a queue cannot take

@@ -4,54 +4,14 @@
 //! set back, gives that one's jobs to others and strikes it off. A client that was struck off while it only slept
 //! finds out before it does anything else: all its deliveries are lost, and it begins anew under another number.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::state::{ClientId, State};
+use super::ids::ClientId;
+use super::neighbours::{BEATS, Sighting};
+use super::state::State;
 use crate::topology::Topology;
-
-/// How many beats a lease has. With the default lease of 30 s: one each 5 s, dead after 25 s of silence.
-const BEATS: u32 = 6;
-
-/// The other clients of the file.
-#[derive(Debug, Default)]
-pub(super) struct Neighbours {
-    seen: HashMap<ClientId, Sighting>,
-    last_look: Option<Instant>,
-    last_beat: Option<Instant>,
-    has_changed: bool,
-}
-
-#[derive(Debug)]
-struct Sighting {
-    beat: i64,
-    lease: Duration,
-    /// For how long the beat has stood still while we looked.
-    silence: Duration,
-}
-
-impl Neighbours {
-    /// Others have changed the file: one of them may have struck us off.
-    pub(super) fn have_changed(&mut self) {
-        self.has_changed = true;
-    }
-
-    /// The transaction that may have held our last beat was rolled back: the next one gives it.
-    pub(super) fn beat_was_undone(&mut self) {
-        self.last_beat = None;
-    }
-
-    /// How long until there is a beat to give or a look to take.
-    pub(super) fn patience(&self, lease: Duration) -> Duration {
-        let beat =
-            self.last_beat.map_or(Duration::ZERO, |last| (lease / BEATS).saturating_sub(last.elapsed()));
-        let look =
-            self.last_look.map_or(Duration::ZERO, |last| (lease / BEATS / 2).saturating_sub(last.elapsed()));
-        beat.min(look)
-    }
-}
 
 impl State {
     /// At the beginning of a transaction: we are known in the file, and give a beat if it is time.

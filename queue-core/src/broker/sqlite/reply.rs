@@ -4,22 +4,15 @@
 
 use rusqlite::{ToSql, params};
 
+use super::ids::ConsumerId;
 use super::row::{self, Values};
-use super::state::{ConsumerId, State};
+use super::state::State;
 use super::store::bind;
+use super::subscription::ReplyConsumer;
 use crate::broker::ConsumerHandle;
 use crate::broker::reply::{self, DIRECT_REPLY_TO};
 use crate::envelope::Envelope;
 use crate::error::{Error, ErrorKind, PublishError, Result};
-
-/// This client's reply consumer: one at most.
-#[derive(Debug)]
-pub(super) struct ReplyConsumer {
-    id: ConsumerId,
-    /// What workers find in `reply_to`.
-    pub(super) address: String,
-    handle: ConsumerHandle,
-}
 
 impl State {
     /// Begins to receive the replies to this client's requests.

@@ -10,23 +10,19 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, OptionalExtension as _, ffi, params};
 
 use super::command::{Answer, Command};
-use super::consumer::{Claim, Line, Subscription};
-use super::intake::Intake;
-use super::lease::Neighbours;
-use super::reply::ReplyConsumer;
+use super::deadlines::Deadlines;
+use super::ids::{ClientId, ConsumerId, QueueId};
+use super::inserted::Intake;
+use super::neighbours::Neighbours;
+use super::subscription::{Claim, Line, ReplyConsumer, Subscription};
 use super::tenure::Tenure;
-use super::time::Deadlines;
 use super::{row, schema};
 use crate::broker::amqp::{Death, QueueRules, Remembered};
 use crate::broker::missing::Complaints;
 use crate::clock::Clock;
 use crate::envelope::Envelope;
 use crate::routing::Exchanges;
-use crate::topology::{Name, Namespace, QueueDecl};
-
-pub(super) type QueueId = i64;
-pub(super) type ClientId = i64;
-pub(super) type ConsumerId = i64;
+use crate::topology::{BindingDecl, Name, Namespace, QueueDecl};
 
 /// What a client brings along.
 #[derive(Debug, Clone)]
@@ -39,6 +35,13 @@ pub(super) struct Setup {
     pub(super) publish_timeout: Duration,
     pub(super) keep: Duration,
     pub(super) lease: Duration,
+}
+
+/// The exclusive queues of this client and their bindings.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    pub(super) queues: Vec<QueueDecl>,
+    pub(super) bindings: Vec<BindingDecl>,
 }
 
 #[derive(Debug)]
@@ -101,7 +104,7 @@ pub(super) struct State {
     /// Consumed queues that this transaction deleted.
     pub(super) deleted: Vec<QueueId>,
     /// The exclusive queues of this client and their bindings, to be declared again if others took us for dead.
-    pub(super) own: super::declare::Own,
+    pub(super) own: Own,
     /// What this client has declared and committed.
     pub(super) remembered: Remembered,
 }
@@ -208,7 +211,7 @@ impl State {
             neighbours: Neighbours::default(),
             tenure: Arc::default(),
             deleted: Vec::new(),
-            own: super::declare::Own::default(),
+            own: Own::default(),
             remembered: Remembered::default(),
         }
     }

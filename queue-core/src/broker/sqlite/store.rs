@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::{OptionalExtension as _, ToSql, params};
 
+use super::ids::QueueId;
 use super::row::{self, Values, micros, micros_after};
-use super::state::{QueueId, State};
+use super::state::State;
 use crate::broker::amqp::{
     self, Death, DeathReason, Delayed, Message, Overflowing, Published, QueueRules, Store,
 };

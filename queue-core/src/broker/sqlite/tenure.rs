@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::state::{ClientId, QueueId};
+use super::ids::{ClientId, QueueId};
 
 /// The number of a client that has left the file: none has it.
 const LEFT: ClientId = -1;

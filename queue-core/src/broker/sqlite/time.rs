@@ -1,12 +1,14 @@
 //! What happens by the clock: delayed jobs fall due, messages and unused queues expire, what was kept is pruned.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rusqlite::{OptionalExtension as _, params};
 
+use super::deadlines::Deadlines;
+use super::ids::QueueId;
 use super::row::{self, micros, moment};
 use super::schema;
-use super::state::{QueueId, State};
+use super::state::State;
 use crate::broker::amqp::{self, DeathReason, Delayed};
 use crate::topology::Route;
 
@@ -16,67 +18,6 @@ const STEP: i64 = 500;
 const INCREMENTAL: i64 = 2;
 /// How late it may be seen that others have stopped using a queue.
 const UNUSED: Duration = Duration::from_secs(1);
-/// How long finished jobs outstay their time, so that many go at once.
-const PRUNING: Duration = Duration::from_secs(1);
-
-/// When something happens by itself, in microseconds since 1970.
-#[derive(Debug, Default)]
-pub(super) struct Deadlines {
-    is_known: bool,
-    due: Option<i64>,
-    expiry: Option<i64>,
-    unused: Option<i64>,
-    /// When that was read from the file, for which each queue that expires is looked at.
-    unused_read_at: Option<i64>,
-    prune: Option<i64>,
-    outbox: Option<i64>,
-    /// Whether some of what is over its time still lies in its queue.
-    has_overdue: bool,
-}
-
-impl Deadlines {
-    /// Has them read from the file.
-    pub(super) fn forget(&mut self) {
-        self.is_known = false;
-    }
-
-    /// Has it be read when queues are deleted that nobody uses.
-    pub(super) fn forget_unused(&mut self) {
-        self.unused_read_at = None;
-    }
-
-    pub(super) fn due_at(&mut self, due: i64) {
-        self.due = Some(self.due.map_or(due, |before| before.min(due)));
-    }
-
-    pub(super) fn expiry_at(&mut self, expiry: i64) {
-        self.expiry = Some(self.expiry.map_or(expiry, |before| before.min(expiry)));
-    }
-
-    /// Has what is kept until then be pruned, with others of the same second.
-    pub(super) fn prune_after(&mut self, until: i64) {
-        let prune = until.saturating_add(PRUNING.as_micros() as i64);
-        self.prune = Some(self.prune.map_or(prune, |before| before.min(prune)));
-    }
-
-    /// When jobs that were inserted by SQL are tried again.
-    pub(super) fn outbox_at(&mut self, again: Option<i64>) {
-        self.outbox = again;
-    }
-
-    pub(super) fn is_outbox_due(&self, now: SystemTime) -> bool {
-        Self::has_come(self.outbox, micros(now))
-    }
-
-    /// The next one; `None` if nothing happens by itself.
-    pub(super) fn next(&self) -> Option<SystemTime> {
-        [self.due, self.expiry, self.unused, self.prune, self.outbox].into_iter().flatten().min().map(moment)
-    }
-
-    fn has_come(deadline: Option<i64>, now: i64) -> bool {
-        deadline.is_some_and(|at| at <= now)
-    }
-}
 
 impl State {
     /// Lets everything happen that is due.

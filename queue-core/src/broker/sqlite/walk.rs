@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _, ToSql, params};
 
 use super::command::{Command, Ticket};
-use super::settle::SqliteSettler;
-use super::state::{ClientId, QueueId, State};
+use super::ids::{ClientId, QueueId};
+use super::settler::SqliteSettler;
+use super::state::State;
 use super::{SqliteBroker, row};
 use crate::broker::operator::{Found, Operator, Place, Walk};
 use crate::broker::{Delivery, amqp, closed};

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::command::{Answer, Command, Ticket};
-use super::consumer::Claim;
 use super::fault::{self, Fault, Trouble};
 use super::log::Log;
 use super::place::Place;
-use super::settle::SqliteSettler;
+use super::settler::SqliteSettler;
 use super::state::State;
+use super::subscription::Claim;
 use super::sync::Syncer;
 use crate::broker::amqp::Plan;
 use crate::broker::{Delivery, Health};
