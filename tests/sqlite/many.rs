@@ -43,7 +43,7 @@ impl Side {
 }
 
 /// What a job costs at least on either side, taken in turns: a disk or a machine that others use is slow for both at times,
-/// but what grows with the queues is never missing.
+/// but what grows with the queues is never missing. It was seventeen times as much; a busy machine makes it two or three.
 async fn costs(few: &mut Side, many: &mut Side) -> (Duration, Duration) {
     let (mut beside_few, mut beside_many) = (Duration::MAX, Duration::MAX);
     for number in 0..100 {
@@ -67,7 +67,7 @@ async fn job_costs_the_same_beside_thousands_of_idle_queues() {
 
     println!("3,000 queues are declared and consumed within {start:?}");
     assert!(start < Duration::from_secs(10), "{start:?} to start");
-    assert!(beside_many < beside_few * 3, "{beside_many:?}, {beside_few:?} beside ten");
+    assert!(beside_many < beside_few * 5, "{beside_many:?}, {beside_few:?} beside ten");
     many.publisher.close().await;
     few.publisher.close().await;
 }
@@ -83,7 +83,7 @@ async fn job_of_another_program_costs_the_same_beside_thousands_of_idle_queues()
 
     let (beside_few, beside_many) = costs(&mut few, &mut many).await;
 
-    assert!(beside_many < beside_few * 2, "{beside_many:?}, {beside_few:?} beside ten");
+    assert!(beside_many < beside_few * 5, "{beside_many:?}, {beside_few:?} beside ten");
     for client in [few_consumer, many_consumer, few.publisher, many.publisher] {
         client.close().await;
     }
