@@ -21,7 +21,7 @@ pub struct ConsumeOptions {
     pub queue: Name,
     /// How many unsettled deliveries this consumer holds at most; at least 1.
     pub prefetch: u16,
-    /// Where [`Settlement::DeadLetter`] publishes; `None` drops, with a log line.
+    /// Where [`Settlement::DeadLetter`](crate::settlement::Settlement::DeadLetter) publishes; `None` drops, with a log line.
     pub dead_letter: Option<Route>,
     /// Who consumes, for the broker's own lists (AMQP's consumer tag begins with it).
     pub name: Option<String>,
