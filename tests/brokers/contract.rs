@@ -81,6 +81,7 @@ macro_rules! contract {
                     dead_letter_without_an_exchange_is_not_lost,
                     dead_letter_that_nothing_takes_is_not_lost,
                     deleted_dead_letter_queue_is_declared_again,
+                    deleted_dead_letter_queue_is_declared_as_it_was_last,
                     dead_letter_refused_by_a_full_queue_is_not_lost,
                     dead_letter_goes_nowhere_only_where_that_was_asked_for,
                     delivery_limit_ends_in_the_dead_letters,

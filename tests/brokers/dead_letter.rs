@@ -120,6 +120,26 @@ pub(crate) async fn deleted_dead_letter_queue_is_declared_again(t: &Fixture) {
     }
 }
 
+/// A queue keeps its options for its life, so to change them somebody deletes it and the program declares it anew.
+pub(crate) async fn deleted_dead_letter_queue_is_declared_as_it_was_last(t: &Fixture) {
+    let spec = QueueSpec::new(t.name("jobs")).dlx(t.name("dlx"));
+    let dead = spec.dead_queue().unwrap();
+    let other = t.other_client().await;
+    t.declare_spec(&spec).await;
+    other.broker().delete(&dead).await.unwrap();
+    let kept_for_a_day = spec.dead_letter_ttl(Duration::from_secs(24 * 3600));
+    t.declare_spec(&kept_for_a_day).await;
+    t.send(kept_for_a_day.name(), ["dead"]).await;
+    let mut consumer = t.work(&kept_for_a_day, 1).await;
+    let delivery = next(&mut consumer).await;
+
+    other.broker().delete(&dead).await.unwrap();
+    delivery.settle(dead_letter("no")).await.unwrap();
+
+    assert_eq!(crate::support::ready(&*t.broker, &dead).await, 1);
+    t.declare_spec(&kept_for_a_day).await;
+}
+
 async fn refused_dead_letter_comes_back(t: &Fixture, queue: &Name, route: Route, exchange: &Name) {
     t.send(queue, ["precious"]).await;
     let options = ConsumeOptions::new(queue.clone()).dead_letter(Some(route));

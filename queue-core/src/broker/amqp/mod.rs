@@ -36,10 +36,9 @@ pub(crate) use flow::{
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use pattern::check_pattern;
 pub(crate) use plan::Plan;
-#[cfg(feature = "rabbitmq")]
-pub(crate) use remembered::reaching;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
-pub(crate) use remembered::{Remembered, tell_restored, tell_unrestored};
+pub(crate) use remembered::tell_restored;
+pub(crate) use remembered::{Remembered, tell_unrestored};
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use rules::{Overflowing, QueueRules};
 #[cfg_attr(not(feature = "rabbitmq"), allow(unused_imports, reason = "as above"))]

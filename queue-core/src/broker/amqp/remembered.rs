@@ -1,19 +1,22 @@
-//! What a client has declared, to be declared again when somebody has deleted it: a dead letter that has nowhere to go would
-//! send its job back, and the job would run again.
+//! Every client remembers the queues, exchanges and bindings that it has declared, and declares them again when somebody has
+//! deleted them. Otherwise a dead letter would have nowhere to go, and its job would come back and run again.
 
 use crate::error::{Error, chain};
-use crate::topology::{Name, Route, Topology};
+use crate::topology::{BindingDecl, Name, Route, Topology};
 
-/// What one client has declared.
+/// The queues, exchanges and bindings that a client has declared, as it declared them last.
 #[derive(Debug, Default)]
 pub(crate) struct Remembered(Topology);
 
 impl Remembered {
-    /// Adds what was declared. Of a queue that was declared before, what it is now counts.
+    /// Adds a declaration. It takes the place of earlier ones of the same queues and exchanges, which somebody has deleted
+    /// since if they were others.
     pub(crate) fn add(&mut self, declared: &Topology) {
         let Self(all) = self;
         let anew = |name: &Name| declared.queues.iter().find(|queue| queue.name == *name && !queue.passive);
+        let is_anew = |name: &Name| declared.exchanges.iter().any(|new| new.name == *name && !new.passive);
         all.queues.retain(|queue| anew(&queue.name).is_none());
+        all.exchanges.retain(|exchange| !is_anew(&exchange.name));
         all.bindings.retain(|binding| {
             let is_exact = anew(&binding.queue).is_some_and(|queue| queue.exact_bindings);
             !is_exact
@@ -25,7 +28,22 @@ impl Remembered {
         all.merge(declared);
     }
 
-    /// Declares this queue no more.
+    /// All of it, to be declared on a new connection.
+    #[cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "other brokers have no connections"))]
+    pub(crate) fn topology(&self) -> &Topology {
+        &self.0
+    }
+
+    /// Forgets the bindings that `is_kept` does not keep.
+    #[cfg_attr(
+        not(feature = "rabbitmq"),
+        allow(dead_code, reason = "`add` does so where bindings can be listed")
+    )]
+    pub(crate) fn keep_bindings(&mut self, is_kept: impl FnMut(&BindingDecl) -> bool) {
+        self.0.bindings.retain(is_kept);
+    }
+
+    /// Forgets a queue with its bindings.
     pub(crate) fn forget(&mut self, queue: &str) {
         let Self(all) = self;
         all.queues.retain(|decl| decl.name != queue);
@@ -33,38 +51,33 @@ impl Remembered {
         all.unbindings.retain(|decl| decl.queue != queue);
     }
 
-    /// What a message of this route needs to reach a queue. `None` if that is somebody else's.
+    /// The part that a message of this route needs to reach a queue. `None` if this client has not declared it.
     pub(crate) fn reaching(&self, route: &Route) -> Option<Topology> {
-        let Self(all) = self;
-        reaching(all, route, |name| *name == route.routing_key)
+        self.reaching_by(route, |name| *name == route.routing_key)
     }
-}
 
-/// The part of `remembered` that a message of this route needs to reach a queue: an exchange with what is bound to it, or
-/// the queues that are `wanted` where it goes by the default exchange. `None` if that is somebody else's.
-pub(crate) fn reaching(
-    remembered: &Topology,
-    route: &Route,
-    is_wanted: impl Fn(&Name) -> bool,
-) -> Option<Topology> {
-    let mut part = remembered.clone();
-    part.unbindings.clear();
-    if route.exchange.is_empty() {
-        part.queues.retain(|queue| is_wanted(&queue.name) && !queue.passive);
-        part.bindings.retain(|binding| is_wanted(&binding.queue));
-        part.exchanges
-            .retain(|exchange| part.bindings.iter().any(|binding| binding.exchange == exchange.name));
-        (!part.queues.is_empty()).then_some(part)
-    } else {
-        part.exchanges.retain(|exchange| exchange.name == route.exchange);
-        part.bindings.retain(|binding| binding.exchange == route.exchange);
-        part.queues.retain(|queue| part.bindings.iter().any(|binding| binding.queue == queue.name));
-        let is_ours = part.exchanges.iter().any(|exchange| !exchange.passive);
-        is_ours.then_some(part)
+    /// The same, with all queues that are wanted together where the message goes by the default exchange.
+    pub(crate) fn reaching_by(&self, route: &Route, is_wanted: impl Fn(&Name) -> bool) -> Option<Topology> {
+        let mut part = self.0.clone();
+        part.unbindings.clear();
+        if route.exchange.is_empty() {
+            part.queues.retain(|queue| is_wanted(&queue.name) && !queue.passive);
+            part.bindings.retain(|binding| is_wanted(&binding.queue));
+            part.exchanges
+                .retain(|exchange| part.bindings.iter().any(|binding| binding.exchange == exchange.name));
+            (!part.queues.is_empty()).then_some(part)
+        } else {
+            part.exchanges.retain(|exchange| exchange.name == route.exchange);
+            part.bindings.retain(|binding| binding.exchange == route.exchange);
+            part.queues.retain(|queue| part.bindings.iter().any(|binding| binding.queue == queue.name));
+            let is_ours = part.exchanges.iter().any(|exchange| !exchange.passive);
+            is_ours.then_some(part)
+        }
     }
 }
 
 /// Logs that a message of this route has arrived because its queue was declared again.
+#[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) fn tell_restored(route: &Route) {
     let Route { exchange, routing_key } = route;
     tracing::warn!(%exchange, %routing_key, "a queue of ours was deleted; it is declared again");
@@ -79,7 +92,7 @@ pub(crate) fn tell_unrestored(route: &Route, error: &Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl};
+    use crate::topology::{ExchangeDecl, ExchangeKind, QueueDecl};
 
     fn dead(argument: i64) -> Topology {
         Topology::new()

@@ -475,7 +475,8 @@ impl Feed {
     async fn redeclare(&self) {
         let queue = &self.options.queue;
         let shared = &self.core.shared;
-        let ours = shared.remembered().queues.iter().any(|decl| decl.name == *queue && !decl.passive);
+        let ours =
+            shared.remembered().topology().queues.iter().any(|decl| decl.name == *queue && !decl.passive);
         // What goes wrong shows at the next attempt to consume.
         if shared.is_exclusive(queue) {
             let _ = self.core.redeclare_exclusive(queue).await;

@@ -85,7 +85,7 @@ impl Wanted {
             return Ok(());
         }
         for remembered in [&mut *shared.remembered(), &mut *shared.exclusive()] {
-            remembered.bindings.retain(|binding| {
+            remembered.keep_bindings(|binding| {
                 !queues.contains(&binding.queue)
                     || topology.makes(
                         &binding.queue,

@@ -6,6 +6,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use super::connect::Link;
 use super::fault::{self, Fault};
 use super::{Core, Shared, session};
+use crate::broker::amqp::Remembered;
 use crate::broker::closed;
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::topology::{Name, QueueDecl, Topology};
@@ -13,7 +14,7 @@ use crate::topology::{Name, QueueDecl, Topology};
 /// Declares the queues that went with the last connection. One that somebody else has by now must not keep the
 /// others from working: whoever consumes it hears of it.
 pub(super) async fn declare(shared: &Shared, link: &Link) -> Result<(), Fault> {
-    let topology = shared.exclusive().clone();
+    let topology = shared.exclusive().topology().clone();
     if topology.queues.is_empty() {
         return Ok(());
     }
@@ -33,12 +34,12 @@ pub(super) async fn declare(shared: &Shared, link: &Link) -> Result<(), Fault> {
 }
 
 impl Shared {
-    pub(super) fn exclusive(&self) -> MutexGuard<'_, Topology> {
+    pub(super) fn exclusive(&self) -> MutexGuard<'_, Remembered> {
         self.exclusive.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_exclusive(&self, queue: &str) -> bool {
-        self.exclusive().queues.iter().any(|decl| decl.name == queue)
+        self.exclusive().topology().queues.iter().any(|decl| decl.name == queue)
     }
 
     /// Splits the exclusive queues off, with their bindings, also where the queue was declared before: only their own
@@ -61,7 +62,7 @@ impl Shared {
 impl Core {
     /// Declares one of them again, with its bindings.
     pub(super) async fn redeclare_exclusive(&self, queue: &str) -> Result<()> {
-        let mut topology = self.shared.exclusive().clone();
+        let mut topology = self.shared.exclusive().topology().clone();
         topology.queues.retain(|decl| decl.name == queue);
         topology.bindings.retain(|binding| binding.queue == queue);
         topology.unbindings.retain(|binding| binding.queue == queue);

@@ -31,7 +31,7 @@ use self::server_clock::ServerClock;
 use self::session::State;
 use self::turn::Turns;
 use self::url::Target;
-use super::amqp::{check_publish, check_queue, check_topology};
+use super::amqp::{Remembered, check_publish, check_queue, check_topology};
 use super::reply::is_request;
 use super::{
     Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Health, Operator, Publish, QueueStats,
@@ -223,9 +223,9 @@ struct Shared {
     exact: Exact,
     settings: Settings,
     /// Declared on every connect.
-    remembered: Mutex<Topology>,
+    remembered: Mutex<Remembered>,
     /// Declared on every connect of the shared consuming connection: its exclusive queues go with it.
-    exclusive: Mutex<Topology>,
+    exclusive: Mutex<Remembered>,
     /// How the target's hosts did.
     hosts: Hosts,
     /// Who waits for a connection.
@@ -241,17 +241,14 @@ struct Shared {
 }
 
 impl Shared {
-    fn remembered(&self) -> std::sync::MutexGuard<'_, Topology> {
+    fn remembered(&self) -> std::sync::MutexGuard<'_, Remembered> {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Declares this queue no more.
     fn forget(&self, queue: &str) {
-        for mut topology in [self.remembered(), self.exclusive()] {
-            topology.queues.retain(|decl| decl.name != queue);
-            topology.bindings.retain(|decl| decl.queue != queue);
-            topology.unbindings.retain(|decl| decl.queue != queue);
-        }
+        self.remembered().forget(queue);
+        self.exclusive().forget(queue);
     }
 
     /// Declares on a connection of its own, which is closed afterwards: after a failure it leads to where the others go.
@@ -266,7 +263,7 @@ impl Shared {
     /// Declares everything once more. Only a lost connection is an error: a conflict is logged, and must not keep the
     /// other queues from working.
     async fn redeclare(&self) -> Result<(), Fault> {
-        let topology = self.remembered().clone();
+        let topology = self.remembered().topology().clone();
         if topology == Topology::default() {
             return Ok(());
         }
@@ -335,11 +332,11 @@ impl Core {
             let shared = &core.shared;
             if topology != Topology::default() {
                 core.declare_patiently(&topology, false).await?;
-                shared.remembered().merge(topology);
+                shared.remembered().add(&topology);
             }
             if exclusive != Topology::default() {
                 core.declare_patiently(&exclusive, true).await?;
-                shared.exclusive().merge(exclusive);
+                shared.exclusive().add(&exclusive);
             }
             exact.apply(shared).await
         })

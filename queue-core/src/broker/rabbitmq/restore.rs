@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 use super::{Core, Shared, on};
-use crate::broker::amqp;
-use crate::error::chain;
+use crate::broker::amqp::{self, Remembered};
 use crate::topology::{Name, Namespace, Route, Topology, delay_ladder};
 
 /// What was declared again, by the route of the messages that came back.
@@ -64,9 +63,7 @@ impl Core {
                 %exchange, %routing_key,
                 "a message reached no queue, so the exchange and what this client has bound to it are declared again"
             ),
-            Err(error) => tracing::error!(
-                %exchange, %routing_key, error = %chain(error), "what was deleted cannot be declared again"
-            ),
+            Err(error) => amqp::tell_unrestored(route, error),
         }
         *last = Some((Instant::now(), declared.is_ok()));
         declared.is_ok()
@@ -84,13 +81,13 @@ impl Shared {
     }
 }
 
-fn part(remembered: &Topology, route: &Route, namespace: &Namespace) -> Option<Topology> {
+fn part(remembered: &Remembered, route: &Route, namespace: &Namespace) -> Option<Topology> {
     let ladder = delay_ladder(namespace).queues;
     let is_rung = |name: &Name| ladder.iter().any(|queue| queue.name == *name);
     if is_rung(&route.routing_key) {
-        amqp::reaching(remembered, route, is_rung)
+        remembered.reaching_by(route, is_rung)
     } else {
-        amqp::reaching(remembered, route, |name| *name == route.routing_key)
+        remembered.reaching(route)
     }
 }
 
@@ -99,12 +96,13 @@ mod tests {
     use super::*;
     use crate::topology::{Declare, QueueSpec};
 
-    fn remembered() -> Topology {
+    fn remembered() -> Remembered {
         let namespace = Namespace::default();
-        let mut all = delay_ladder(&namespace);
-        all.merge(QueueSpec::new("mail").topology(&namespace).unwrap());
-        all.merge(QueueSpec::new("bills").dlx("bills.dlx").topology(&namespace).unwrap());
-        all.merge(QueueSpec::new("theirs").declare(Declare::Passive).topology(&namespace).unwrap());
+        let mut all = Remembered::default();
+        all.add(&delay_ladder(&namespace));
+        all.add(&QueueSpec::new("mail").topology(&namespace).unwrap());
+        all.add(&QueueSpec::new("bills").dlx("bills.dlx").topology(&namespace).unwrap());
+        all.add(&QueueSpec::new("theirs").declare(Declare::Passive).topology(&namespace).unwrap());
         all
     }
 
