@@ -27,11 +27,11 @@ pub(crate) struct Decision {
     /// the other order would leave the caller without one.
     pub(crate) before: Vec<Publish>,
     pub(crate) settlement: Settlement,
-    /// What is told of it to those who watch the worker, where that is more than the settlement.
+    /// What the worker tells of it.
     pub(crate) fate: Fate,
 }
 
-/// What an acked delivery was, where it was no success.
+/// What the worker tells of a delivery beyond its settlement: an acked delivery need not be a success.
 #[derive(Debug)]
 pub(crate) enum Fate {
     /// The settlement says it all.

@@ -132,7 +132,7 @@ async fn release(delivery: Delivery) {
 mod tests {
     use super::*;
 
-    /// What each of eight pages is asked for, where all letters are of one size.
+    /// The sizes of the first eight pages of a replay whose letters all have so many bytes.
     fn pages(bytes: usize) -> Vec<u16> {
         let (first, _) = PAGES;
         let next = |page: &u16| Some(next_page(*page, std::iter::repeat_n(bytes, (*page).into())));

@@ -119,8 +119,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// What a call of the task is answered with; nothing for a task that is never called, or that returns nothing, which is
-    /// seldom called.
+    /// The document's description of the reply to a call of this task. A task that is never called has none, nor has one
+    /// that returns nothing, since such a task is seldom called.
     fn reply(&mut self, task: &TaskDescription) -> Option<Value> {
         let payload = self.schema(task.reply);
         if !(task.options)().replies {

@@ -17,7 +17,7 @@ use crate::topology::Topology;
 /// the broker usable; whether a dropped `publish` happened is then unknown.
 #[async_trait]
 pub trait Broker: fmt::Debug + Send + Sync + 'static {
-    /// What it is, and how it is at this moment.
+    /// Says which broker this is, and whether it can be talked to at this moment.
     fn info(&self) -> BrokerInfo;
 
     /// Declares what is missing and checks what is there. Remembered: a broker that comes back without it, or a
@@ -77,8 +77,8 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// If the broker refuses.
     async fn delete(&self, queue: &str) -> Result<()>;
 
-    /// What an operator may ask, such as a look into a queue. `None`, which is the default, for a broker that serves jobs
-    /// and shows nothing: [`Admin`](crate::admin::Admin) says so.
+    /// Gives the interface by which operators look into queues. The default is `None`: a broker that serves jobs and shows
+    /// nothing. [`Admin`](crate::admin::Admin) says so.
     fn operator(&self) -> Option<&dyn Operator> {
         None
     }

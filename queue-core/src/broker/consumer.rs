@@ -23,7 +23,7 @@ pub struct ConsumeOptions {
     pub prefetch: u16,
     /// Where [`Settlement::DeadLetter`](crate::settlement::Settlement::DeadLetter) publishes; `None` drops, with a log line.
     pub dead_letter: Option<Route>,
-    /// Who consumes, for the broker's own lists (AMQP's consumer tag begins with it).
+    /// The consumer's name in the broker's own lists: AMQP's consumer tag begins with it.
     pub name: Option<String>,
 }
 
