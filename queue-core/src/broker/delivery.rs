@@ -76,7 +76,7 @@ impl Delivery {
         self.settler.is_lost()
     }
 
-    /// Whether the broker has taken it back, so that settling it does nothing.
+    /// Whether the broker has taken the delivery back, so that settling it does nothing.
     #[cfg(feature = "rabbitmq")]
     pub(crate) fn is_gone(&self) -> bool {
         self.settler.is_gone()
@@ -95,7 +95,8 @@ pub trait Settler: fmt::Debug + Send + Sync {
     }
 
     /// Whether a settlement would come too late even for a job that runs: the broker delivers it again. A delivery may be
-    /// [lost](Self::is_lost) before that, where only what has not begun goes back.
+    /// [lost](Self::is_lost) before that, where only what has not begun goes back. Only RabbitMQ's own router asks.
+    #[doc(hidden)]
     fn is_gone(&self) -> bool {
         self.is_lost()
     }
