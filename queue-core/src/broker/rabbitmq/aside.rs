@@ -8,7 +8,8 @@ use lapin::Channel;
 use tokio::time::Instant;
 
 use super::connect::Link;
-use super::{Core, fault, session};
+use super::core::Core;
+use super::{fault, session};
 use crate::error::{Error, ErrorKind, Result};
 
 /// For how long it is kept after the last question.

@@ -10,13 +10,14 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::convert::{self, short};
+use super::core::Core;
 use super::fault::{self, code};
 use super::ledger::{Ledger, STASHED};
+use super::router::NeedsRouter;
 use super::session::{Session, State};
 use super::settle::Receipt;
 use super::tags::Held;
 use super::tap::{self, Keeper};
-use super::{Core, NeedsRouter};
 use crate::broker::{ConsumeOptions, Consumer, ConsumerHandle, Delivery};
 use crate::error::{Error, ErrorKind, Result, chain};
 

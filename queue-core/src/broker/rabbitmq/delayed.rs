@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::core::Core;
+use super::shared::Shared;
 use super::waiting::{Now, Waiting};
-use super::{Core, Shared};
 use crate::broker::Publish;
 use crate::broker::amqp::check_publish;
 use crate::envelope::Envelope;

@@ -9,9 +9,10 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::consumer;
+use super::core::Core;
 use super::ledger::LOOK;
 use super::waiting::Waiting;
-use super::{Core, consumer};
 use crate::broker::missing::{Complaints, REMEDY, SET_ASIDE, next_look};
 use crate::broker::{ConsumeOptions, Delivery, Publish};
 use crate::envelope::{Envelope, header};

@@ -1,6 +1,6 @@
 //! Queues whose bindings are exactly those of the code. AMQP cannot list bindings, so this takes the management API.
 
-use super::Shared;
+use super::shared::Shared;
 use super::url::Target;
 use crate::broker::Settings;
 use crate::error::{Error, Result};

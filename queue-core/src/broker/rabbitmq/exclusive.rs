@@ -4,8 +4,10 @@
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::connect::Link;
+use super::core::Core;
 use super::fault::{self, Fault};
-use super::{Core, Shared, session};
+use super::session;
+use super::shared::Shared;
 use crate::broker::amqp::Remembered;
 use crate::broker::closed;
 use crate::error::{Error, ErrorKind, Result, chain};

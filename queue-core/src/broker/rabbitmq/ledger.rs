@@ -13,8 +13,8 @@ use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicQo
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 
-use super::Core;
 use super::convert::short;
+use super::core::Core;
 use super::tags::{Held, Tags};
 use crate::broker::ConsumeOptions;
 use crate::topology::{Name, Route};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::Core;
+use super::core::Core;
 use super::outgoing::Outcome;
 use super::waiting::Waiting;
 use crate::broker::Publish;

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::address;
 use super::backlog::Backlog;
 use super::blame::Suspects;
 use super::caller::{Command, PublisherHandle};
@@ -22,8 +23,8 @@ use super::outgoing::{One, Outgoing, Remainder};
 use super::pause::{Waiters, Waits};
 use super::reply::Replies;
 use super::session::{Session, State};
+use super::shared::Shared;
 use super::wire::Wire;
-use super::{Shared, address};
 use crate::broker::{ConsumerHandle, closed};
 use crate::error::{Error, ErrorKind, PublishError, Result};
 

@@ -13,9 +13,10 @@ use tokio::time::Instant;
 
 use super::address;
 use super::convert::{self, short};
+use super::core::Core;
+use super::runtime::on;
 use super::session::{Session, State};
 use super::wire::OPEN;
-use super::{Core, on};
 use crate::broker::{Publish, reply};
 use crate::error::{PublishError, chain};
 

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use super::{Core, Shared, on};
+use super::core::Core;
+use super::runtime::on;
+use super::shared::Shared;
 use crate::broker::amqp::{self, Remembered};
 use crate::topology::{Name, Namespace, Route, Topology, delay_ladder};
 

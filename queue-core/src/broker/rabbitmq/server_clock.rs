@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use super::connect::Link;
 use super::convert::{self, short};
-use super::{Core, fault, session, waiting};
+use super::core::Core;
+use super::{fault, session, waiting};
 use crate::error::{Error, ErrorKind, Result, chain};
 
 /// For how long what is known is good enough.

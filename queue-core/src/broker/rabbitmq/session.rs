@@ -14,10 +14,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::connect::{self, Link};
 use super::fault::{Cause, Fault};
 use super::pause::Pauses;
+use super::shared::Shared;
 use super::silence::Question;
 use crate::error::{Error, ErrorKind, chain};
 

@@ -11,9 +11,10 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::connect;
 use super::fault::{self, Cause};
 use super::session::Session;
-use super::{Shared, connect};
+use super::shared::Shared;
 
 /// For how long nothing may be heard before the node is asked.
 const SILENCE: Duration = Duration::from_secs(2);

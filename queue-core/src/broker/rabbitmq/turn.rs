@@ -14,8 +14,8 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::{Mutex as Turnstile, OwnedMutexGuard};
 use tokio::time::Instant;
 
-use super::Core;
 use super::convert::short;
+use super::core::Core;
 use super::fault::{self, code};
 use crate::error::{Error, ErrorKind, Result};
 use crate::topology::Name;

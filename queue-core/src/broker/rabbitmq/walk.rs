@@ -17,12 +17,14 @@ use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, Q
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::broker::RabbitMq;
 use super::convert::{self, short};
+use super::core::Core;
 use super::ledger::{Ledger, STASHED};
 use super::runtime::on;
 use super::settle::Receipt;
 use super::turn::{Lock, Turn};
-use super::{Core, RabbitMq, declare, fault};
+use super::{declare, fault};
 use crate::broker::amqp::check_queue;
 use crate::broker::operator::{Found, Operator, Place, Walk};
 use crate::broker::tries::is_refusal;

@@ -1,0 +1,150 @@
+//! The broker, as the rest of Leveret sees it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions};
+use tokio_util::sync::CancellationToken;
+
+use super::convert::short;
+use super::core::Core;
+use super::router::NeedsRouter;
+use super::runtime::{OwnRuntime, on};
+use super::{consumer, declare};
+use crate::broker::amqp::{check_publish, check_queue};
+use crate::broker::reply::is_request;
+use crate::broker::{
+    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Health, Operator, Publish, QueueStats,
+};
+use crate::error::{PublishError, Result, chain};
+use crate::topology::Topology;
+
+/// The longest that [`Broker::close`] may take.
+const CLOSE: Duration = Duration::from_secs(10);
+
+/// The broker. Dropping it ends everything that runs for it.
+pub(super) struct RabbitMq {
+    pub(super) core: Arc<Core>,
+    pub(super) publisher_done: CancellationToken,
+    pub(super) _runtime: OwnRuntime,
+}
+
+impl fmt::Debug for RabbitMq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RabbitMq").field(&self.core.shared.target).finish()
+    }
+}
+
+#[async_trait]
+impl Broker for RabbitMq {
+    fn info(&self) -> BrokerInfo {
+        let state = self.core.publishing.borrow();
+        let health = match (&state.session, &state.blocked, &state.down) {
+            (Some(_), Some(reason), _) => Health::Blocked(reason.clone()),
+            (Some(_), None, _) => Health::Up,
+            (None, _, Some(error)) => Health::Down(chain(&**error)),
+            (None, _, None) => Health::Down("not connected".to_owned()),
+        };
+        BrokerInfo { health, ..BrokerInfo::new("rabbitmq") }
+    }
+
+    async fn declare(&self, topology: &Topology) -> Result<()> {
+        self.core.declare(topology.clone()).await
+    }
+
+    async fn publish(&self, publish: Publish) -> Result<(), PublishError> {
+        self.core.publish(publish).await
+    }
+
+    async fn request(&self, publish: Publish) -> Result<(), PublishError> {
+        if publish.not_before.is_some() || !is_request(&publish.envelope) {
+            return self.publish(publish).await;
+        }
+        check_publish(&publish)?;
+        self.core.publisher_of(&publish)?.request(publish).await
+    }
+
+    async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>> {
+        self.core.publish_all(publishes).await
+    }
+
+    async fn consume(&self, options: ConsumeOptions) -> Result<Consumer> {
+        self.core.ensure_open()?;
+        check_queue(&options.queue)?;
+        if options.queue == DIRECT_REPLY_TO {
+            return self.core.consume_replies().await;
+        }
+        self.core.ensure_ladder().await?;
+        let router = NeedsRouter::new(&self.core);
+        consumer::start(self.core.clone(), options, Some(router)).await
+    }
+
+    async fn inspect(&self, queue: &str) -> Result<QueueStats> {
+        self.core.ensure_open()?;
+        check_queue(queue)?;
+        let (core, queue) = (self.core.clone(), queue.to_owned());
+        on(&self.core.handle, async move {
+            core.on_queue(core.shared.is_exclusive(&queue), async |channel| {
+                let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+                let found = channel.queue_declare(short(&queue), options, Default::default()).await;
+                let found = found.map_err(|error| declare::refusal("queue", &queue, &error))?;
+                let consumers = found.consumer_count().into();
+                Ok(QueueStats::new(found.message_count().into(), None, consumers))
+            })
+            .await
+        })
+        .await
+    }
+
+    async fn purge(&self, queue: &str) -> Result<u64> {
+        self.core.ensure_open()?;
+        check_queue(queue)?;
+        let (core, queue) = (self.core.clone(), queue.to_owned());
+        on(&self.core.handle, async move {
+            core.on_queue(core.shared.is_exclusive(&queue), async |channel| {
+                let purged = channel.queue_purge(short(&queue), QueuePurgeOptions::default()).await;
+                purged.map(u64::from).map_err(|error| declare::refusal("queue", &queue, &error))
+            })
+            .await
+        })
+        .await
+    }
+
+    async fn delete(&self, queue: &str) -> Result<()> {
+        self.core.ensure_open()?;
+        check_queue(queue)?;
+        let (core, queue) = (self.core.clone(), queue.to_owned());
+        on(&self.core.handle, async move {
+            let is_exclusive = core.shared.is_exclusive(&queue);
+            // First, or a reconnect in between would declare it again.
+            core.shared.forget(&queue);
+            core.on_queue(is_exclusive, async |channel| {
+                // RabbitMQ says ok to the deletion of a queue that does not exist.
+                let deleted = channel.queue_delete(short(&queue), QueueDeleteOptions::default()).await;
+                deleted.map(drop).map_err(|error| declare::refusal("queue", &queue, &error))
+            })
+            .await
+        })
+        .await
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(self)
+    }
+
+    async fn close(&self) {
+        let core = self.core.clone();
+        let published = self.publisher_done.clone();
+        let closing = async move {
+            core.shared.closed.cancel();
+            // Consumers give back what nobody took, and the publisher hears its last confirms.
+            let flushing = async { tokio::join!(published.cancelled(), core.tasks.wait()) };
+            let _ = tokio::time::timeout(CLOSE - Duration::from_secs(3), flushing).await;
+            core.shared.flushed.cancel();
+            let _ = tokio::time::timeout(Duration::from_secs(3), core.connections.wait()).await;
+        };
+        on(&self.core.handle, closing).await;
+    }
+}

@@ -1,0 +1,57 @@
+//! Publishes a message by the way that is its own: with the others, as a request, as a direct reply, or by the ladder.
+
+use std::sync::Arc;
+
+use super::caller::PublisherHandle;
+use super::core::Core;
+use super::publisher;
+use super::replier::Replier;
+use crate::broker::amqp::check_publish;
+use crate::broker::reply::is_request;
+use crate::broker::{Consumer, Publish};
+use crate::error::{PublishError, Result};
+
+impl Core {
+    /// Who publishes this message.
+    ///
+    /// # Errors
+    /// If it is a request, and nobody reads the replies.
+    pub(super) fn publisher_of(&self, publish: &Publish) -> Result<&PublisherHandle, PublishError> {
+        if is_request(&publish.envelope) {
+            self.requester.get().ok_or(PublishError::NoReader)
+        } else {
+            Ok(&self.publisher)
+        }
+    }
+
+    /// Begins to read the replies to this broker's requests.
+    pub(super) async fn consume_replies(&self) -> Result<Consumer> {
+        let requester = self.requester.get_or_init(|| {
+            let (handle, requester) = publisher::requester(&self.shared, self.publishing.clone());
+            self.spawn(requester.run(self.shared.closed.clone()));
+            handle
+        });
+        let (reader, consumer) = Consumer::channel();
+        requester.read_replies(reader).await.map(|()| consumer)
+    }
+
+    /// Publishes at once, or by the ladder.
+    pub(super) async fn publish(self: &Arc<Self>, publish: Publish) -> Result<(), PublishError> {
+        check_publish(&publish)?;
+        match publish.not_before {
+            Some(eta) if eta > self.shared.settings.clock.now() => {
+                // From here on nobody asks this machine's clock: it may be wrong.
+                let delay = eta.duration_since(self.shared.settings.clock.now()).unwrap_or_default();
+                if !publish.route.exchange.is_empty() {
+                    return Err(PublishError::Invalid(format!(
+                        "only a queue's messages can be delayed, not those of exchange `{}`",
+                        publish.route.exchange
+                    )));
+                }
+                self.publish_delayed(publish.envelope, publish.route.routing_key, delay).await
+            }
+            _ if Replier::takes(&publish) => self.send_reply(&publish).await,
+            _ => self.publisher_of(&publish)?.publish(publish).await,
+        }
+    }
+}
