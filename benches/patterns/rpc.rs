@@ -162,7 +162,7 @@ async fn queue<T: Task<Output = u64> + Runnable>(url: &str, plan: &Plan, kind: &
         for round in 0..plan.rounds {
             for turn in 0..contenders.len() {
                 let by = contenders[(turn + round) % contenders.len()];
-                client.broker().purge(T::queue().name()).await.expect("purged");
+                client.operator().unwrap().purge(T::queue().name()).await.expect("purged");
                 rounds[by as usize].push(match by {
                     By::Ours => ours(url, callers, calls, job).await,
                     By::Plain => by_hand(url, T::queue().name(), callers, calls, false).await,

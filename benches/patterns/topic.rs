@@ -60,7 +60,7 @@ pub(crate) async fn bench(url: &str, plan: &Plan) {
         }
     }
     for n in 0..BINDINGS {
-        client.broker().delete(&format!("bench.changes.r{n}")).await.expect("deleted");
+        client.operator().unwrap().delete(&format!("bench.changes.r{n}")).await.expect("deleted");
     }
     client.close().await;
 

@@ -129,7 +129,7 @@ async fn queue<T: Task + Runnable>(
     let name = T::queue().name();
     client.declare_queue(T::queue()).await.expect("declared");
     let purge = async || {
-        client.broker().purge(name).await.expect("purged");
+        client.operator().unwrap().purge(name).await.expect("purged");
     };
 
     // Each publish of this row waits for the broker's disk, so fewer make the same time. Who awaits each confirm before

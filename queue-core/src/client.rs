@@ -16,7 +16,7 @@ pub use self::builder::ClientBuilder;
 use crate::admin::Admin;
 #[cfg(feature = "sqlite-system")]
 use crate::broker::sqlite::SqlInsert;
-use crate::broker::{Broker, BrokerInfo, Publish, QueueStats, Settings};
+use crate::broker::{Broker, BrokerInfo, Operator, Publish, QueueStats, Settings};
 use crate::call::replies::Replies;
 use crate::clock::Clock;
 use crate::declaring::Declaring;
@@ -181,10 +181,10 @@ impl Client {
     /// How deep the task's queue is.
     ///
     /// # Errors
-    /// If the queue cannot be declared or looked at.
+    /// If the queue cannot be declared or looked at. [`Unsupported`](ErrorKind::Unsupported) as [`operator`](Self::operator).
     pub async fn depth<T: Task>(&self) -> Result<QueueStats> {
         self.declare_queue(T::queue()).await?;
-        self.inner.broker.inspect(T::queue().name()).await
+        self.operator()?.inspect(T::queue().name()).await
     }
 
     /// Declares exchanges, queues and bindings of your own, beside those that tasks bring.
@@ -231,6 +231,38 @@ impl Client {
     /// The broker itself, for what a client does not do.
     pub fn broker(&self) -> &Arc<dyn Broker> {
         &self.inner.broker
+    }
+
+    /// The broker's interface for operators: how deep a queue is, what waits in it, and to empty or delete it.
+    ///
+    /// ```
+    /// use queue_core::client::Client;
+    /// use queue_core::topology::{QueueDecl, Topology};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> queue_core::error::Result<()> {
+    /// let client = Client::connect("memory:").await?;
+    /// client.declare(&Topology::new().queue(QueueDecl::new("emails"))).await?;
+    ///
+    /// let operator = client.operator()?;
+    /// let stats = operator.inspect("emails").await?;
+    /// println!("{} jobs wait for {} consumers", stats.ready, stats.consumers);
+    /// operator.delete("emails").await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) with a broker that is not one of Leveret's and shows nothing to operators.
+    pub fn operator(&self) -> Result<&dyn Operator> {
+        let broker = &self.inner.broker;
+        broker.operator().ok_or_else(|| {
+            let system = broker.info().system;
+            let words = format!(
+                "the broker `{system}` shows nothing to operators: implement `Operator` for it, and return that from \
+                 `Broker::operator`"
+            );
+            Error::new(ErrorKind::Unsupported, words)
+        })
     }
 
     /// The time as the broker sees it.
@@ -316,7 +348,9 @@ impl Client {
     /// Whether a queue that has refused a job is not full, as far as can be seen: RabbitMQ also refuses what comes while a
     /// queue is being deleted. Waits for a moment then.
     pub(crate) async fn refuses_for_a_moment(&self, spec: &QueueSpec) -> bool {
-        match self.inner.broker.inspect(spec.name()).await {
+        // A broker that shows nothing is believed.
+        let Ok(operator) = self.operator() else { return false };
+        match operator.inspect(spec.name()).await {
             Ok(stats) if spec.is_full_at(stats.ready) => return false,
             Err(error) if error.kind() == ErrorKind::Topology => self.forget(spec.name()),
             // A queue whose process has crashed does not answer until it has been started again.

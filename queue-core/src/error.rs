@@ -31,6 +31,8 @@ pub enum ErrorKind {
     Call,
     /// The client or broker has been closed.
     Closed,
+    /// The broker cannot do what was asked of it, and is not expected to: it shows nothing to operators, for example.
+    Unsupported,
     /// The worker failed in a way that is not a job's own failure.
     Worker,
 }

@@ -28,7 +28,7 @@ enum Look {
 /// Waits until the worker of these lanes is idle. Cancel safe.
 ///
 /// # Errors
-/// If the client is closed.
+/// If the client is closed, or its broker shows no queues to operators.
 pub(crate) async fn until_idle(activity: &Activity, lanes: &[Arc<Lane>]) -> Result<()> {
     let mut quiet_since: Option<((u64, u64), Instant)> = None;
     loop {
@@ -58,7 +58,7 @@ pub(crate) async fn until_idle(activity: &Activity, lanes: &[Arc<Lane>]) -> Resu
 async fn look(lanes: &[Arc<Lane>]) -> Result<Look> {
     let mut found = Look::Empty;
     for lane in lanes {
-        let stats = match lane.shared.client.broker().inspect(&lane.queue).await {
+        let stats = match lane.shared.client.operator()?.inspect(&lane.queue).await {
             Ok(stats) => stats,
             Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
             // A broker that is away comes back; a queue that is gone ends its consumer, and so the worker.

@@ -270,11 +270,16 @@ impl Worker {
     ///
     /// # Errors
     /// As [`run`](Self::run); also if the broker says that a queue cannot be consumed any more, since its jobs are left.
+    /// [`Unsupported`](ErrorKind::Unsupported) with a broker that shows no queues, see [`Client::operator`].
     pub async fn run_until_idle(self) -> Result<Summary> {
         self.drive(true).await
     }
 
     async fn drive(mut self, ends_when_idle: bool) -> Result<Summary> {
+        if ends_when_idle {
+            // Only an operator sees that nothing is left.
+            self.client.operator()?;
+        }
         // Or tokio would panic.
         tokio::runtime::Handle::try_current().map_err(|error| {
             config("a worker needs a tokio runtime: run it within one").with_source(error)

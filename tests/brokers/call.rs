@@ -241,7 +241,7 @@ pub(crate) async fn call_works_again_after_its_queue_was_deleted(t: &Fixture) {
         answer(t, next(&mut requests).await, "3").await
     });
     drop(requests);
-    t.broker.delete(Add::queue().name()).await.unwrap();
+    t.broker.operator().unwrap().delete(Add::queue().name()).await.unwrap();
 
     let (again, ()) = tokio::join!(t.client.call(Add { a: 2, b: 3 }).into_future(), async {
         until_declared(t, Add::queue().name()).await;
@@ -255,7 +255,7 @@ pub(crate) async fn call_works_again_after_its_queue_was_deleted(t: &Fixture) {
 /// Polls, because no broker signals a declaration.
 async fn until_declared(t: &Fixture, queue: &str) {
     let declared = async {
-        while t.broker.inspect(queue).await.is_err() {
+        while t.broker.operator().unwrap().inspect(queue).await.is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

@@ -71,7 +71,7 @@ pub(crate) async fn enqueue_declares_the_queue_and_sends_plain_json(t: &Fixture)
     assert_eq!(job.headers.get("tenant"), Some(&HeaderValue::from("blue")));
     assert!(job.enqueued_at.is_some_and(|at| (before..=SystemTime::now()).contains(&at)), "{job:?}");
     // Its dead-letter queue is there before the first failure.
-    t.broker.inspect(&First::queue().dead_queue().unwrap()).await.unwrap();
+    t.broker.operator().unwrap().inspect(&First::queue().dead_queue().unwrap()).await.unwrap();
 }
 
 pub(crate) async fn job_carries_its_format_and_version_through_a_delay(t: &Fixture) {
@@ -127,7 +127,7 @@ pub(crate) async fn enqueue_works_again_after_the_queue_was_deleted(t: &Fixture)
     let operator = t.other_client().await;
     t.client.enqueue(Deleted { n: 1 }).await.unwrap();
 
-    operator.broker().delete(Deleted::queue().name()).await.unwrap();
+    operator.operator().unwrap().delete(Deleted::queue().name()).await.unwrap();
     t.client.enqueue(Deleted { n: 2 }).await.unwrap();
 
     assert_eq!(take(&mut consume::<Deleted>(t).await, 1).await, [r#"{"n":2}"#]);
@@ -139,7 +139,7 @@ pub(crate) async fn enqueue_all_works_again_after_the_queue_was_deleted(t: &Fixt
     let operator = t.other_client().await;
     t.client.enqueue(DeletedAll { n: 0 }).await.unwrap();
 
-    operator.broker().delete(DeletedAll::queue().name()).await.unwrap();
+    operator.operator().unwrap().delete(DeletedAll::queue().name()).await.unwrap();
     for result in t.client.enqueue_all((1..4).map(|n| DeletedAll { n })).await {
         result.unwrap();
     }

@@ -111,7 +111,7 @@ pub(crate) async fn deleted_dead_letter_queue_is_declared_again(t: &Fixture) {
         let delivery = next(&mut consumer).await;
         let dead = spec.dead_queue().unwrap();
 
-        t.other_client().await.broker().delete(&dead).await.unwrap();
+        t.other_client().await.operator().unwrap().delete(&dead).await.unwrap();
         delivery.settle(dead_letter("no")).await.unwrap();
 
         assert_eq!(crate::support::ready(&*t.broker, &dead).await, 1);
@@ -126,14 +126,14 @@ pub(crate) async fn deleted_dead_letter_queue_is_declared_as_it_was_last(t: &Fix
     let dead = spec.dead_queue().unwrap();
     let other = t.other_client().await;
     t.declare_spec(&spec).await;
-    other.broker().delete(&dead).await.unwrap();
+    other.operator().unwrap().delete(&dead).await.unwrap();
     let kept_for_a_day = spec.dead_letter_ttl(Duration::from_secs(24 * 3600));
     t.declare_spec(&kept_for_a_day).await;
     t.send(kept_for_a_day.name(), ["dead"]).await;
     let mut consumer = t.work(&kept_for_a_day, 1).await;
     let delivery = next(&mut consumer).await;
 
-    other.broker().delete(&dead).await.unwrap();
+    other.operator().unwrap().delete(&dead).await.unwrap();
     delivery.settle(dead_letter("no")).await.unwrap();
 
     assert_eq!(crate::support::ready(&*t.broker, &dead).await, 1);

@@ -114,9 +114,9 @@ pub(crate) async fn closed_client_says_so(t: &Fixture) {
     assert_eq!(declared.unwrap_err().kind(), ErrorKind::Closed);
     let consumed = broker.consume(ConsumeOptions::new(queue.clone())).await;
     assert_eq!(consumed.unwrap_err().kind(), ErrorKind::Closed);
-    assert_eq!(broker.inspect(&queue).await.unwrap_err().kind(), ErrorKind::Closed);
-    assert_eq!(broker.purge(&queue).await.unwrap_err().kind(), ErrorKind::Closed);
-    assert_eq!(broker.delete(&queue).await.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(broker.operator().unwrap().inspect(&queue).await.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(broker.operator().unwrap().purge(&queue).await.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(broker.operator().unwrap().delete(&queue).await.unwrap_err().kind(), ErrorKind::Closed);
     // Others are untouched.
     let mut ours = t.consume(&queue).await;
     assert_eq!(text(&next(&mut ours).await), "held");
@@ -288,8 +288,8 @@ pub(crate) async fn outside_of_a_tokio_runtime_things_work_or_say_that_they_need
         let settled = nowhere.settle(Settlement::DeadLetter { reason }).await;
         assert!(matches!(settled, Err(SettleError::Republish(_))), "{settled:?}");
 
-        client.broker().purge(&name).await.unwrap();
-        client.broker().delete(&t.name("missing")).await.unwrap();
+        client.operator().unwrap().purge(&name).await.unwrap();
+        client.operator().unwrap().delete(&t.name("missing")).await.unwrap();
         client.close().await;
         client.close().await;
         drop(client);

@@ -120,7 +120,7 @@ pub(crate) async fn bindings_of_a_deleted_queue_are_gone(t: &Fixture) {
     let exchange = t.exchange("fanout", ExchangeKind::Fanout).await;
     let queue = t.bound_queue(&exchange, "").await;
 
-    t.broker.delete(&queue).await.unwrap();
+    t.broker.operator().unwrap().delete(&queue).await.unwrap();
     t.declare(&Topology::new().queue(QueueDecl::new(queue.clone()))).await;
     publish(t, &exchange, "", "nobody").await;
 

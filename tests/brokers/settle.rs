@@ -403,7 +403,7 @@ pub(crate) async fn deliveries_of_a_deleted_queue_are_lost(t: &Fixture) {
     t.send(&kept, ["kept"]).await;
     let (one, two, kept) = (next(&mut consumer).await, next(&mut consumer).await, next(&mut beside).await);
 
-    t.broker.delete(&deleted).await.unwrap();
+    t.broker.operator().unwrap().delete(&deleted).await.unwrap();
 
     // A server, or another program, tells its consumers in its own time.
     until("both are lost", async || one.is_lost() && two.is_lost()).await;

@@ -67,10 +67,10 @@ pub(crate) async fn overlong_names_are_refused_everywhere_else(t: &Fixture) {
         assert!(matches!(error.kind(), ErrorKind::Config | ErrorKind::Topology), "{error:?}");
     }
     assert!(t.broker.consume(ConsumeOptions::new(long())).await.is_err());
-    assert!(t.broker.inspect(&long()).await.is_err());
-    assert!(t.broker.purge(&long()).await.is_err());
+    assert!(t.broker.operator().unwrap().inspect(&long()).await.is_err());
+    assert!(t.broker.operator().unwrap().purge(&long()).await.is_err());
     // There is no such queue, so that deleting it is no error, and refusing the name is none either.
-    let _ = t.broker.delete(&long()).await;
+    let _ = t.broker.operator().unwrap().delete(&long()).await;
     let mut named = ConsumeOptions::new(queue);
     named.name = Some(long());
     // A consumer's name is for people; a broker may cut it.

@@ -70,7 +70,7 @@ pub(crate) async fn one_bad_declaration_does_not_undo_the_others(t: &Fixture) {
 
     t.broker.declare(&mixed).await.unwrap_err();
 
-    t.broker.inspect(&good).await.expect("declared before the bad one");
+    t.broker.operator().unwrap().inspect(&good).await.expect("declared before the bad one");
     t.send(&good, ["job"]).await;
     t.send(&bad, ["job"]).await;
 }
@@ -97,7 +97,7 @@ pub(crate) async fn passive_declaration_of_what_is_missing_is_an_error(t: &Fixtu
 
     assert_topology_error(&no_queue, &[&queue]);
     assert_topology_error(&no_exchange, &[&exchange]);
-    assert!(t.broker.inspect(&queue).await.is_err(), "looking created it");
+    assert!(t.broker.operator().unwrap().inspect(&queue).await.is_err(), "looking created it");
 }
 
 fn passive_exchange(name: &str, kind: ExchangeKind) -> ExchangeDecl {
@@ -141,8 +141,8 @@ pub(crate) async fn missing_queue_cannot_be_consumed_or_inspected_or_purged(t: &
     let missing = t.name("missing");
 
     let consume = t.broker.consume(ConsumeOptions::new(missing.clone())).await.unwrap_err();
-    let inspect = t.broker.inspect(&missing).await.unwrap_err();
-    let purge = t.broker.purge(&missing).await.unwrap_err();
+    let inspect = t.broker.operator().unwrap().inspect(&missing).await.unwrap_err();
+    let purge = t.broker.operator().unwrap().purge(&missing).await.unwrap_err();
 
     for error in [consume, inspect, purge] {
         assert_topology_error(&error, &[&missing]);
@@ -206,11 +206,11 @@ pub(crate) async fn exclusive_queue_can_be_bound_and_unbound_later(t: &Fixture) 
 pub(crate) async fn inspect_counts_what_is_ready_and_who_consumes(t: &Fixture) {
     let queue = t.plain_queue("jobs").await;
     t.send(&queue, ["a", "b", "c"]).await;
-    let idle = t.broker.inspect(&queue).await.unwrap();
+    let idle = t.broker.operator().unwrap().inspect(&queue).await.unwrap();
     let mut consumer = t.consume(&queue).await;
 
     let held = next(&mut consumer).await;
-    let busy = t.broker.inspect(&queue).await.unwrap();
+    let busy = t.broker.operator().unwrap().inspect(&queue).await.unwrap();
 
     assert_eq!((idle.ready, idle.consumers), (3, 0));
     assert_eq!((busy.ready, busy.consumers), (2, 1));
@@ -226,10 +226,10 @@ pub(crate) async fn purge_drops_what_is_ready_and_counts_it(t: &Fixture) {
     let mut consumer = t.consume(&queue).await;
     let held = next(&mut consumer).await;
 
-    let purged = t.broker.purge(&queue).await.unwrap();
+    let purged = t.broker.operator().unwrap().purge(&queue).await.unwrap();
 
     assert_eq!(purged, 2);
-    assert_eq!(t.broker.purge(&queue).await.unwrap(), 0);
+    assert_eq!(t.broker.operator().unwrap().purge(&queue).await.unwrap(), 0);
     // What somebody works on is untouched.
     held.settle(Settlement::Release).await.unwrap();
     assert_eq!(take(&mut consumer, 1).await, ["held"]);
@@ -239,10 +239,10 @@ pub(crate) async fn deleting_what_is_missing_is_fine(t: &Fixture) {
     let queue = t.plain_queue("jobs").await;
     t.send(&queue, ["gone with it"]).await;
 
-    t.broker.delete(&queue).await.unwrap();
-    t.broker.delete(&queue).await.unwrap();
+    t.broker.operator().unwrap().delete(&queue).await.unwrap();
+    t.broker.operator().unwrap().delete(&queue).await.unwrap();
 
-    assert!(t.broker.inspect(&queue).await.is_err());
+    assert!(t.broker.operator().unwrap().inspect(&queue).await.is_err());
     assert!(t.broker.publish(message(&queue, "job")).await.is_err());
     t.declare(&Topology::new().queue(QueueDecl::new(queue.clone()))).await;
     assert_eq!(ready(&*t.broker, &queue).await, 0);
@@ -256,12 +256,12 @@ pub(crate) async fn consumer_survives_the_deletion_of_its_queue(t: &Fixture) {
     t.send(&queue, ["before"]).await;
     let held = next(&mut consumer).await;
 
-    operator.broker().delete(&queue).await.unwrap();
+    operator.operator().unwrap().delete(&queue).await.unwrap();
     // On RabbitMQ the consumer declares it again once it hears of the deletion. Nobody may be quicker: a quorum queue of
     // 3.10.8 that is deleted and declared in one breath never tells its consumer, and takes what it sends for sent twice.
     let until = std::time::Instant::now() + Duration::from_secs(5);
     let declares_by_itself = t.broker.info().system == "rabbitmq";
-    while declares_by_itself && operator.broker().inspect(&queue).await.is_err() {
+    while declares_by_itself && operator.operator().unwrap().inspect(&queue).await.is_err() {
         assert!(std::time::Instant::now() < until, "the consumer did not declare its queue again");
     }
     operator.broker().declare(&Topology::new().queue(quorum(queue.clone()))).await.unwrap();
@@ -281,7 +281,7 @@ pub(crate) async fn queue_deleted_by_its_own_client_can_be_declared_again(t: &Fi
     let queue = t.quorum_queue("jobs").await;
     t.send(&queue, ["before"]).await;
 
-    t.broker.delete(&queue).await.unwrap();
+    t.broker.operator().unwrap().delete(&queue).await.unwrap();
     // With other arguments: the old ones must not be remembered.
     let other = quorum(queue.clone()).argument("x-max-length", 10_i64);
     t.declare(&Topology::new().queue(other)).await;

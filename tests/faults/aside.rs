@@ -57,7 +57,7 @@ async fn many_questions_at_once_open_one_connection(node: Node) {
     let client = client(&proxy.url("")).await;
     let before = proxy.accepted();
 
-    let asked = join_all((0..200).map(|_| client.broker().inspect(&queue))).await;
+    let asked = join_all((0..200).map(|_| client.operator().unwrap().inspect(&queue))).await;
 
     assert!(asked.iter().all(Result::is_ok), "{asked:?}");
     assert_eq!(proxy.accepted() - before, 1);
@@ -76,7 +76,7 @@ async fn connection_that_is_slow_once_is_not_closed_under_its_walk(node: Node) {
 
     // The next question gives it two seconds, and then goes by another connection.
     proxy.freeze();
-    let asking = client.broker().inspect(&queue);
+    let asking = client.operator().unwrap().inspect(&queue);
     let thawing = async {
         proxy.until_accepted(before).await;
         proxy.pass();

@@ -40,9 +40,9 @@ async fn deleted_queue_of_a_worker_is_declared_again(node: Node) {
     client.enqueue(Deleted { number: 0 }).await.unwrap();
     book.until_ran(1).await;
 
-    direct.broker().delete(Deleted::queue().name()).await.unwrap();
+    direct.operator().unwrap().delete(Deleted::queue().name()).await.unwrap();
     until("the queue and its consumer", async || {
-        let stats = direct.broker().inspect(Deleted::queue().name()).await;
+        let stats = direct.operator().unwrap().inspect(Deleted::queue().name()).await;
         stats.is_ok_and(|stats| stats.consumers == 1)
     })
     .await;
@@ -64,9 +64,9 @@ async fn deleted_queue_of_ours_costs_one_attempt_and_one_line(node: Node) {
     let mut consumer = consume(&client, &queue, 1).await;
     let asked = proxy.sent(queue.as_bytes());
 
-    direct.broker().delete(&queue).await.unwrap();
+    direct.operator().unwrap().delete(&queue).await.unwrap();
     until("the queue and its consumer", async || {
-        direct.broker().inspect(&queue).await.is_ok_and(|stats| stats.consumers == 1)
+        direct.operator().unwrap().inspect(&queue).await.is_ok_and(|stats| stats.consumers == 1)
     })
     .await;
 
@@ -90,7 +90,7 @@ async fn deleted_queue_of_somebody_else_is_waited_for(node: Node) {
     let mut consumer = consume(&client, &queue, 1).await;
     let asked = proxy.sent(queue.as_bytes());
 
-    direct.broker().delete(&queue).await.unwrap();
+    direct.operator().unwrap().delete(&queue).await.unwrap();
     let since = Instant::now();
     until("five attempts", async || proxy.sent(queue.as_bytes()) >= asked + 5).await;
 
@@ -113,13 +113,13 @@ async fn deleted_queue_is_declared_again_though_another_cannot_be(node: Node) {
     let theirs = queue(&client, "theirs").await;
     let ours = queue(&client, "ours").await;
     let mut consumer = consume(&client, &ours, 1).await;
-    direct.broker().delete(&theirs).await.unwrap();
+    direct.operator().unwrap().delete(&theirs).await.unwrap();
     let other =
         QueueDecl::new(theirs.clone()).argument("x-expires", 600_000_i64).argument("x-max-length", 1_i64);
     direct.declare(&Topology::new().queue(other)).await.unwrap();
 
-    direct.broker().delete(&ours).await.unwrap();
-    until("it is declared again", async || direct.broker().inspect(&ours).await.is_ok()).await;
+    direct.operator().unwrap().delete(&ours).await.unwrap();
+    until("it is declared again", async || direct.operator().unwrap().inspect(&ours).await.is_ok()).await;
 
     client.broker().publish(message(&ours, "x")).await.unwrap();
     next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();

@@ -38,7 +38,7 @@ async fn client_in(node: &Private, namespace: &str) -> Client {
 
 async fn clean_up(direct: &Client, namespace: &Namespace) {
     for queue in delay_ladder(namespace).queues {
-        direct.broker().delete(&queue.name).await.unwrap();
+        direct.operator().unwrap().delete(&queue.name).await.unwrap();
     }
 }
 
@@ -53,7 +53,7 @@ async fn deleted_rung_is_declared_again_by_a_process_that_only_enqueues(node: Pr
     enqueuer.enqueue(Later { number: 0 }).delay(Duration::from_secs(4)).await.unwrap();
     book.confirmed(0);
 
-    direct.broker().delete(&namespace.rung(3)).await.unwrap();
+    direct.operator().unwrap().delete(&namespace.rung(3)).await.unwrap();
     let enqueued = (1..20).map(|number| {
         let (enqueuer, book) = (enqueuer.clone(), book.clone());
         async move {
@@ -85,7 +85,7 @@ async fn deleted_due_queue_is_declared_again_by_a_process_that_only_enqueues(nod
     enqueuer.enqueue(Later { number: 0 }).delay(Duration::from_secs(4)).await.unwrap();
     book.confirmed(0);
 
-    direct.broker().delete(&namespace.due()).await.unwrap();
+    direct.operator().unwrap().delete(&namespace.due()).await.unwrap();
     // Shorter than the lowest rung, it goes there at once.
     enqueuer.enqueue(Later { number: 1 }).delay(Duration::from_millis(100)).await.unwrap();
     book.confirmed(1);
@@ -94,7 +94,7 @@ async fn deleted_due_queue_is_declared_again_by_a_process_that_only_enqueues(nod
     let worker = work::<Later>(&other, &book);
     book.balance(&format!("`due` deleted, RabbitMQ {}", node.number)).await;
     // Under its router too.
-    direct.broker().delete(&namespace.due()).await.unwrap();
+    direct.operator().unwrap().delete(&namespace.due()).await.unwrap();
     enqueuer.enqueue(Later { number: 2 }).delay(Duration::from_millis(700)).await.unwrap();
     book.confirmed(2);
     book.balance(&format!("`due` deleted under its router, RabbitMQ {}", node.number)).await;
@@ -126,7 +126,7 @@ async fn whole_ladder_is_declared_again_though_jobs_are_retried_meanwhile(node: 
     book.until_ran(1).await;
 
     for queue in delay_ladder(&namespace).queues {
-        direct.broker().delete(&queue.name).await.unwrap();
+        direct.operator().unwrap().delete(&queue.name).await.unwrap();
     }
     for number in 1..20 {
         client.enqueue(Retried { number }).await.unwrap();
@@ -183,7 +183,7 @@ async fn drained_and_deleted_queue_loses_no_delayed_job(node: Private) {
 
     worker.stop().await;
     old.close().await;
-    direct.broker().delete(Drained::queue().name()).await.unwrap();
+    direct.operator().unwrap().delete(Drained::queue().name()).await.unwrap();
     assert!(enqueued.elapsed() < delay, "some were due before their queue was deleted");
     until("the delays", async || enqueued.elapsed() > delay + Duration::from_secs(2)).await;
     let said = log::lines(&["WARN", Drained::queue().name(), "does not exist", "start a worker"]);
@@ -223,10 +223,15 @@ async fn queue_that_is_being_deleted_is_not_called_full(node: Private) {
 
     for _ in 0..10 * rounds() {
         until("some jobs", async || {
-            direct.broker().inspect(Vanishing::queue().name()).await.is_ok_and(|stats| stats.ready > 50)
+            direct
+                .operator()
+                .unwrap()
+                .inspect(Vanishing::queue().name())
+                .await
+                .is_ok_and(|stats| stats.ready > 50)
         })
         .await;
-        direct.broker().delete(Vanishing::queue().name()).await.unwrap();
+        direct.operator().unwrap().delete(Vanishing::queue().name()).await.unwrap();
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
 
@@ -263,7 +268,7 @@ async fn queue_that_crashes_is_not_called_full(node: Private) {
     node.eval(&format!("{process}, sys:suspend(Pid).")).await;
     let (nacked, ()) = tokio::join!(client.broker().publish(message(queue, "{}")), crash());
     assert!(matches!(nacked, Err(PublishError::QueueFull { .. })), "{nacked:?}");
-    until("its restart", async || direct.broker().inspect(queue).await.is_ok()).await;
+    until("its restart", async || direct.operator().unwrap().inspect(queue).await.is_ok()).await;
     node.eval(&format!("{process}, sys:suspend(Pid).")).await;
     let (enqueued, ()) = tokio::join!(client.enqueue(Crashing { number: 1 }).into_future(), crash());
 
@@ -288,15 +293,15 @@ async fn deleted_dead_letter_queue_is_declared_again(node: Private) {
     book.until_ran(1).await;
     let dead = Failing::queue().dead_queue().unwrap();
     until("the dead letter", async || {
-        direct.broker().inspect(&dead).await.is_ok_and(|stats| stats.ready == 1)
+        direct.operator().unwrap().inspect(&dead).await.is_ok_and(|stats| stats.ready == 1)
     })
     .await;
 
-    direct.broker().delete(&dead).await.unwrap();
+    direct.operator().unwrap().delete(&dead).await.unwrap();
     client.enqueue(Failing { number: 1 }).await.unwrap();
 
     until("the dead letter", async || {
-        direct.broker().inspect(&dead).await.is_ok_and(|stats| stats.ready == 1)
+        direct.operator().unwrap().inspect(&dead).await.is_ok_and(|stats| stats.ready == 1)
     })
     .await;
     // And its handler did not run again for that.
@@ -334,7 +339,7 @@ async fn deleted_rung_is_declared_again_by_a_thread_without_a_runtime(node: Priv
     let delay = Duration::from_millis(1_500);
     enqueuer.enqueue(Later { number: 0 }).delay(delay).await.unwrap();
 
-    direct.broker().delete(&namespace.rung(3)).await.unwrap();
+    direct.operator().unwrap().delete(&namespace.rung(3)).await.unwrap();
     let thread = std::thread::spawn({
         let enqueuer = enqueuer.clone();
         move || block_on(async move { enqueuer.enqueue(Later { number: 1 }).delay(delay).await })
@@ -392,6 +397,6 @@ async fn headers_that_were_accepted_are_not_refused_on_the_ladder(node: Private)
     crate::support::next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
     let said = log::lines(&["could not be moved", "headers take"]);
     assert!(said.is_empty(), "{said:?}");
-    direct.broker().delete(&queue).await.unwrap();
+    direct.operator().unwrap().delete(&queue).await.unwrap();
     direct.close().await;
 }

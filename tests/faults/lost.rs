@@ -76,7 +76,7 @@ async fn deliveries_lost_with_their_connection_are_not_begun(node: Private) {
     let worker = run(worker);
     gate.book.until_ran(1).await;
     let name = Waits::queue().name();
-    let stats = async || direct.broker().inspect(name).await;
+    let stats = async || direct.operator().unwrap().inspect(name).await;
     until("the others are held", async || stats().await.is_ok_and(|stats| stats.ready == JOBS - HELD)).await;
 
     node.ctl(&["close_all_connections", "maintenance"]).await;
@@ -117,8 +117,10 @@ async fn deliveries_held_beyond_consumer_timeout_are_not_begun(node: Private) {
     let worker = run(Worker::new(&client).task::<Works>().shared(gate.clone()));
     gate.book.balance("held beyond `consumer_timeout`").await;
     let name = Works::queue().name();
-    until("all is settled", async || client.broker().inspect(name).await.is_ok_and(|stats| stats.ready == 0))
-        .await;
+    until("all is settled", async || {
+        client.operator().unwrap().inspect(name).await.is_ok_and(|stats| stats.ready == 0)
+    })
+    .await;
 
     // At each timeout the one that ran then has lost its ack, or the server has lost patience with it: one run in five,
     // where the machine keeps pace. With all that was held it was five times as many runs as jobs.
@@ -176,7 +178,7 @@ async fn consumer_that_the_server_ends_gives_back_what_waits_and_acks_what_runs(
     until_ready(&client, &queue, 0).await;
     send(&client, &queue, 1).await;
     assert_eq!(text(&next(&mut consumer).await), "0");
-    client.broker().delete(&queue).await.unwrap();
+    client.operator().unwrap().delete(&queue).await.unwrap();
     client.close().await;
     set_consumer_timeout(&node, None).await;
 }

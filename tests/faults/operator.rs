@@ -281,6 +281,6 @@ async fn last_acks_arrive(node: Private, with: impl FnOnce(QueueDecl) -> QueueDe
     let first = next(&mut consume(&direct, &queue, 1).await).await;
     assert!(!first.redelivered, "ack {} was lost", text(&first));
     drop(first);
-    direct.broker().delete(&queue).await.unwrap();
+    direct.operator().unwrap().delete(&queue).await.unwrap();
     direct.close().await;
 }

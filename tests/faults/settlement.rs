@@ -121,7 +121,7 @@ async fn delayed_job_that_arrives_while_its_client_closes_arrives_once(node: Nod
 
     assert_eq!(ready(&direct, &mover.namespace().due()).await, 0, "it would be moved once more");
     for queue in ladder.queues {
-        direct.broker().delete(&queue.name).await.unwrap();
+        direct.operator().unwrap().delete(&queue.name).await.unwrap();
     }
     direct.close().await;
 }
@@ -187,7 +187,7 @@ async fn delayed_job_that_waits_when_both_connections_end_arrives_once(node: Nod
     assert_eq!(ready(&direct, &jobs).await, 0);
     enqueuer.close().await;
     for queue in ladder.queues {
-        direct.broker().delete(&queue.name).await.unwrap();
+        direct.operator().unwrap().delete(&queue.name).await.unwrap();
     }
     direct.close().await;
 }
@@ -220,7 +220,7 @@ async fn delay_of_a_batch_begins_when_it_is_published(node: Node) {
     enqueuer.close().await;
     mover.close().await;
     for queue in ladder.queues {
-        direct.broker().delete(&queue.name).await.unwrap();
+        direct.operator().unwrap().delete(&queue.name).await.unwrap();
     }
     direct.close().await;
 }

@@ -131,7 +131,7 @@ async fn delays_go_on_when_the_message_is_gone(node: Private) {
     poison(&node, &due).await;
     let said = || log::lines(&["ERROR", &due, "delayed jobs cannot be routed"]);
     until("the queue to be given up", async || !said().is_empty()).await;
-    assert_eq!(client.broker().purge(&due).await.unwrap(), 1);
+    assert_eq!(client.operator().unwrap().purge(&due).await.unwrap(), 1);
 
     let mut delayed = message(&queue, "x");
     delayed.not_before = Some(SystemTime::now() + Duration::from_millis(200));

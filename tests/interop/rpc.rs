@@ -42,7 +42,7 @@ async fn divide(a: i64, b: i64) -> Result<i64, DivisionByZero> {
 async fn stop<T: Task>(t: &Setting, worker: Work) {
     worker.stop().await;
     for queue in [T::queue().name().clone(), T::queue().dead_queue().unwrap()] {
-        assert_eq!(t.client.broker().inspect(&queue).await.unwrap().ready, 0, "{queue}");
+        assert_eq!(t.client.operator().unwrap().inspect(&queue).await.unwrap().ready, 0, "{queue}");
     }
 }
 

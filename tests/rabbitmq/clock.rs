@@ -37,7 +37,7 @@ async fn broker(node: &Node, namespace: &str, clock: Clock) -> std::sync::Arc<dy
 /// Takes the ladder out.
 async fn clean_up(broker: &dyn Broker, namespace: &str) {
     for queue in delay_ladder(&Namespace::new(namespace.to_owned()).unwrap()).queues {
-        broker.delete(&queue.name).await.unwrap();
+        broker.operator().unwrap().delete(&queue.name).await.unwrap();
     }
     broker.close().await;
 }

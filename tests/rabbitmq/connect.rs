@@ -128,7 +128,7 @@ async fn queue_for_which_no_channel_is_left_is_refused_with_the_remedy(node: Nod
     assert_eq!(error.kind(), ErrorKind::Config);
     let words = error.to_string();
     assert!(words.contains(&queue) && words.contains("channel_max"), "{words}");
-    broker.delete(&queue).await.unwrap();
+    broker.operator().unwrap().delete(&queue).await.unwrap();
     broker.close().await;
 }
 
@@ -144,7 +144,8 @@ async fn question_that_nobody_waits_for_any_more_leaves_no_thread(node: Node) {
     proxy.set(Mode::Mute);
 
     for _ in 0..30 {
-        let asked = tokio::time::timeout(Duration::from_millis(50), broker.inspect("any")).await;
+        let asked =
+            tokio::time::timeout(Duration::from_millis(50), broker.operator().unwrap().inspect("any")).await;
         assert!(asked.is_err(), "{asked:?}");
     }
 
@@ -229,17 +230,23 @@ async fn questions_share_a_connection_that_is_kept_for_a_while(node: Node) {
     until("the declaring connection is closed", async || proxy.open() == 1).await;
 
     for _ in 0..20 {
-        assert_eq!(broker.inspect(&queue).await.unwrap().ready, 0);
+        assert_eq!(broker.operator().unwrap().inspect(&queue).await.unwrap().ready, 0);
         // A refusal costs its channel and no more.
-        assert_eq!(broker.inspect("no such queue").await.unwrap_err().kind(), ErrorKind::Topology);
+        assert_eq!(
+            broker.operator().unwrap().inspect("no such queue").await.unwrap_err().kind(),
+            ErrorKind::Topology
+        );
         assert_eq!(proxy.open(), 2);
     }
     proxy.cut();
-    soon("an answer on a new connection", async { while broker.inspect(&queue).await.is_err() {} }).await;
+    soon("an answer on a new connection", async {
+        while broker.operator().unwrap().inspect(&queue).await.is_err() {}
+    })
+    .await;
     until("no more than before", async || proxy.open() == 2).await;
     until("the idle connection is closed", async || proxy.open() == 1).await;
 
-    assert_eq!(broker.purge(&queue).await.unwrap(), 0);
+    assert_eq!(broker.operator().unwrap().purge(&queue).await.unwrap(), 0);
     broker.close().await;
     until("all are closed", async || proxy.open() == 0).await;
 }

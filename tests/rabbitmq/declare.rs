@@ -115,8 +115,8 @@ async fn classic_queue_is_shared_with_programs_that_write_no_type(node: Node) {
         broker.declare(&plain(&theirs)).await.unwrap();
         broker.declare(&spec(&theirs)).await.unwrap();
 
-        broker.delete(&ours).await.unwrap();
-        broker.delete(&theirs).await.unwrap();
+        broker.operator().unwrap().delete(&ours).await.unwrap();
+        broker.operator().unwrap().delete(&theirs).await.unwrap();
     }
     usual.close().await;
     quorum.close().await;
@@ -178,7 +178,7 @@ async fn binding_that_is_refused_is_told_in_the_servers_words(node: Node) {
     } else {
         hashes.unwrap();
     }
-    broker.delete(&queue).await.unwrap();
+    broker.operator().unwrap().delete(&queue).await.unwrap();
     broker.close().await;
 }
 
@@ -202,6 +202,6 @@ async fn queue_that_another_consumes_alone_is_no_missing_permission(node: Node) 
     assert!(words.contains(&queue) && words.contains("for itself"), "{words}");
     assert!(!words.contains("set_permissions"), "{words}");
     other.close(200, "".into()).await.unwrap();
-    broker.delete(&queue).await.unwrap();
+    broker.operator().unwrap().delete(&queue).await.unwrap();
     broker.close().await;
 }

@@ -87,7 +87,7 @@ async fn refusal(node: &Node, api: &str) -> Error {
     let broker = broker(&node.url, Some(api)).await;
     let queue = unique("exact.refused");
     let refused = soon("a refusal", broker.declare(&exact(&queue, &["a"]))).await.unwrap_err();
-    broker.delete(&queue).await.unwrap();
+    broker.operator().unwrap().delete(&queue).await.unwrap();
     broker.close().await;
     refused
 }
@@ -101,7 +101,7 @@ async fn without_the_api_exact_bindings_are_refused_at_once(node: Node) {
     assert_eq!(error.kind(), ErrorKind::Config);
     let words = error.to_string();
     assert!(words.contains(&queue) && words.contains("LEVERET_MANAGEMENT_URL"), "{words}");
-    assert!(broker.inspect(&queue).await.is_err(), "nothing was declared");
+    assert!(broker.operator().unwrap().inspect(&queue).await.is_err(), "nothing was declared");
     broker.close().await;
 }
 
@@ -141,7 +141,7 @@ async fn login_of_the_broker_serves_for_both(node: Node) {
     broker.declare(&exact(&queue, &["new"])).await.unwrap();
 
     assert_eq!(routed(&broker, &queue, &["old", "new"]).await, ["new"]);
-    broker.delete(&queue).await.unwrap();
+    broker.operator().unwrap().delete(&queue).await.unwrap();
     broker.close().await;
 }
 
@@ -162,7 +162,7 @@ async fn tls_trusts_the_authority_of_the_broker_s_url(node: Node) {
     broker.declare(&exact(&queue, &["new"])).await.unwrap();
 
     assert_eq!(routed(&broker, &queue, &["old", "new"]).await, ["new"]);
-    broker.delete(&queue).await.unwrap();
+    broker.operator().unwrap().delete(&queue).await.unwrap();
     broker.close().await;
 }
 
@@ -178,7 +178,7 @@ async fn binding_that_was_taken_out_does_not_come_back_with_the_connection(node:
     proxy.cut();
 
     assert_eq!(routed(&broker, &queue, &["old", "new"]).await, ["new"]);
-    broker.delete(&queue).await.unwrap();
+    broker.operator().unwrap().delete(&queue).await.unwrap();
     broker.close().await;
 }
 
@@ -196,7 +196,7 @@ async fn binding_of_a_newer_program_survives_our_reconnect(node: Node) {
 
     // The first publish waits for the new connection, on which everything is declared again.
     assert_eq!(routed(&old, &queue, &["first", "second"]).await, ["first", "second"]);
-    new.delete(&queue).await.unwrap();
+    new.operator().unwrap().delete(&queue).await.unwrap();
     old.close().await;
     new.close().await;
 }
@@ -233,7 +233,7 @@ async fn subscriber_takes_out_the_binding_of_its_earlier_version(node: Node) {
     let client = soon("a connection", builder.connect(&node.url)).await.unwrap();
     let delete = async || {
         for queue in ["test.exact.worker", "test.exact.worker.dead"] {
-            client.broker().delete(queue).await.unwrap();
+            client.operator().unwrap().delete(queue).await.unwrap();
         }
     };
     let publish = async |key: &'static str| {

@@ -66,7 +66,7 @@ async fn returns_are_attributed_to_the_right_publish_under_pipelining(node: Node
             Err(error) => panic!("publish {i}: {error}"),
         }
     }
-    assert_eq!(broker.inspect(&queue).await.unwrap().ready, 1500);
+    assert_eq!(broker.operator().unwrap().inspect(&queue).await.unwrap().ready, 1500);
     broker.close().await;
 }
 
@@ -93,7 +93,7 @@ async fn returns_are_attributed_to_the_right_publish_among_those_of_one_id(node:
         let is_unroutable = matches!(outcome, Err(PublishError::Unroutable { .. }));
         assert_eq!(is_unroutable, i % 4 == 0, "publish {i}: {outcome:?}");
     }
-    assert_eq!(broker.inspect(&queue).await.unwrap().ready, 1500);
+    assert_eq!(broker.operator().unwrap().inspect(&queue).await.unwrap().ready, 1500);
     broker.close().await;
 }
 
@@ -161,7 +161,7 @@ async fn missing_exchange_whose_name_the_server_does_not_tell_whole_fails_alone(
             "{exchange}: {astray:?}"
         );
     }
-    broker.delete(&queue).await.unwrap();
+    broker.operator().unwrap().delete(&queue).await.unwrap();
     broker.close().await;
 }
 

@@ -91,7 +91,7 @@ impl Stage {
     }
 
     async fn ready(&self) -> u64 {
-        self.direct.inspect(&self.queue).await.unwrap().ready
+        self.direct.operator().unwrap().inspect(&self.queue).await.unwrap().ready
     }
 
     /// The caller loses its connection, and gets no other.
@@ -128,7 +128,7 @@ fn request(queue: &str, id: &str) -> Publish {
 }
 
 async fn delete(broker: &Arc<dyn Broker>, queue: &str) {
-    broker.delete(queue).await.unwrap();
+    broker.operator().unwrap().delete(queue).await.unwrap();
     broker.close().await;
 }
 
@@ -255,7 +255,8 @@ async fn enqueued_jobs_are_sent_again_beside_requests_that_are_not(node: Node) {
         let (broker, request) = (broker.clone(), request(&queue, "x"));
         tokio::spawn(async move { broker.request(request).await })
     };
-    until("all to arrive", async || direct.inspect(&queue).await.unwrap().ready == 4).await;
+    until("all to arrive", async || direct.operator().unwrap().inspect(&queue).await.unwrap().ready == 4)
+        .await;
     proxy.set(Mode::Open);
     proxy.cut();
 
@@ -265,7 +266,7 @@ async fn enqueued_jobs_are_sent_again_beside_requests_that_are_not(node: Node) {
     let asked = soon("an answer", asking).await.unwrap();
     assert!(matches!(asked, Err(PublishError::Unconfirmed { .. })), "{asked:?}");
     // The three once more, and the request once.
-    assert_eq!(direct.inspect(&queue).await.unwrap().ready, 7);
+    assert_eq!(direct.operator().unwrap().inspect(&queue).await.unwrap().ready, 7);
     broker.close().await;
     delete(&direct, &queue).await;
 }
@@ -281,7 +282,7 @@ async fn worker_that_lost_its_connection_answers_on_the_next(node: Node) {
     let working = client(&node.with(|url| url.host = proxy.address.to_string())).await;
     let caller = client(&node.url).await;
     working.declare_queue(Gated::queue()).await.unwrap();
-    working.broker().purge(Gated::queue().name()).await.unwrap();
+    working.operator().unwrap().purge(Gated::queue().name()).await.unwrap();
     let gate = Arc::new(Semaphore::new(0));
     let worker = Worker::new(&working).task::<Gated>().shared(gate.clone()).concurrency(2).signals(false);
     let (handle, mut events) = (worker.handle(), worker.events());
@@ -301,7 +302,7 @@ async fn worker_that_lost_its_connection_answers_on_the_next(node: Node) {
     assert_eq!(reply.unwrap(), 1);
     handle.shutdown();
     soon("the end", running).await.unwrap().unwrap();
-    working.broker().delete(Gated::queue().name()).await.unwrap();
+    working.operator().unwrap().delete(Gated::queue().name()).await.unwrap();
     working.close().await;
     caller.close().await;
 }
@@ -322,7 +323,7 @@ async fn channel_closed_by_the_server_loses_only_what_was_asked_on_it(node: Node
     assert_eq!(last.unwrap_err().kind(), ErrorKind::Connection);
     let _anew = soon("another channel", broker.consume(ConsumeOptions::new(DIRECT_REPLY_TO))).await.unwrap();
     broker.publish(request(&queue, "c")).await.unwrap();
-    assert_eq!(broker.inspect(&queue).await.unwrap().ready, 2);
+    assert_eq!(broker.operator().unwrap().inspect(&queue).await.unwrap().ready, 2);
     delete(&broker, &queue).await;
 }
 
@@ -336,7 +337,8 @@ async fn requests_are_lost_with_their_channel_and_new_ones_are_not(node: Node) {
         tokio::spawn(async move { broker.request(request).await })
     };
     let asked = ["a", "b"].map(|id| ask(request(&queue, id)));
-    until("both to arrive", async || broker.inspect(&queue).await.unwrap().ready == 2).await;
+    until("both to arrive", async || broker.operator().unwrap().inspect(&queue).await.unwrap().ready == 2)
+        .await;
 
     let mut astray = request(&queue, "c");
     astray.route = Publish::to_exchange(unique("missing"), "", Envelope::new("")).route;
@@ -392,10 +394,11 @@ async fn requests_that_cannot_be_written_wait_and_then_arrive(node: Node) {
     tokio::time::sleep(Duration::from_millis(50)).await;
     proxy.set(Mode::Open);
 
-    until("all to arrive", async || direct.inspect(&second).await.unwrap().ready == 100).await;
+    until("all to arrive", async || direct.operator().unwrap().inspect(&second).await.unwrap().ready == 100)
+        .await;
     asking.iter().for_each(|asking| asking.abort());
     caller.close().await;
-    direct.delete(&first).await.unwrap();
+    direct.operator().unwrap().delete(&first).await.unwrap();
     delete(&direct, &second).await;
 }
 
@@ -415,6 +418,6 @@ async fn reply_to_another_cluster_costs_one_connection_at_most(node: Node) {
     }
 
     // What was not confirmed before the connection went is there twice.
-    assert!((2..=4).contains(&broker.inspect(&queue).await.unwrap().ready));
+    assert!((2..=4).contains(&broker.operator().unwrap().inspect(&queue).await.unwrap().ready));
     delete(&broker, &queue).await;
 }

@@ -81,7 +81,7 @@ async fn retried_job_comes_back_after_its_delay_with_its_attempt(node: Node) {
     assert_eq!(again.envelope.attempt, 2);
     assert_eq!(again.envelope.headers.get(header::ERROR_KIND), Some(&"failed".into()));
     again.settle(Settlement::Ack).await.unwrap();
-    let stats = broker.inspect(&queue).await.unwrap();
+    let stats = broker.operator().unwrap().inspect(&queue).await.unwrap();
     assert_eq!(stats.ready, 0);
     broker.close().await;
 }
@@ -105,8 +105,8 @@ async fn dead_letter_reaches_its_queue_with_the_reason(node: Node) {
     assert_eq!(letter.envelope.headers.get(header::QUEUE), Some(&HeaderValue::from(spec.name().as_ref())));
     letter.settle(Settlement::Ack).await.unwrap();
     drop((consumer, dead));
-    broker.delete(spec.name()).await.unwrap();
-    broker.delete(&spec.dead_queue().unwrap()).await.unwrap();
+    broker.operator().unwrap().delete(spec.name()).await.unwrap();
+    broker.operator().unwrap().delete(&spec.dead_queue().unwrap()).await.unwrap();
     broker.close().await;
 }
 
@@ -175,7 +175,7 @@ async fn released_and_dropped_deliveries_come_again(node: Node) {
 
     drop(consumer);
     until("the queue to be empty", async || {
-        let stats = broker.inspect(&queue).await.unwrap();
+        let stats = broker.operator().unwrap().inspect(&queue).await.unwrap();
         stats.ready == 0 && stats.consumers == 0
     })
     .await;
@@ -214,8 +214,11 @@ async fn ack_is_sent_though_its_thread_is_blocked_and_nothing_more_is_fetched(no
     proxy.set(Mode::Shut);
     proxy.cut();
 
-    until("the other one is back", async || direct.inspect(&queue).await.unwrap().ready > 0).await;
-    assert_eq!(direct.inspect(&queue).await.unwrap().ready, 1);
+    until("the other one is back", async || {
+        direct.operator().unwrap().inspect(&queue).await.unwrap().ready > 0
+    })
+    .await;
+    assert_eq!(direct.operator().unwrap().inspect(&queue).await.unwrap().ready, 1);
     drop(unblock);
     blocking.join().unwrap();
     direct.close().await;

@@ -79,7 +79,7 @@ async fn jobs_travel_by_tls(node: Node) {
     let mut consumer = consume(&broker, &queue, 1).await;
 
     assert_eq!(next(&mut consumer).await.envelope.payload, job("secret").payload);
-    broker.delete(&queue).await.unwrap();
+    broker.operator().unwrap().delete(&queue).await.unwrap();
     broker.close().await;
 }
 

@@ -163,7 +163,7 @@ async fn file_shrinks_when_its_jobs_are_done() {
     let jobs = (0..3000).map(|_| Publish::to_queue("jobs", Envelope::new("x".repeat(10_000)))).collect();
     assert!(client.broker().publish_all(jobs).await.iter().all(Result::is_ok));
     let size = || std::fs::metadata(&database.0).unwrap().len();
-    client.broker().purge("jobs").await.unwrap();
+    client.operator().unwrap().purge("jobs").await.unwrap();
     let (pages, full) = (8_000_000, 30_000_000);
 
     // Nothing signals that it is tidied up; a file that is never made smaller runs into the deadline.
@@ -197,7 +197,7 @@ async fn log_that_a_reader_makes_long_is_told_and_shrinks_when_he_ends() {
     while size() < 140 << 20 {
         let jobs = (0..500).map(|_| Publish::to_queue("jobs", Envelope::new("x".repeat(20_000)))).collect();
         assert!(client.broker().publish_all(jobs).await.iter().all(Result::is_ok));
-        client.broker().purge("jobs").await.unwrap();
+        client.operator().unwrap().purge("jobs").await.unwrap();
     }
 
     // At 64 MiB and when that had doubled, not at each checkpoint.

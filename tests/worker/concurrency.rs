@@ -43,7 +43,7 @@ task!(Numbered { number: u32 } = "numbered", queue: queue("concurrency.order"), 
 
 /// How many are ready and how many unsettled.
 async fn depth(client: &Client, queue: &QueueSpec) -> (u64, Option<u64>) {
-    let stats = client.broker().inspect(queue.name()).await.unwrap();
+    let stats = client.operator().unwrap().inspect(queue.name()).await.unwrap();
     (stats.ready, stats.unsettled)
 }
 

@@ -44,7 +44,7 @@ async fn deliveries_of_a_client_that_was_closed_are_not_begun() {
     assert_eq!((&*queue, count), ("lost", 9));
     let ended = worker.ended().await.unwrap_err();
     assert_eq!(ended.kind(), ErrorKind::Closed);
-    assert_eq!(other.broker().inspect("lost").await.unwrap().ready, 20);
+    assert_eq!(other.operator().unwrap().inspect("lost").await.unwrap().ready, 20);
 }
 
 #[tokio::test]
@@ -55,7 +55,7 @@ async fn deliveries_of_a_deleted_queue_are_not_begun() {
     worker.started().await;
     worker.started().await;
 
-    client.broker().delete("lost.many").await.unwrap();
+    client.operator().unwrap().delete("lost.many").await.unwrap();
     gate.0.add_permits(100);
 
     let mut lost = 0;

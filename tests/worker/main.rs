@@ -6,6 +6,7 @@ mod failure;
 mod layer;
 mod log;
 mod lost;
+mod own_broker;
 mod program;
 mod rpc;
 mod shutdown;

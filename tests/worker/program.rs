@@ -105,11 +105,11 @@ async fn context_tells_about_the_job() {
 async fn queue_that_was_deleted_since_is_declared_again() {
     let (client, _clock) = client();
     client.enqueue(Child {}).await.unwrap();
-    client.broker().delete("program.child").await.unwrap();
+    client.operator().unwrap().delete("program.child").await.unwrap();
 
     Worker::new(&client).task::<Child>().declare().await.unwrap();
-    client.broker().inspect("program.child").await.unwrap();
+    client.operator().unwrap().inspect("program.child").await.unwrap();
 
-    client.broker().delete("program.child").await.unwrap();
+    client.operator().unwrap().delete("program.child").await.unwrap();
     assert_eq!(work(Worker::new(&client).task::<Child>()).await.succeeded, 0);
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use leveret::{BoxError, CallError, Client, Context, JobEvent, Outcome, ReasonKind, TaskError, Worker};
 use queue_core::broker::memory::MemoryBroker;
-use queue_core::broker::{Broker, BrokerInfo, ConsumeOptions, Consumer, Publish, QueueStats, Settings};
+use queue_core::broker::{Broker, BrokerInfo, ConsumeOptions, Consumer, Operator, Publish, Settings};
 use queue_core::clock::Clock;
 use queue_core::envelope::{Envelope, HeaderValue, header};
 use queue_core::error::PublishError;
@@ -85,7 +85,7 @@ fn failure<T: std::fmt::Debug>(result: Result<T, CallError>) -> (ReasonKind, Str
 
 /// The queue and its dead-letter queue are empty.
 async fn assert_gone(client: &Client, queue: &str) {
-    let look = async |queue: &str| client.broker().inspect(queue).await.unwrap();
+    let look = async |queue: &str| client.operator().unwrap().inspect(queue).await.unwrap();
     let left = look(queue).await;
     assert_eq!((left.ready, left.unsettled, left.delayed), (0, Some(0), Some(0)), "{queue}");
     assert_eq!(look(&format!("{queue}.dead")).await.ready, 0, "dead letters of {queue}");
@@ -498,16 +498,8 @@ impl Broker for SlowReplies {
         self.inner.consume(options).await
     }
 
-    async fn inspect(&self, queue: &str) -> leveret::Result<QueueStats> {
-        self.inner.inspect(queue).await
-    }
-
-    async fn purge(&self, queue: &str) -> leveret::Result<u64> {
-        self.inner.purge(queue).await
-    }
-
-    async fn delete(&self, queue: &str) -> leveret::Result<()> {
-        self.inner.delete(queue).await
+    fn operator(&self) -> Option<&dyn Operator> {
+        self.inner.operator()
     }
 
     async fn close(&self) {
@@ -524,7 +516,7 @@ async fn job_is_settled_after_its_reply_is_published() {
     let calling = tokio::spawn(client.call(Add { a: 1, b: 2 }).into_future());
 
     patiently(broker.arrived.acquire()).await.unwrap().forget();
-    assert_eq!(broker.inner.inspect("rpc").await.unwrap().unsettled, Some(1));
+    assert_eq!(broker.inner.operator().unwrap().inspect("rpc").await.unwrap().unsettled, Some(1));
     broker.let_through.add_permits(1);
 
     assert_eq!(patiently(calling).await.unwrap().unwrap(), 3);

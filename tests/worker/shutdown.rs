@@ -31,7 +31,7 @@ fn gate() -> Arc<Gate> {
 }
 
 async fn ready(client: &Client, queue: &str) -> u64 {
-    client.broker().inspect(queue).await.unwrap().ready
+    client.operator().unwrap().inspect(queue).await.unwrap().ready
 }
 
 #[tokio::test]

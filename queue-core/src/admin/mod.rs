@@ -5,7 +5,7 @@
 
 use crate::broker::{QueueStats, Walk};
 use crate::client::Client;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::task::Task;
 
 pub use letter::DeadLetter;
@@ -55,7 +55,7 @@ impl Admin {
     /// # Errors
     /// If it does not exist.
     pub async fn depth(&self, queue: &str) -> Result<QueueStats> {
-        self.client.broker().inspect(queue).await
+        self.client.operator()?.inspect(queue).await
     }
 
     /// The oldest `limit` dead letters of a dead-letter queue, such as `emails.dead`. They stay where they are; see
@@ -111,14 +111,7 @@ impl Admin {
     }
 
     async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>> {
-        let broker = self.client.broker();
-        let operator = broker.operator().ok_or_else(|| {
-            let system = broker.info().system;
-            Error::config(format!(
-                "the broker `{system}` cannot be looked into: it does not implement `Broker::operator`"
-            ))
-        })?;
-        operator.walk(queue).await
+        self.client.operator()?.walk(queue).await
     }
 }
 

@@ -6,12 +6,12 @@ use async_trait::async_trait;
 
 use super::consumer::{ConsumeOptions, Consumer};
 use super::info::BrokerInfo;
-use super::operator::{Operator, QueueStats};
+use super::operator::Operator;
 use super::publish::Publish;
 use crate::error::{PublishError, Result};
 use crate::topology::Topology;
 
-/// A message broker. Object safe; shared by clients and workers behind an `Arc`.
+/// A message broker, as jobs need it. What people and tools ask of a broker is [`Operator`]. Object safe; shared by clients and workers behind an `Arc`.
 ///
 /// All methods may be called at the same time from any task, and are cancel safe in that a dropped future leaves
 /// the broker usable; whether a dropped `publish` happened is then unknown.
@@ -59,26 +59,8 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// If the queue does not exist or may not be consumed.
     async fn consume(&self, options: ConsumeOptions) -> Result<Consumer>;
 
-    /// How deep a queue is.
-    ///
-    /// # Errors
-    /// If it does not exist.
-    async fn inspect(&self, queue: &str) -> Result<QueueStats>;
-
-    /// Drops all messages that are ready in a queue, and says how many there were.
-    ///
-    /// # Errors
-    /// If it does not exist.
-    async fn purge(&self, queue: &str) -> Result<u64>;
-
-    /// Deletes a queue with all its messages, and forgets that it was declared. A missing queue is no error.
-    ///
-    /// # Errors
-    /// If the broker refuses.
-    async fn delete(&self, queue: &str) -> Result<()>;
-
-    /// Gives the interface by which operators look into queues. The default is `None`: a broker that serves jobs and shows
-    /// nothing. [`Admin`](crate::admin::Admin) says so.
+    /// Gives the interface for operators. The default is `None`: a broker that serves jobs and shows nothing. Callers ask by
+    /// [`Client::operator`](crate::client::Client::operator), which has the error for that.
     fn operator(&self) -> Option<&dyn Operator> {
         None
     }

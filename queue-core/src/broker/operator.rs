@@ -1,5 +1,5 @@
-//! What an operator asks of a broker, beside the way of jobs: a walk through the messages that wait in a queue. The
-//! seam for `admin`; no worker comes through here.
+//! What an operator asks of a broker, beside the way of jobs: how deep a queue is, what waits in it, and to empty or delete
+//! it. The seam for `admin`; no job comes through here.
 
 use std::fmt;
 
@@ -9,7 +9,8 @@ use super::delivery::Delivery;
 use crate::envelope::Envelope;
 use crate::error::Result;
 
-/// What an operator may ask of a broker. Given by [`Broker::operator`](super::Broker::operator).
+/// What an operator, a person or a tool, may ask of a broker. Given by [`Client::operator`](crate::client::Client::operator),
+/// and implemented beside [`Broker`](super::Broker) by a broker that can be looked into.
 ///
 /// ```
 /// use queue_core::broker::Publish;
@@ -23,17 +24,36 @@ use crate::error::Result;
 /// client.declare(&Topology::new().queue(QueueDecl::new("emails"))).await?;
 /// client.broker().publish(Publish::to_queue("emails", Envelope::new("{}"))).await?;
 ///
-/// let operator = client.broker().operator().expect("a broker of Leveret's can be looked into");
+/// let operator = client.operator()?;
+/// assert_eq!(operator.inspect("emails").await?.ready, 1);
 /// let mut walk = operator.walk("emails").await?;
 /// for found in walk.next(100).await? {
 ///     println!("{}", found.envelope.id);
 /// }
 /// walk.end().await;
-/// assert_eq!(client.broker().inspect("emails").await?.ready, 1);
+/// assert_eq!(operator.purge("emails").await?, 1);
 /// # Ok(()) }
 /// ```
 #[async_trait]
 pub trait Operator: fmt::Debug + Send + Sync {
+    /// How deep a queue is.
+    ///
+    /// # Errors
+    /// If it does not exist.
+    async fn inspect(&self, queue: &str) -> Result<QueueStats>;
+
+    /// Drops all messages that are ready in a queue, and says how many there were.
+    ///
+    /// # Errors
+    /// If it does not exist.
+    async fn purge(&self, queue: &str) -> Result<u64>;
+
+    /// Deletes a queue with all its messages, and forgets that it was declared. A missing queue is no error.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    async fn delete(&self, queue: &str) -> Result<()>;
+
     /// Begins a walk through the messages that are ready in a queue. To walk changes nothing: what the walk passes is in the
     /// queue, in its place, when the walk has ended. Where only a consumer sees what a queue holds (RabbitMQ), the walk
     /// holds what it has passed until then, and others do not get it.

@@ -246,7 +246,8 @@ impl Asking<'_> {
         }
         let (task, queue) = (self.task, self.queue.name());
         if source.is_none()
-            && let Ok(Ok(stats)) = tokio::time::timeout(LOOK, broker.inspect(queue)).await
+            && let Some(operator) = broker.operator()
+            && let Ok(Ok(stats)) = tokio::time::timeout(LOOK, operator.inspect(queue)).await
             && stats.consumers == 0
         {
             return CallError::NoWorker { task, queue: queue.to_string(), waited };

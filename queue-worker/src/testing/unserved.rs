@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use queue_core::broker::memory::MemoryBroker;
-use queue_core::broker::{
-    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Operator, Publish, QueueStats,
-};
+use queue_core::broker::{Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Operator, Publish};
 use queue_core::envelope::{Envelope, JobId};
 use queue_core::error::{PublishError, Result};
 use queue_core::topology::{Name, Route, Topology};
@@ -134,18 +132,6 @@ impl Broker for Watched {
 
     async fn consume(&self, options: ConsumeOptions) -> Result<Consumer> {
         self.broker.consume(options).await
-    }
-
-    async fn inspect(&self, queue: &str) -> Result<QueueStats> {
-        self.broker.inspect(queue).await
-    }
-
-    async fn purge(&self, queue: &str) -> Result<u64> {
-        self.broker.purge(queue).await
-    }
-
-    async fn delete(&self, queue: &str) -> Result<()> {
-        self.broker.delete(queue).await
     }
 
     fn operator(&self) -> Option<&dyn Operator> {

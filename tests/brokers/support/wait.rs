@@ -49,7 +49,13 @@ pub(crate) fn text(delivery: &Delivery) -> String {
 
 /// How many messages are ready in a queue at this moment.
 pub(crate) async fn ready(broker: &dyn Broker, queue: &str) -> u64 {
-    broker.inspect(queue).await.unwrap_or_else(|error| panic!("inspect `{queue}`: {error}")).ready
+    broker
+        .operator()
+        .unwrap()
+        .inspect(queue)
+        .await
+        .unwrap_or_else(|error| panic!("inspect `{queue}`: {error}"))
+        .ready
 }
 
 /// Waits until exactly `count` messages are ready. Polls, because no broker signals a queue's depth.

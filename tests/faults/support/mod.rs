@@ -49,9 +49,9 @@ pub(crate) async fn connect(url: &str, builder: leveret::ClientBuilder) -> Clien
 
 /// Deletes what an earlier run of this test has left in the task's queues.
 pub(crate) async fn fresh<T: Task>(client: &Client) {
-    client.broker().delete(T::queue().name()).await.unwrap();
+    client.operator().unwrap().delete(T::queue().name()).await.unwrap();
     if let Some(dead) = T::queue().dead_queue() {
-        client.broker().delete(&dead).await.unwrap();
+        client.operator().unwrap().delete(&dead).await.unwrap();
     }
 }
 
@@ -131,7 +131,7 @@ pub(crate) fn text(delivery: &Delivery) -> String {
 }
 
 pub(crate) async fn ready(client: &Client, queue: &str) -> u64 {
-    client.broker().inspect(queue).await.unwrap().ready
+    client.operator().unwrap().inspect(queue).await.unwrap().ready
 }
 
 #[track_caller]

@@ -160,7 +160,8 @@ impl Foreign {
                 Some(read(got.properties, got.data))
             }
             Self::Ours(client) => {
-                let ready = client.broker().inspect(queue).await.expect("the queue is there").ready;
+                let ready =
+                    client.operator().unwrap().inspect(queue).await.expect("the queue is there").ready;
                 if ready == 0 {
                     return None;
                 }

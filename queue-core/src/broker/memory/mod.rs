@@ -13,8 +13,8 @@ use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{
-    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Delivery, Operator, Publish, QueueStats,
-    Settings, amqp, closed,
+    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Delivery, Operator, Publish, Settings,
+    amqp, closed,
 };
 use crate::envelope::JobId;
 use crate::error::{Error, PublishError, Result};
@@ -29,6 +29,7 @@ mod consumer;
 mod delays;
 mod flow;
 mod ids;
+mod operator;
 mod queue;
 mod ready;
 mod reply;
@@ -277,18 +278,6 @@ impl Broker for MemoryBroker {
         };
         tasks.all.spawn_on(watch, &runtime);
         Ok(consumer)
-    }
-
-    async fn inspect(&self, queue: &str) -> Result<QueueStats> {
-        self.act(|state| state.inspect(self.client, queue))?
-    }
-
-    async fn purge(&self, queue: &str) -> Result<u64> {
-        self.act(|state| state.purge(self.client, queue))?
-    }
-
-    async fn delete(&self, queue: &str) -> Result<()> {
-        self.act(|state| state.delete(self.client, queue))?
     }
 
     fn operator(&self) -> Option<&dyn Operator> {

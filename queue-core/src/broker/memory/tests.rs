@@ -74,13 +74,13 @@ async fn delayed_jobs_fall_due_in_their_order_when_the_clock_is_moved() {
     let mut consumer = broker.consume(ConsumeOptions::new("q").prefetch(10)).await.unwrap();
 
     clock.advance(9 * SECOND);
-    assert_eq!(broker.inspect("q").await.unwrap().delayed, Some(3));
+    assert_eq!(broker.operator().unwrap().inspect("q").await.unwrap().delayed, Some(3));
     clock.advance(60 * SECOND);
 
     for expected in ["early", "early too", "late"] {
         assert_eq!(next(&mut consumer).await.envelope.id.as_str(), expected);
     }
-    assert_eq!(broker.inspect("q").await.unwrap().delayed, Some(0));
+    assert_eq!(broker.operator().unwrap().inspect("q").await.unwrap().delayed, Some(0));
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn delayed_job_whose_queue_has_gone_waits_for_an_hour_and_is_kept_as_unrou
     declare(&broker, QueueDecl::new("q")).await;
     publish_after(&broker, "q", "a", clock.now() + SECOND).await;
 
-    broker.delete("q").await.unwrap();
+    broker.operator().unwrap().delete("q").await.unwrap();
     for _ in 0..3600 {
         clock.advance(SECOND);
         assert_eq!(broker.activity().delayed, 1);
@@ -168,7 +168,7 @@ async fn delayed_job_whose_queue_is_full_waits_again() {
 
     clock.advance(SECOND);
     assert_eq!((broker.activity().parked, broker.activity().delayed), (1, 1));
-    broker.purge("q").await.unwrap();
+    broker.operator().unwrap().purge("q").await.unwrap();
     clock.advance(SECOND);
 
     assert_eq!(ids(&broker, "q"), ["second"]);
@@ -230,14 +230,14 @@ async fn unused_queue_expires_but_not_while_it_is_consumed() {
     let consumer = broker.consume(ConsumeOptions::new("q")).await.unwrap();
 
     clock.advance(60 * SECOND);
-    assert_eq!(broker.inspect("q").await.unwrap().consumers, 1);
+    assert_eq!(broker.operator().unwrap().inspect("q").await.unwrap().consumers, 1);
     drop(consumer);
-    while broker.inspect("q").await.unwrap().consumers > 0 {
+    while broker.operator().unwrap().inspect("q").await.unwrap().consumers > 0 {
         tokio::task::yield_now().await;
     }
     clock.advance(5 * SECOND);
 
-    assert_eq!(broker.inspect("q").await.unwrap_err().kind(), ErrorKind::Topology);
+    assert_eq!(broker.operator().unwrap().inspect("q").await.unwrap_err().kind(), ErrorKind::Topology);
 }
 
 #[tokio::test]
@@ -300,11 +300,13 @@ async fn name_is_shared_while_somebody_holds_it() {
     let other = open("memory:name-is-shared", &settings).unwrap();
     one.declare(&Topology::new().queue(QueueDecl::new("q"))).await.unwrap();
 
-    assert!(other.inspect("q").await.is_ok());
-    assert!(open("memory:", &settings).unwrap().inspect("q").await.is_err());
+    assert!(other.operator().unwrap().inspect("q").await.is_ok());
+    assert!(open("memory:", &settings).unwrap().operator().unwrap().inspect("q").await.is_err());
     drop((one, other));
 
-    assert!(open("memory:name-is-shared", &settings).unwrap().inspect("q").await.is_err());
+    assert!(
+        open("memory:name-is-shared", &settings).unwrap().operator().unwrap().inspect("q").await.is_err()
+    );
 }
 
 #[tokio::test]
@@ -340,7 +342,7 @@ async fn closing_one_client_leaves_the_others_alone() {
     let mut ours = one.consume(ConsumeOptions::new("q")).await.unwrap();
     let unsettled = next(&mut ours).await;
     let mut theirs = other.consume(ConsumeOptions::new("q")).await.unwrap();
-    assert!(other.inspect("mine").await.unwrap_err().to_string().contains("exclusive"));
+    assert!(other.operator().unwrap().inspect("mine").await.unwrap_err().to_string().contains("exclusive"));
     assert!(nothing(&mut theirs));
 
     one.close().await;
@@ -348,7 +350,9 @@ async fn closing_one_client_leaves_the_others_alone() {
     assert!(ours.next().await.is_none());
     assert!(matches!(unsettled.settle(Settlement::Ack).await, Err(SettleError::Lost)));
     assert!(next(&mut theirs).await.redelivered);
-    assert!(other.inspect("mine").await.unwrap_err().to_string().contains("does not exist"));
+    assert!(
+        other.operator().unwrap().inspect("mine").await.unwrap_err().to_string().contains("does not exist")
+    );
     assert!(matches!(one.publish(Publish::to_queue("q", job("b"))).await, Err(PublishError::Closed)));
     one.close().await;
 }

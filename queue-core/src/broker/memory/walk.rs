@@ -3,24 +3,21 @@
 use async_trait::async_trait;
 
 use super::MemoryBroker;
-use crate::broker::operator::{Found, Operator, Place, Walk};
-use crate::broker::{ConsumeOptions, Delivery};
+use crate::broker::{ConsumeOptions, Delivery, Found, Place, Walk};
 use crate::error::Result;
 
-#[async_trait]
-impl Operator for MemoryBroker {
-    async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>> {
-        self.look(|state| state.ready(self.client, queue).map(drop))??;
-        Ok(Box::new(MemoryWalk { broker: self, queue: queue.to_owned(), last: None }))
-    }
-}
-
 #[derive(Debug)]
-struct MemoryWalk<'a> {
+pub(super) struct MemoryWalk<'a> {
     broker: &'a MemoryBroker,
     queue: String,
     /// Level and position of the message that it came by last.
     last: Option<(u8, u64)>,
+}
+
+impl<'a> MemoryWalk<'a> {
+    pub(super) fn new(broker: &'a MemoryBroker, queue: &str) -> Self {
+        Self { broker, queue: queue.to_owned(), last: None }
+    }
 }
 
 #[async_trait]

@@ -5,18 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions};
 use tokio_util::sync::CancellationToken;
 
-use super::convert::short;
+use super::consumer;
 use super::core::Core;
 use super::router::NeedsRouter;
 use super::runtime::{OwnRuntime, on};
-use super::{consumer, declare};
 use crate::broker::amqp::{check_publish, check_queue};
 use crate::broker::reply::is_request;
 use crate::broker::{
-    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Health, Operator, Publish, QueueStats,
+    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Health, Operator, Publish,
 };
 use crate::error::{PublishError, Result, chain};
 use crate::topology::Topology;
@@ -79,55 +77,6 @@ impl Broker for RabbitMq {
         self.core.ensure_ladder().await?;
         let router = NeedsRouter::new(&self.core);
         consumer::start(self.core.clone(), options, Some(router)).await
-    }
-
-    async fn inspect(&self, queue: &str) -> Result<QueueStats> {
-        self.core.ensure_open()?;
-        check_queue(queue)?;
-        let (core, queue) = (self.core.clone(), queue.to_owned());
-        on(&self.core.handle, async move {
-            core.on_queue(core.shared.is_exclusive(&queue), async |channel| {
-                let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-                let found = channel.queue_declare(short(&queue), options, Default::default()).await;
-                let found = found.map_err(|error| declare::refusal("queue", &queue, &error))?;
-                let consumers = found.consumer_count().into();
-                Ok(QueueStats::new(found.message_count().into(), None, consumers))
-            })
-            .await
-        })
-        .await
-    }
-
-    async fn purge(&self, queue: &str) -> Result<u64> {
-        self.core.ensure_open()?;
-        check_queue(queue)?;
-        let (core, queue) = (self.core.clone(), queue.to_owned());
-        on(&self.core.handle, async move {
-            core.on_queue(core.shared.is_exclusive(&queue), async |channel| {
-                let purged = channel.queue_purge(short(&queue), QueuePurgeOptions::default()).await;
-                purged.map(u64::from).map_err(|error| declare::refusal("queue", &queue, &error))
-            })
-            .await
-        })
-        .await
-    }
-
-    async fn delete(&self, queue: &str) -> Result<()> {
-        self.core.ensure_open()?;
-        check_queue(queue)?;
-        let (core, queue) = (self.core.clone(), queue.to_owned());
-        on(&self.core.handle, async move {
-            let is_exclusive = core.shared.is_exclusive(&queue);
-            // First, or a reconnect in between would declare it again.
-            core.shared.forget(&queue);
-            core.on_queue(is_exclusive, async |channel| {
-                // RabbitMQ says ok to the deletion of a queue that does not exist.
-                let deleted = channel.queue_delete(short(&queue), QueueDeleteOptions::default()).await;
-                deleted.map(drop).map_err(|error| declare::refusal("queue", &queue, &error))
-            })
-            .await
-        })
-        .await
     }
 
     fn operator(&self) -> Option<&dyn Operator> {

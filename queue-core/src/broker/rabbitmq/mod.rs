@@ -53,6 +53,7 @@ mod ledger;
 #[cfg(feature = "management")]
 mod management;
 mod many;
+mod operator;
 mod outgoing;
 mod pause;
 mod publish;

@@ -17,18 +17,14 @@ use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, Q
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::broker::RabbitMq;
 use super::convert::{self, short};
 use super::core::Core;
 use super::ledger::{Ledger, STASHED};
-use super::runtime::on;
 use super::settle::Receipt;
 use super::turn::{Lock, Turn};
 use super::{declare, fault};
-use crate::broker::amqp::check_queue;
-use crate::broker::operator::{Found, Operator, Place, Walk};
 use crate::broker::tries::is_refusal;
-use crate::broker::{ConsumeOptions, Delivery, Publish, closed};
+use crate::broker::{ConsumeOptions, Delivery, Found, Place, Publish, Walk, closed};
 use crate::envelope::{Envelope, HeaderValue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::settlement::renewed_copy;
@@ -46,22 +42,19 @@ const WORN: i64 = 10;
 /// safe side: to ask in vain costs two round trips, and a nack that is stashed and forgotten costs each letter a delivery.
 const BUSY: usize = STASHED - 2;
 
-#[async_trait]
-impl Operator for RabbitMq {
-    async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>> {
-        self.core.ensure_open()?;
-        check_queue(queue)?;
-        let (core, queue) = (self.core.clone(), Name::Owned(queue.to_owned()));
-        let hold = on(&self.core.handle, async move { Hold::open(core, queue).await }).await?;
-        Ok(Box::new(RabbitWalk { core: self.core.clone(), hold: Some(hold) }))
-    }
-}
-
 /// A walk, whose steps are carried out on the broker's runtime: one that is begun is done, whether anybody waits or not.
-struct RabbitWalk {
+pub(super) struct RabbitWalk {
     core: Arc<Core>,
     /// `None` while a step has it, and after a step that nobody waited for.
     hold: Option<Hold>,
+}
+
+impl RabbitWalk {
+    /// Waits for a turn at the queue, and begins to walk. Runs on the broker's runtime.
+    pub(super) async fn begin(core: Arc<Core>, queue: Name) -> Result<Self> {
+        let hold = Hold::open(core.clone(), queue).await?;
+        Ok(Self { core, hold: Some(hold) })
+    }
 }
 
 /// What a walk holds. Dropped, it gives that back, in a task of its own.

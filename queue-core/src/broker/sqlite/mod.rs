@@ -12,14 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension as _};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::amqp::Published;
 use super::{
-    Broker, BrokerInfo, ConsumeOptions, Consumer, Health, Operator, Publish, QueueStats, Settings, amqp,
-    closed,
+    Broker, BrokerInfo, ConsumeOptions, Consumer, Health, Operator, Publish, Settings, amqp, closed,
 };
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, PublishError, Result};
@@ -56,6 +54,7 @@ mod intake;
 mod lease;
 mod log;
 mod neighbours;
+mod operator;
 mod outbox;
 mod place;
 mod reader;
@@ -277,25 +276,6 @@ impl Broker for SqliteBroker {
         Ok(consumer)
     }
 
-    async fn inspect(&self, queue: &str) -> Result<QueueStats> {
-        let name = queue.to_owned();
-        match self.reader.read(move |reader| inspect(reader, &name)).await? {
-            None => Err(amqp::missing_queue(queue)),
-            Some((Some(owner), _)) if owner != self.me => Err(amqp::locked(queue)),
-            Some((_, stats)) => Ok(stats),
-        }
-    }
-
-    async fn purge(&self, queue: &str) -> Result<u64> {
-        let queue = queue.to_owned();
-        self.ask(|reply| Command::Purge { queue, reply }).await.unwrap_or_else(|| Err(closed()))
-    }
-
-    async fn delete(&self, queue: &str) -> Result<()> {
-        let queue = queue.to_owned();
-        self.ask(|reply| Command::Delete { queue, reply }).await.unwrap_or_else(|| Err(closed()))
-    }
-
     fn operator(&self) -> Option<&dyn Operator> {
         Some(self)
     }
@@ -333,22 +313,4 @@ impl Drop for SqliteBroker {
             tracing::warn!(path = %self.path.display(), "the database is still being closed");
         }
     }
-}
-
-/// Whose a queue is, and how deep it is.
-fn inspect(reader: &Connection, name: &str) -> rusqlite::Result<Option<(Option<ClientId>, QueueStats)>> {
-    let count = |count: i64| u64::try_from(count).unwrap_or(0);
-    let mut select = reader.prepare_cached(
-        "SELECT owner, ready, \
-         (SELECT count(*) FROM leveret_job WHERE client IS NOT NULL AND leveret_job.queue = leveret_queue.queue), \
-         (SELECT count(*) FROM leveret_delayed WHERE exchange IS NULL AND leveret_delayed.queue = name), \
-         (SELECT count(*) FROM leveret_consumer WHERE leveret_consumer.queue = leveret_queue.name) \
-         FROM leveret_queue WHERE name = ?1",
-    )?;
-    let found = select.query_row([name], |row| {
-        let (ready, unsettled, delayed, consumers) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
-        let stats = QueueStats::new(count(ready), Some(count(unsettled)), count(consumers));
-        Ok((row.get(0)?, stats.delayed(count(delayed))))
-    });
-    found.optional()
 }

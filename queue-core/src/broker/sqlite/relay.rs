@@ -335,7 +335,9 @@ async fn send(client: Client, target: Target, entries: Vec<Entry>, stop: Cancell
 /// No broker looks for the queue of a delayed job before its time, and then it would be too late to keep it.
 async fn look_for(client: &Client, queue: &str) -> Result<(), PublishError> {
     let since = Instant::now();
-    let Err(error) = client.broker().inspect(queue).await else { return Ok(()) };
+    // A broker that shows nothing is given the job.
+    let Ok(operator) = client.operator() else { return Ok(()) };
+    let Err(error) = operator.inspect(queue).await else { return Ok(()) };
     Err(match error.kind() {
         ErrorKind::Topology => {
             PublishError::Unroutable { exchange: String::new(), routing_key: queue.to_owned() }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use rusqlite::Connection;
+
 use super::batch::CHUNK;
 use super::outbox::{AGAIN, STEP};
 use super::*;
@@ -179,13 +181,13 @@ async fn settlement_waits_for_room() {
 
     let making_room = async {
         until_blocked(&broker).await;
-        broker.purge("jobs").await.unwrap()
+        broker.operator().unwrap().purge("jobs").await.unwrap()
     };
     let (settled, purged) = tokio::join!(first.settle(Settlement::Ack), making_room);
 
     settled.unwrap();
     assert_eq!(purged, 2);
-    let stats = broker.inspect("jobs").await.unwrap();
+    let stats = broker.operator().unwrap().inspect("jobs").await.unwrap();
     assert_eq!((stats.ready, stats.unsettled), (0, Some(0)));
     assert_eq!(broker.info().health, Health::Up);
     broker.close().await;
@@ -216,7 +218,7 @@ async fn job_that_could_not_be_settled_comes_again_as_soon_as_there_is_room() {
 
     let unsettled = first.settle(Settlement::Ack).await;
     // Its lease of an hour is not waited for, nor the next beat of it.
-    broker.purge("jobs").await.unwrap();
+    broker.operator().unwrap().purge("jobs").await.unwrap();
     let again = next(&mut consumer).await;
 
     assert!(matches!(unsettled, Err(SettleError::Lost)), "{unsettled:?}");
@@ -347,7 +349,7 @@ async fn publish_does_not_wait_for_the_whole_of_a_batch() {
 
     let single = async {
         broker.publish(job("single")).await.unwrap();
-        broker.inspect("jobs").await.unwrap().ready
+        broker.operator().unwrap().inspect("jobs").await.unwrap().ready
     };
     let (published, before) = tokio::join!(broker.publish_all(batch(20)), single);
 

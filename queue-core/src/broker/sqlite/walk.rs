@@ -6,47 +6,30 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _, ToSql, params};
 
 use super::command::{Command, Ticket};
-use super::ids::{ClientId, QueueId};
+use super::ids::QueueId;
 use super::settler::SqliteSettler;
 use super::state::State;
 use super::{SqliteBroker, row};
-use crate::broker::operator::{Found, Operator, Place, Walk};
-use crate::broker::{Delivery, amqp, closed};
+use crate::broker::{Delivery, Found, Place, Walk, closed};
 use crate::error::Result;
 use crate::topology::Name;
 
 /// How many bytes of payload end a page before its number does, so that none takes much memory or time.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
-#[async_trait]
-impl Operator for SqliteBroker {
-    async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>> {
-        let name = queue.to_owned();
-        let find = move |reader: &Connection| -> rusqlite::Result<Option<(QueueId, Option<ClientId>)>> {
-            let mut select =
-                reader.prepare_cached("SELECT queue, owner FROM leveret_queue WHERE name = ?1")?;
-            select.query_row([name], |row| Ok((row.get(0)?, row.get(1)?))).optional()
-        };
-        match self.reader.read(find).await? {
-            None => Err(amqp::missing_queue(queue)),
-            Some((_, Some(owner))) if owner != self.me => Err(amqp::locked(queue)),
-            Some((id, _)) => Ok(Box::new(SqliteWalk {
-                broker: self,
-                queue: id,
-                name: queue.to_owned().into(),
-                last: None,
-            })),
-        }
-    }
-}
-
 #[derive(Debug)]
-struct SqliteWalk<'a> {
+pub(super) struct SqliteWalk<'a> {
     broker: &'a SqliteBroker,
     queue: QueueId,
     name: Name,
     /// Level and number of the job that it came by last.
     last: Option<(i64, i64)>,
+}
+
+impl<'a> SqliteWalk<'a> {
+    pub(super) fn new(broker: &'a SqliteBroker, queue: QueueId, name: &str) -> Self {
+        Self { broker, queue, name: name.to_owned().into(), last: None }
+    }
 }
 
 #[async_trait]

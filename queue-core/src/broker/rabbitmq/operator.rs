@@ -1,0 +1,74 @@
+//! What an operator asks of this broker, each time on the connection aside.
+
+use async_trait::async_trait;
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions};
+
+use super::broker::RabbitMq;
+use super::convert::short;
+use super::declare;
+use super::runtime::on;
+use super::walk::RabbitWalk;
+use crate::broker::amqp::check_queue;
+use crate::broker::{Operator, QueueStats, Walk};
+use crate::error::Result;
+use crate::topology::Name;
+
+#[async_trait]
+impl Operator for RabbitMq {
+    async fn inspect(&self, queue: &str) -> Result<QueueStats> {
+        self.core.ensure_open()?;
+        check_queue(queue)?;
+        let (core, queue) = (self.core.clone(), queue.to_owned());
+        on(&self.core.handle, async move {
+            core.on_queue(core.shared.is_exclusive(&queue), async |channel| {
+                let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+                let found = channel.queue_declare(short(&queue), options, Default::default()).await;
+                let found = found.map_err(|error| declare::refusal("queue", &queue, &error))?;
+                let consumers = found.consumer_count().into();
+                Ok(QueueStats::new(found.message_count().into(), None, consumers))
+            })
+            .await
+        })
+        .await
+    }
+
+    async fn purge(&self, queue: &str) -> Result<u64> {
+        self.core.ensure_open()?;
+        check_queue(queue)?;
+        let (core, queue) = (self.core.clone(), queue.to_owned());
+        on(&self.core.handle, async move {
+            core.on_queue(core.shared.is_exclusive(&queue), async |channel| {
+                let purged = channel.queue_purge(short(&queue), QueuePurgeOptions::default()).await;
+                purged.map(u64::from).map_err(|error| declare::refusal("queue", &queue, &error))
+            })
+            .await
+        })
+        .await
+    }
+
+    async fn delete(&self, queue: &str) -> Result<()> {
+        self.core.ensure_open()?;
+        check_queue(queue)?;
+        let (core, queue) = (self.core.clone(), queue.to_owned());
+        on(&self.core.handle, async move {
+            let is_exclusive = core.shared.is_exclusive(&queue);
+            // First, or a reconnect in between would declare it again.
+            core.shared.forget(&queue);
+            core.on_queue(is_exclusive, async |channel| {
+                // RabbitMQ says ok to the deletion of a queue that does not exist.
+                let deleted = channel.queue_delete(short(&queue), QueueDeleteOptions::default()).await;
+                deleted.map(drop).map_err(|error| declare::refusal("queue", &queue, &error))
+            })
+            .await
+        })
+        .await
+    }
+
+    async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>> {
+        self.core.ensure_open()?;
+        check_queue(queue)?;
+        let (core, queue) = (self.core.clone(), Name::Owned(queue.to_owned()));
+        let walk = on(&self.core.handle, async move { RabbitWalk::begin(core, queue).await }).await?;
+        Ok(Box::new(walk))
+    }
+}

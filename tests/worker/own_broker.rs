@@ -1,0 +1,109 @@
+//! A broker that a user writes: it serves jobs with the trait `Broker` alone, and what it cannot do is said in words.
+
+use std::future::IntoFuture as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use leveret::{CallError, Client, Error, ErrorKind, Task as _, Worker};
+use queue_core::broker::memory::MemoryBroker;
+use queue_core::broker::{Broker, BrokerInfo, ConsumeOptions, Consumer, Publish, Settings};
+use queue_core::error::PublishError;
+use queue_core::topology::Topology;
+
+use crate::support::{options, patiently, queue, start, task};
+
+task!(Double { n: i64 } -> i64 = "own.double", queue: queue("own.double"), options: options(), needs: [],
+    async |_call, job| { Ok::<_, std::convert::Infallible>(job.n * 2) });
+
+/// A broker that shows nothing.
+#[derive(Debug)]
+struct Plain(Arc<MemoryBroker>);
+
+#[async_trait]
+impl Broker for Plain {
+    fn info(&self) -> BrokerInfo {
+        BrokerInfo::new("plain")
+    }
+
+    async fn declare(&self, topology: &Topology) -> leveret::Result<()> {
+        self.0.declare(topology).await
+    }
+
+    async fn publish(&self, publish: Publish) -> Result<(), PublishError> {
+        self.0.publish(publish).await
+    }
+
+    async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>> {
+        self.0.publish_all(publishes).await
+    }
+
+    async fn consume(&self, options: ConsumeOptions) -> leveret::Result<Consumer> {
+        self.0.consume(options).await
+    }
+
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+fn client() -> Client {
+    Client::builder().with_broker(Arc::new(Plain(MemoryBroker::new(&Settings::default()))))
+}
+
+/// Says which broker it is, and how to mend it.
+fn assert_unsupported(error: &Error) {
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+    let words = error.to_string();
+    assert!(words.contains("`plain`") && words.contains("`Broker::operator`"), "{words}");
+}
+
+#[tokio::test]
+async fn broker_without_an_operator_serves_jobs_and_calls() {
+    let client = client();
+    let mut worker = start(Worker::new(&client).task::<Double>());
+
+    client.enqueue(Double { n: 1 }).await.unwrap();
+    worker.succeeded().await;
+    client.enqueue(Double { n: 2 }).delay(Duration::from_millis(1)).await.unwrap();
+    worker.succeeded().await;
+    assert_eq!(patiently(client.call(Double { n: 21 }).into_future()).await.unwrap(), 42);
+
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn broker_without_an_operator_says_so_to_operators() {
+    let client = client();
+    client.declare_queue(Double::queue()).await.unwrap();
+    let admin = client.admin();
+
+    assert_unsupported(&client.operator().unwrap_err());
+    assert_unsupported(&client.depth::<Double>().await.unwrap_err());
+    assert_unsupported(&admin.depth("own.double").await.unwrap_err());
+    assert_unsupported(&admin.dead_letters("own.double.dead", 1).await.unwrap_err());
+    assert_unsupported(&admin.replay("own.double.dead", 1, |_| true).await.unwrap_err());
+}
+
+/// It could not know when nothing is left, so it does not begin.
+#[tokio::test]
+async fn worker_cannot_run_until_idle_without_an_operator() {
+    let client = client();
+    client.enqueue(Double { n: 1 }).await.unwrap();
+    let worker = Worker::new(&client).task::<Double>().signals(false);
+
+    let refused = patiently(worker.run_until_idle()).await.unwrap_err();
+
+    assert_unsupported(&refused);
+}
+
+/// That no worker is there is not known, so it is not said.
+#[tokio::test]
+async fn call_without_an_answer_times_out_without_an_operator() {
+    let client = client();
+
+    let call = client.call(Double { n: 1 }).timeout(Duration::from_millis(50)).into_future();
+    let error = patiently(call).await.unwrap_err();
+
+    assert!(matches!(error, CallError::Timeout { .. }), "{error:?}");
+}
