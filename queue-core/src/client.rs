@@ -4,30 +4,24 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
-
-use bytes::Bytes;
+use std::time::Duration;
 
 pub use self::builder::ClientBuilder;
+pub use self::enqueue::Enqueue;
 use crate::admin::Admin;
-#[cfg(feature = "sqlite-system")]
-use crate::broker::sqlite::SqlInsert;
 use crate::broker::{Broker, BrokerInfo, Operator, Publish, QueueStats, Settings};
 use crate::call::replies::Replies;
 use crate::clock::Clock;
 use crate::declaring::Declaring;
-use crate::envelope::{Envelope, HeaderValue, Headers, JobId, header};
-use crate::error::{EnqueueError, Error, ErrorKind, PublishError, Result, chain};
-use crate::publish::refuse_own_headers;
-use crate::sending::Sending;
+use crate::error::{EnqueueError, Error, ErrorKind, PublishError, Result};
+use crate::seal::Sealer;
 use crate::task::Task;
-use crate::topology::{MAX_NAME, Namespace, QueueSpec, Topology};
+use crate::topology::{Namespace, QueueSpec, Topology};
 
+mod batch;
 mod builder;
+mod enqueue;
 mod environment;
 
 /// How often a job is published to a queue that is missing, or refuses it without being full.
@@ -77,105 +71,6 @@ impl Client {
     /// Sets what [`connect`](Self::connect) leaves at its default.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
-    }
-
-    /// Enqueues a job. `.await` it: `Ok(id)` means that the broker has it.
-    ///
-    /// ```no_run
-    /// # use queue_core::{client::Client, task::Task, error::EnqueueError};
-    /// # use std::time::Duration;
-    /// # async fn f<T: Task + Clone>(client: Client, send_email: T) -> Result<(), EnqueueError> {
-    /// client.enqueue(send_email.clone()).await?;
-    /// client.enqueue(send_email).delay(Duration::from_secs(60)).await?;
-    /// # Ok(()) }
-    /// ```
-    pub fn enqueue<T: Task>(&self, task: T) -> Enqueue<T> {
-        Enqueue(Sending::Prepared(Job {
-            client: self.clone(),
-            task,
-            due: Due::Now,
-            priority: None,
-            id: None,
-            headers: Headers::new(),
-        }))
-    }
-
-    /// Enqueues many jobs of one task, pipelined, and reports each by itself, in their order. One that fails does
-    /// not keep the others from being enqueued. However many there are: a job's time is up only when the broker has taken
-    /// none of them for the whole publish timeout.
-    #[must_use = "each result says whether its job was enqueued"]
-    pub async fn enqueue_all<T: Task>(
-        &self,
-        tasks: impl IntoIterator<Item = T>,
-    ) -> Vec<Result<JobId, EnqueueError>> {
-        let envelopes: Vec<_> =
-            tasks.into_iter().map(|task| self.check_payload(self.envelope(&task, Headers::new())?)).collect();
-        if let Err(error) = self.declare_queue(T::queue()).await {
-            let again = || Error::new(error.kind(), chain(&error));
-            return envelopes
-                .into_iter()
-                .map(|envelope| envelope.and_then(|_| Err(self.declare_error(T::queue(), again()))))
-                .collect();
-        }
-
-        // The outcome of each job, and what it takes to make its message once more: a payload is shared, not copied.
-        let mut jobs: Vec<Result<(JobId, Bytes), EnqueueError>> = Vec::with_capacity(envelopes.len());
-        let mut batch = Vec::with_capacity(envelopes.len());
-        for envelope in envelopes {
-            jobs.push(envelope.map(|envelope| {
-                let job = (envelope.id.clone(), envelope.payload.clone());
-                batch.push(Publish::to_queue(T::queue().name().clone(), envelope));
-                job
-            }));
-        }
-        let mut outcomes = self.inner.broker.publish_all(batch).await;
-        for _ in 1..TRIES {
-            if !self.publish_again::<T>(jobs.iter().flatten(), &mut outcomes).await {
-                break;
-            }
-        }
-        let mut outcomes = outcomes.into_iter();
-        jobs.into_iter()
-            .map(|job| {
-                let (id, _) = job?;
-                let outcome = outcomes.next().unwrap_or(Err(PublishError::Closed));
-                outcome.map(|()| id).map_err(|error| enqueue_error(T::queue(), error))
-            })
-            .collect()
-    }
-
-    /// Publishes once more what did not reach a queue that was deleted since we declared it; it is declared again. Says
-    /// whether there was anything.
-    async fn publish_again<T: Task>(
-        &self,
-        jobs: impl Iterator<Item = &(JobId, Bytes)>,
-        outcomes: &mut [Result<(), PublishError>],
-    ) -> bool {
-        let unroutable = |outcome: &Result<(), _>| matches!(outcome, Err(PublishError::Unroutable { .. }));
-        let refused = |outcome: &Result<(), _>| matches!(outcome, Err(PublishError::QueueFull { .. }));
-        let are_unroutable = outcomes.iter().any(unroutable);
-        let are_refused = outcomes.iter().any(refused) && self.refuses_for_a_moment(T::queue()).await;
-        if are_unroutable {
-            self.forget(T::queue().name());
-        }
-        // If it cannot be declared, the jobs keep their outcome, which names the queue.
-        if !(are_unroutable || are_refused) || self.declare_queue(T::queue()).await.is_err() {
-            return false;
-        }
-        let mut failed = Vec::new();
-        let mut batch = Vec::new();
-        for ((id, payload), outcome) in jobs.zip(outcomes) {
-            if unroutable(outcome) || are_refused && refused(outcome) {
-                let mut envelope = self.envelope_around::<T>(payload.clone(), Headers::new());
-                envelope.id = id.clone();
-                batch.push(Publish::to_queue(T::queue().name().clone(), envelope));
-                failed.push(outcome);
-            }
-        }
-        for (outcome, again) in failed.into_iter().zip(self.inner.broker.publish_all(batch).await) {
-            *outcome = again;
-        }
-        true
     }
 
     /// How deep the task's queue is.
@@ -295,42 +190,9 @@ impl Client {
         self.inner.settings.publish_timeout
     }
 
-    /// The envelope of a job that is due now. `headers` are the user's.
-    pub(crate) fn envelope<T: Task>(&self, task: &T, headers: Headers) -> Result<Envelope, EnqueueError> {
-        let payload = T::options()
-            .format
-            .encode(task)
-            .map_err(|source| EnqueueError::Encode { task: T::NAME, source })?;
-        Ok(self.envelope_around::<T>(payload, headers))
-    }
-
-    fn envelope_around<T: Task>(&self, payload: impl Into<Bytes>, headers: Headers) -> Envelope {
-        let mut envelope = Envelope::new(payload);
-        envelope.task = Some(T::NAME.to_owned());
-        let options = T::options();
-        envelope.content_type = Some(options.format.content_type().to_owned());
-        envelope.priority = options.priority;
-        envelope.enqueued_at = Some(self.clock().now());
-        envelope.headers = headers;
-        if options.version > 1 {
-            envelope.headers.insert(header::VERSION, options.version);
-        }
-        envelope
-    }
-
-    pub(crate) fn check_payload(&self, envelope: Envelope) -> Result<Envelope, EnqueueError> {
-        self.check_size(&envelope).map_err(EnqueueError::Publish)?;
-        Ok(envelope)
-    }
-
-    /// Whether the message is one that the client's settings and AMQP allow.
-    pub(crate) fn check_size(&self, envelope: &Envelope) -> Result<(), PublishError> {
-        let limit = self.inner.max_payload;
-        let size = envelope.payload.len();
-        if size > limit {
-            return Err(PublishError::TooLarge { size, limit });
-        }
-        check_sizes(envelope)
+    /// Seals what this client sends.
+    pub(crate) fn sealer(&self) -> Sealer<'_> {
+        Sealer { clock: self.clock(), max_payload: self.inner.max_payload }
     }
 
     /// Publishes to a task's queue. A queue that was deleted since we declared it is declared once more.
@@ -424,171 +286,3 @@ fn enqueue_error(spec: &QueueSpec, error: PublishError) -> EnqueueError {
         other => EnqueueError::Publish(other),
     }
 }
-
-/// AMQP carries names of at most 255 bytes, and all headers in one frame.
-fn check_sizes(envelope: &Envelope) -> Result<(), PublishError> {
-    let too_long = |what: &str, text: &str| {
-        let len = text.len();
-        PublishError::Invalid(format!("{what} has {len} bytes; AMQP carries at most {MAX_NAME}: shorten it"))
-    };
-    if envelope.id.as_str().len() > MAX_NAME {
-        return Err(too_long("the job id", envelope.id.as_str()));
-    }
-    if let Some((name, _)) = envelope.headers.iter().find(|(name, _)| name.len() > MAX_NAME) {
-        return Err(too_long("a header's name", name));
-    }
-    let size = envelope.headers.wire_size();
-    if size > Headers::MAX_SIZE {
-        let limit = Headers::MAX_SIZE;
-        return Err(PublishError::Invalid(format!(
-            "the headers take {size} bytes, over the limit of {limit}; put large values into the payload"
-        )));
-    }
-    Ok(())
-}
-
-/// When a job is due.
-#[derive(Debug, Clone, Copy)]
-enum Due {
-    Now,
-    After(Duration),
-    At(SystemTime),
-}
-
-/// A job about to be enqueued: options, then `.await`. A future like any other, for `tokio::spawn` or `join!`.
-///
-/// Its options panic once it has been polled.
-#[derive(Debug)]
-#[must_use = "nothing is enqueued until you `.await` it"]
-pub struct Enqueue<T>(Sending<Job<T>, Result<JobId, EnqueueError>>);
-
-/// A job, and when it is to run.
-#[derive(Debug)]
-struct Job<T> {
-    client: Client,
-    task: T,
-    due: Due,
-    priority: Option<u8>,
-    id: Option<JobId>,
-    headers: Headers,
-}
-
-impl<T: Task> Enqueue<T> {
-    /// Runs it not earlier than `delay` from now. RabbitMQ measures that itself, whatever the machines' clocks say; the other
-    /// brokers go by this machine's clock.
-    pub fn delay(mut self, delay: Duration) -> Self {
-        self.0.options().due = Due::After(delay);
-        self
-    }
-
-    /// Runs it not earlier than `moment` by this machine's clock, which is asked once. A moment that is past is now.
-    pub fn at(mut self, moment: SystemTime) -> Self {
-        self.0.options().due = Due::At(moment);
-        self
-    }
-
-    /// A higher number runs earlier, where the queue knows priorities.
-    pub fn priority(mut self, priority: u8) -> Self {
-        self.0.options().priority = Some(priority);
-        self
-    }
-
-    /// Names the job. Two jobs of one id are two jobs: the handler deduplicates.
-    pub fn id(mut self, id: impl Into<JobId>) -> Self {
-        self.0.options().id = Some(id.into());
-        self
-    }
-
-    /// Adds a header, which the handler finds in its `Context`. Names beginning with `q-` are Leveret's own.
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
-        self.0.options().headers.insert(name, value);
-        self
-    }
-
-    /// The job as a row to insert in a transaction of your own: it is enqueued if, and only if, that commits. See
-    /// [`SqlInsert`].
-    ///
-    /// # Errors
-    /// If the job cannot be encoded, or is too large.
-    #[cfg(feature = "sqlite-system")]
-    pub fn into_sql(self) -> Result<SqlInsert, EnqueueError> {
-        Ok(SqlInsert::new(&self.0.into_message().into_publish()?))
-    }
-
-    /// Says which feature it takes.
-    #[cfg(not(feature = "sqlite-system"))]
-    #[doc(hidden)]
-    pub fn into_sql(self) -> Result<without_sqlite::NoInsert, EnqueueError>
-    where
-        Self: without_sqlite::IntoSql,
-    {
-        unreachable!("nothing is `IntoSql`")
-    }
-}
-
-/// Stands where the feature `sqlite` is off, so that the compiler says which feature is missing, and not that there is no
-/// such method.
-#[cfg(not(feature = "sqlite-system"))]
-mod without_sqlite {
-    #[diagnostic::on_unimplemented(
-        message = "`into_sql` takes the feature `sqlite` of `leveret`, which is off",
-        label = "the feature is off",
-        note = "`cargo add leveret --features sqlite`, or `sqlite-system` to link the system's library"
-    )]
-    pub trait IntoSql {}
-
-    /// Has no value.
-    #[derive(Debug)]
-    pub enum NoInsert {}
-
-    impl NoInsert {
-        pub fn sql(&self) -> &'static str {
-            match *self {}
-        }
-
-        pub fn params(&self) -> [String; 0] {
-            match *self {}
-        }
-    }
-}
-
-impl<T: Task> Job<T> {
-    async fn send(self) -> Result<JobId, EnqueueError> {
-        let client = self.client.clone();
-        let publish = self.into_publish()?;
-        let id = publish.envelope.id.clone();
-        client.publish_to(T::queue(), publish).await?;
-        Ok(id)
-    }
-
-    fn into_publish(self) -> Result<Publish, EnqueueError> {
-        refuse_own_headers(&self.headers).map_err(EnqueueError::Publish)?;
-        let mut envelope = self.client.envelope(&self.task, self.headers)?;
-        envelope.priority = self.priority.or(envelope.priority);
-        if let Some(id) = self.id {
-            envelope.id = id;
-        }
-        let mut publish = Publish::to_queue(T::queue().name().clone(), self.client.check_payload(envelope)?);
-        publish.not_before = match self.due {
-            Due::Now => None,
-            Due::At(moment) => Some(moment),
-            Due::After(delay) => Some(self.client.clock().now().checked_add(delay).ok_or_else(|| {
-                EnqueueError::Publish(PublishError::Invalid(format!(
-                    "a delay of {delay:?} ends beyond all time"
-                )))
-            })?),
-        };
-        Ok(publish)
-    }
-}
-
-impl<T: Task> Future for Enqueue<T> {
-    type Output = Result<JobId, EnqueueError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.poll(cx, Job::send)
-    }
-}
-
-// The job is moved out of it before anything borrows from it.
-impl<T> Unpin for Enqueue<T> {}

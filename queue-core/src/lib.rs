@@ -28,4 +28,5 @@ pub mod topology;
 mod death;
 mod declaring;
 mod runtime;
+mod seal;
 mod sending;

@@ -9,9 +9,10 @@ use bytes::Bytes;
 
 use crate::broker::Publish;
 use crate::client::Client;
-use crate::envelope::{Envelope, HeaderValue, Headers, JobId};
+use crate::envelope::{Envelope, HeaderValue, JobId};
 use crate::error::{EventError, PublishError};
 use crate::event::Event;
+use crate::seal::Options;
 use crate::sending::Sending;
 use crate::topology::{ExchangeDecl, Name, Topology};
 
@@ -33,8 +34,7 @@ impl Client {
             client: self.clone(),
             event,
             must_route: false,
-            id: None,
-            headers: Headers::new(),
+            options: Options::default(),
         }))
     }
 
@@ -95,52 +95,35 @@ struct Occurrence<E> {
     client: Client,
     event: E,
     must_route: bool,
-    id: Option<JobId>,
-    headers: Headers,
+    options: Options,
 }
 
 impl<E: Event> PublishEvent<E> {
     /// Makes it an error that no queue is bound for the event: `PublishError::Unroutable`.
     pub fn must_route(mut self) -> Self {
-        self.0.options().must_route = true;
+        self.0.message().must_route = true;
         self
     }
 
     /// Names the message (AMQP `message_id`).
     pub fn id(mut self, id: impl Into<JobId>) -> Self {
-        self.0.options().id = Some(id.into());
+        self.0.message().options.id = Some(id.into());
         self
     }
 
     /// Adds a header. Names beginning with `q-` are Leveret's own.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
-        self.0.options().headers.insert(name, value);
+        self.0.message().options.headers.insert(name, value);
         self
     }
 }
 
 impl<E: Event> Occurrence<E> {
     async fn send(self) -> Result<JobId, EventError> {
-        let Self { client, event, must_route, id, headers } = self;
-        refuse_own_headers(&headers).map_err(EventError::Publish)?;
-        let payload =
-            event.encode_body(E::FORMAT).map_err(|source| EventError::Encode { event: E::NAME, source })?;
-        let mut envelope = Envelope::new(payload);
-        envelope.task = Some(E::NAME.to_owned());
-        envelope.content_type = Some(E::FORMAT.content_type().to_owned());
-        envelope.enqueued_at = Some(client.clock().now());
-        envelope.headers = event.headers();
-        for (name, value) in headers.iter() {
-            envelope.headers.insert(name, value.clone());
-        }
-        if let Some(id) = id {
-            envelope.id = id;
-        }
-        let key = event.routing_key().map_err(EventError::Publish)?;
-        client.check_size(&envelope).map_err(EventError::Publish)?;
-        let id = envelope.id.clone();
-        let mut publish = Publish::to_exchange(E::EXCHANGE, key, envelope);
+        let Self { client, event, must_route, options } = self;
+        let mut publish = client.sealer().event(&event, options)?;
         publish.mandatory |= must_route;
+        let id = publish.envelope.id.clone();
         client.declare_exchange::<E>().await?;
         match client.broker().publish(publish.clone()).await {
             // The exchange may have been deleted since we declared it.
@@ -264,7 +247,7 @@ impl PublishRaw {
     /// Makes it an error that no queue takes the message: `PublishError::Unroutable`. By the default exchange it is one
     /// anyway.
     pub fn must_route(mut self) -> Self {
-        self.0.options().publish.mandatory = true;
+        self.0.message().publish.mandatory = true;
         self
     }
 
@@ -278,18 +261,15 @@ impl PublishRaw {
     /// # Ok(()) }
     /// ```
     pub fn allow_unroutable(mut self) -> Self {
-        self.0.options().publish.mandatory = false;
+        self.0.message().publish.mandatory = false;
         self
     }
 }
 
 impl Message {
     async fn send(mut self) -> Result<JobId, PublishError> {
-        let envelope = &mut self.publish.envelope;
-        refuse_own_headers(&envelope.headers)?;
-        self.client.check_size(envelope)?;
-        envelope.enqueued_at = Some(self.client.clock().now());
-        let id = envelope.id.clone();
+        self.client.sealer().raw(&mut self.publish.envelope)?;
+        let id = self.publish.envelope.id.clone();
         self.client.broker().publish(self.publish).await?;
         Ok(id)
     }
@@ -300,15 +280,5 @@ impl Future for PublishRaw {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll(cx, Message::send)
-    }
-}
-
-/// A user's header with a name of ours would be taken for what we wrote.
-pub(crate) fn refuse_own_headers(headers: &Headers) -> Result<(), PublishError> {
-    match headers.iter().find(|(name, _)| name.starts_with("q-")) {
-        None => Ok(()),
-        Some((name, _)) => Err(PublishError::Invalid(format!(
-            "header `{name}` begins with `q-`, which is kept for Leveret: rename it"
-        ))),
     }
 }

@@ -23,7 +23,7 @@ impl<M, T> Sending<M, T> {
     /// # Panics
     /// If it has been polled.
     #[track_caller]
-    pub(crate) fn options(&mut self) -> &mut M {
+    pub(crate) fn message(&mut self) -> &mut M {
         match self {
             Self::Prepared(message) => message,
             _ => panic!("options are set before the first poll: this one is on its way"),

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use crate::broker::{Health, Publish};
 use crate::client::{Client, TRIES};
-use crate::envelope::{Envelope, HeaderValue, Headers};
+use crate::envelope::{Envelope, HeaderValue};
 use crate::error::{EnqueueError, Error, ErrorKind, PublishError, chain};
-use crate::publish::refuse_own_headers;
+use crate::seal::Options;
 use crate::sending::Sending;
 use crate::task::Task;
 use crate::topology::QueueSpec;
@@ -55,8 +55,7 @@ impl Client {
             client: self.clone(),
             task,
             timeout: TIMEOUT,
-            priority: None,
-            headers: Headers::new(),
+            options: Options::default(),
         }))
     }
 }
@@ -75,27 +74,26 @@ struct Call<T> {
     client: Client,
     task: T,
     timeout: Duration,
-    priority: Option<u8>,
-    headers: Headers,
+    options: Options,
 }
 
 impl<T: Task> Request<T> {
     /// How long to wait for the reply, from the `.await` on: connecting, queueing and running included. Default 30 s.
     /// A call that runs out of time takes up to a second more to find out whether there is a worker at all.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.0.options().timeout = timeout;
+        self.0.message().timeout = timeout;
         self
     }
 
     /// A higher number runs earlier, where the queue knows priorities.
     pub fn priority(mut self, priority: u8) -> Self {
-        self.0.options().priority = Some(priority);
+        self.0.message().options.priority = Some(priority);
         self
     }
 
     /// Adds a header, which the handler finds in its `Context`. Names beginning with `q-` are Leveret's own.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
-        self.0.options().headers.insert(name, value);
+        self.0.message().options.headers.insert(name, value);
         self
     }
 }
@@ -110,20 +108,11 @@ impl<T: Task> Call<T> {
                 format!("task `{}` says `reply = false`, so a call would wait in vain: enqueue it", T::NAME);
             return Err(EnqueueError::Publish(PublishError::Invalid(words)).into());
         }
-        refuse_own_headers(&self.headers).map_err(EnqueueError::Publish)?;
-        let mut envelope = self.client.envelope(&self.task, self.headers)?;
-        envelope.priority = self.priority.or(envelope.priority);
+        let publish = self.client.sealer().request(&self.task, self.options, self.timeout)?;
         let clock = self.client.clock();
-        wire::make_request(&mut envelope, clock.now().checked_add(self.timeout));
-        let envelope = self.client.check_payload(envelope)?;
 
-        let mut asking = Asking {
-            client: &self.client,
-            task: T::NAME,
-            queue: T::queue(),
-            publish: Publish::to_queue(T::queue().name().clone(), envelope),
-            may_be_sent: false,
-        };
+        let mut asking =
+            Asking { client: &self.client, task: T::NAME, queue: T::queue(), publish, may_be_sent: false };
         let reply = tokio::select! {
             // In this order: a reply that is there counts, however late.
             biased;

@@ -9,6 +9,7 @@ use crate::call::replies::Replies;
 use crate::clock::Clock;
 use crate::declaring::Declaring;
 use crate::error::{Error, Result};
+use crate::seal::MAX_PAYLOAD;
 use crate::topology::Namespace;
 
 /// The longest that a publish waits.
@@ -24,8 +25,7 @@ pub struct ClientBuilder {
 
 impl Default for ClientBuilder {
     fn default() -> Self {
-        // What RabbitMQ takes by default since 4.0: https://www.rabbitmq.com/docs/limits
-        Self { settings: Settings::default(), max_payload: 16 * 1024 * 1024 }
+        Self { settings: Settings::default(), max_payload: MAX_PAYLOAD }
     }
 }
 

@@ -1,0 +1,126 @@
+//! Enqueues many jobs, pipelined.
+
+use bytes::Bytes;
+
+use super::{Client, TRIES, enqueue_error};
+use crate::broker::Publish;
+use crate::envelope::JobId;
+use crate::error::{EnqueueError, Error, PublishError, chain};
+use crate::seal::{Due, Kind, Options, encode};
+use crate::task::Task;
+
+/// A job of a batch: its message, and what it takes to make that once more. A payload is shared, not copied.
+struct Sealed {
+    publish: Publish,
+    again: Again,
+}
+
+/// What a message is made of.
+struct Again {
+    id: JobId,
+    payload: Bytes,
+    options: Options,
+}
+
+impl Client {
+    /// Enqueues many jobs of one task, pipelined, and reports each by itself, in their order. One that fails does
+    /// not keep the others from being enqueued. However many there are: a job's time is up only when the broker has taken
+    /// none of them for the whole publish timeout.
+    #[must_use = "each result says whether its job was enqueued"]
+    pub async fn enqueue_all<T: Task>(
+        &self,
+        tasks: impl IntoIterator<Item = T>,
+    ) -> Vec<Result<JobId, EnqueueError>> {
+        let kind = Kind::of::<T>();
+        let seal = |task: T| self.seal_for_batch(kind, encode(&task)?, Options::default());
+        let sealed = tasks.into_iter().map(seal).collect();
+        self.enqueue_sealed(kind, sealed).await
+    }
+
+    fn seal_for_batch(
+        &self,
+        kind: Kind,
+        payload: Bytes,
+        mut options: Options,
+    ) -> Result<Sealed, EnqueueError> {
+        let id = options.id.get_or_insert_default().clone();
+        let publish = self.sealer().job_around(kind, payload.clone(), options.clone())?;
+        // The moment stays, however late the job is sealed once more.
+        options.due = publish.not_before.map_or(Due::Now, Due::At);
+        Ok(Sealed { publish, again: Again { id, payload, options } })
+    }
+
+    /// The rest of `enqueue_all`, which is the same for all tasks.
+    async fn enqueue_sealed(
+        &self,
+        kind: Kind,
+        sealed: Vec<Result<Sealed, EnqueueError>>,
+    ) -> Vec<Result<JobId, EnqueueError>> {
+        if let Err(error) = self.declare_queue(kind.queue).await {
+            let again = || Error::new(error.kind(), chain(&error));
+            return sealed
+                .into_iter()
+                .map(|job| job.and_then(|_| Err(self.declare_error(kind.queue, again()))))
+                .collect();
+        }
+
+        let mut jobs: Vec<Result<Again, EnqueueError>> = Vec::with_capacity(sealed.len());
+        let mut batch = Vec::with_capacity(sealed.len());
+        for job in sealed {
+            jobs.push(job.map(|Sealed { publish, again }| {
+                batch.push(publish);
+                again
+            }));
+        }
+        let mut outcomes = self.inner.broker.publish_all(batch).await;
+        for _ in 1..TRIES {
+            if !self.publish_again(kind, jobs.iter().flatten(), &mut outcomes).await {
+                break;
+            }
+        }
+        let mut outcomes = outcomes.into_iter();
+        jobs.into_iter()
+            .map(|job| {
+                let Again { id, .. } = job?;
+                let outcome = outcomes.next().unwrap_or(Err(PublishError::Closed));
+                outcome.map(|()| id).map_err(|error| enqueue_error(kind.queue, error))
+            })
+            .collect()
+    }
+
+    /// Publishes once more what did not reach a queue that was deleted since we declared it; it is declared again. Says
+    /// whether there was anything.
+    async fn publish_again(
+        &self,
+        kind: Kind,
+        jobs: impl Iterator<Item = &Again>,
+        outcomes: &mut [Result<(), PublishError>],
+    ) -> bool {
+        let unroutable = |outcome: &Result<(), _>| matches!(outcome, Err(PublishError::Unroutable { .. }));
+        let refused = |outcome: &Result<(), _>| matches!(outcome, Err(PublishError::QueueFull { .. }));
+        let are_unroutable = outcomes.iter().any(unroutable);
+        let are_refused = outcomes.iter().any(refused) && self.refuses_for_a_moment(kind.queue).await;
+        if are_unroutable {
+            self.forget(kind.queue.name());
+        }
+        // If it cannot be declared, the jobs keep their outcome, which names the queue.
+        if !(are_unroutable || are_refused) || self.declare_queue(kind.queue).await.is_err() {
+            return false;
+        }
+        let mut failed = Vec::new();
+        let mut batch = Vec::new();
+        for (job, outcome) in jobs.zip(outcomes) {
+            if (unroutable(outcome) || are_refused && refused(outcome))
+                // It was sealed before, so it is again.
+                && let Ok(publish) = self.sealer().job_around(kind, job.payload.clone(), job.options.clone())
+            {
+                batch.push(publish);
+                failed.push(outcome);
+            }
+        }
+        for (outcome, again) in failed.into_iter().zip(self.inner.broker.publish_all(batch).await) {
+            *outcome = again;
+        }
+        true
+    }
+}
