@@ -2,7 +2,7 @@
 //! prefetch as before, and what was delivered on an old connection settles nothing on a new one.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use leveret::{PublishError, Task, task};
 use queue_core::error::SettleError;
@@ -25,6 +25,7 @@ on_each!(Node:
     next_host_takes_over,
     handler_that_blocks_its_thread_costs_no_heartbeat,
     every_connection_says_goodbye,
+    connection_that_reads_the_clock_says_goodbye_at_any_moment,
 );
 
 #[task(queue = "test.faults.network.reset", concurrency = 3)]
@@ -309,10 +310,11 @@ async fn handler_that_blocks_its_thread_costs_no_heartbeat(node: Node) {
     direct.close().await;
 }
 
+/// Connection.Close: class 10, method 50, code 200, "OK".
+const CONNECTION_CLOSE: &[u8] = b"\x00\x0a\x00\x32\x00\xc8\x02OK";
+
 /// A connection that ends without a word is a warning in the server's log, and may take acks with it.
 async fn every_connection_says_goodbye(node: Node) {
-    // Class 10, method 50, code 200, "OK".
-    const CONNECTION_CLOSE: &[u8] = b"\x00\x0a\x00\x32\x00\xc8\x02OK";
     let direct = client(&node.url).await;
     let queue = queue(&direct, "goodbye").await;
     let proxy = Proxy::to(&node.url);
@@ -330,5 +332,25 @@ async fn every_connection_says_goodbye(node: Node) {
     }
 
     assert_eq!(proxy.sent(CONNECTION_CLOSE), proxy.accepted());
+    direct.close().await;
+}
+
+/// The server's clock is read on a connection of its own, in the background: a close interrupts it wherever it is.
+async fn connection_that_reads_the_clock_says_goodbye_at_any_moment(node: Node) {
+    let direct = client(&node.url).await;
+    let queue = queue(&direct, "clock_goodbye").await;
+
+    for round in 0..30 {
+        let proxy = Proxy::to(&node.url);
+        let client = client(&proxy.url("")).await;
+        let mut later = message(&queue, "later");
+        later.not_before = Some(SystemTime::now() + Duration::from_secs(600));
+        client.broker().publish(later).await.unwrap();
+        until("a connection for the clock", async || proxy.sent(b" clock") > 0).await;
+        tokio::time::sleep(Duration::from_millis(round)).await;
+        client.close().await;
+
+        assert_eq!(proxy.sent(CONNECTION_CLOSE), proxy.accepted(), "after {round} ms");
+    }
     direct.close().await;
 }

@@ -118,7 +118,8 @@ async fn queue_for_which_no_channel_is_left_is_refused_with_the_remedy(node: Nod
 
     let mut consumers = Vec::new();
     let error = loop {
-        assert!(consumers.len() < 3, "the server does not keep to `channel_max`");
+        // The router of delayed jobs takes a channel as well, early or late.
+        assert!(consumers.len() <= 3, "the server does not keep to `channel_max`");
         match soon("an answer", broker.consume(ConsumeOptions::new(queue.clone()))).await {
             Ok(consumer) => consumers.push(consumer),
             Err(error) => break error,

@@ -194,21 +194,25 @@ async fn ask(core: Arc<Core>) {
     core.server_clock.compare(core.shared.settings.clock.now());
 }
 
-/// On a connection of its own: one that publishes is not read while memory is short, and a refusal closes channels.
+/// Asks on a connection of its own: one that publishes is not read while memory is short, and a refusal closes channels.
+///
+/// When the broker is closed, it ends between two steps and not within one. lapin closes a channel in the background that
+/// is dropped while it is opened or waits for an answer, and fails if the connection is closed meanwhile. A connection
+/// that ends without a goodbye is a warning in the server's log.
 async fn ask_aside(core: &Core) -> Result<()> {
     let closed = &core.shared.closed;
-    // A connection that is cut while it is made is a warning in the server's log.
     let too_late = async {
         closed.cancelled().await;
         tokio::time::sleep(GOODBYE).await;
     };
+    tokio::pin!(too_late);
     let link = tokio::select! {
         link = session::open_any(&core.shared, "clock") => link.map_err(|fault| fault.error)?,
-        () = too_late => return Ok(()),
+        () = &mut too_late => return Ok(()),
     };
     let asked = tokio::select! {
         asked = probe(core, &link) => asked,
-        () = closed.cancelled() => Ok(()),
+        () = too_late => Ok(()),
     };
     // Its queues go with it.
     link.close(GOODBYE).await;
@@ -216,23 +220,34 @@ async fn ask_aside(core: &Core) -> Result<()> {
 }
 
 async fn probe(core: &Core, link: &Link) -> Result<()> {
+    let closed = &core.shared.closed;
+    if closed.is_cancelled() {
+        return Ok(());
+    }
+    let channel = within(link.connection.create_channel()).await?.map_err(|error| fault::lost(&error))?;
     let name = format!("{}.clock.{:016x}", core.shared.settings.namespace, fastrand::u64(..));
-    let open = async {
-        let channel = link.connection.create_channel().await?;
-        let told = declare(&channel, &name).await?;
-        Ok::<_, lapin::Error>((channel, told))
-    };
-    let opened = tokio::time::timeout(PATIENCE, open).await.map_err(|_| untold())?;
-    let (channel, mut told) = opened.map_err(|error| fault::lost(&error))?;
+    let mut told = within(declare(&channel, &name)).await?.map_err(|error| fault::lost(&error))?;
     for _ in 0..PROBES {
-        let bounds = tokio::time::timeout(PATIENCE, tell(&channel, &name, &mut told));
-        let bounds = core.server_clock.learn(bounds.await.map_err(|_| untold())??);
+        if closed.is_cancelled() {
+            break;
+        }
+        let bounds = core.server_clock.learn(within(tell(&channel, &name, &mut told)).await??);
         if bounds.latest - bounds.earliest < EXACT {
             break;
         }
-        tokio::time::sleep(bounds.on(Instant::now()).until_it_tells()).await;
+        tokio::select! {
+            () = tokio::time::sleep(bounds.on(Instant::now()).until_it_tells()) => {}
+            () = closed.cancelled() => {}
+        }
     }
+    // Before `told` is dropped: lapin cancels a consumer that is dropped on an open channel.
+    let _ = channel.close(200, short("the clock is read")).await;
     Ok(())
+}
+
+/// Waits for an answer of the server's.
+async fn within<T>(answer: impl Future<Output = T>) -> Result<T> {
+    tokio::time::timeout(PATIENCE, answer).await.map_err(|_| untold())
 }
 
 /// A queue where messages expire at once, and one where they arrive.

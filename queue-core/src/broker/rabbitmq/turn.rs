@@ -92,10 +92,11 @@ impl Turn {
 }
 
 impl Lock {
-    /// Lets the next one in at once, not only when the server has seen the channel close.
-    pub(super) async fn open(self, channel: &Channel) {
-        if let Some((name, _consumer)) = self.shared {
-            let deleted = channel.queue_delete(name, QueueDeleteOptions::default());
+    /// Lets operators of other clients in at once, not only when the server has seen the channel close. Close the channel
+    /// before the lock is dropped: lapin cancels a consumer that is dropped, and fails if its channel closes meanwhile.
+    pub(super) async fn open(&self, channel: &Channel) {
+        if let Some((name, _consumer)) = &self.shared {
+            let deleted = channel.queue_delete(name.clone(), QueueDeleteOptions::default());
             let _ = tokio::time::timeout(ANSWER, deleted).await;
         }
     }

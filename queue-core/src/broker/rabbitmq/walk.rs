@@ -269,7 +269,7 @@ impl Hold {
                     }
                 }
             }
-            if let Some(lock) = lock {
+            if let Some(lock) = &lock {
                 lock.open(ledger.channel()).await;
             }
             let close = ledger.channel().close(200, short("seen"));
