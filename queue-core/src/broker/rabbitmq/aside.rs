@@ -7,9 +7,9 @@ use std::time::Duration;
 use lapin::Channel;
 use tokio::time::Instant;
 
+use super::channel::{self, within};
 use super::connect::Link;
 use super::core::Core;
-use super::{fault, session};
 use crate::error::{Error, ErrorKind, Result};
 
 /// For how long it is kept after the last question.
@@ -75,7 +75,7 @@ impl Core {
         work: impl AsyncFnOnce(&Channel) -> Result<T>,
     ) -> Result<T> {
         let (link, channel) = self.aside_channel().await?;
-        within(self.shared.target.deadline, &link, work(&channel)).await
+        within(self.shared.dialer.target.deadline, &link, work(&channel)).await
     }
 
     /// A channel of the kept connection, or of a new one. The connection stays open while the caller holds it.
@@ -83,7 +83,7 @@ impl Core {
         if let Some(found) = self.kept_channel().await {
             return Ok(found);
         }
-        let deadline = self.shared.target.deadline;
+        let deadline = self.shared.dialer.target.deadline;
         let Ok(_opening) = tokio::time::timeout(deadline, self.aside.opening.lock()).await else {
             let words = format!("RabbitMQ let no connection in within {deadline:?}");
             return Err(Error::new(ErrorKind::Connection, words));
@@ -92,9 +92,9 @@ impl Core {
         if let Some(found) = self.kept_channel().await {
             return Ok(found);
         }
-        let link = session::open_any(&self.shared, "questions").await.map_err(|fault| fault.error)?;
+        let link = self.shared.dialer.dial("questions").await.map_err(|fault| fault.error)?;
         let link = Arc::new(link);
-        let channel = on_channel(&link, deadline, async |channel| Ok(channel.clone())).await?;
+        let channel = channel::on_new(&link, deadline, async |channel| Ok(channel.clone())).await?;
         self.keep(link.clone());
         Ok((link, channel))
     }
@@ -102,7 +102,7 @@ impl Core {
     /// A channel of the kept connection. One that does not open it in time is kept no more.
     async fn kept_channel(&self) -> Option<(Arc<Link>, Channel)> {
         let link = self.aside.present()?;
-        let patience = self.shared.target.deadline.min(STALE);
+        let patience = self.shared.dialer.target.deadline.min(STALE);
         match tokio::time::timeout(patience, link.connection.create_channel()).await {
             Ok(Ok(channel)) => Some((link, channel)),
             _ => {
@@ -128,24 +128,4 @@ impl Core {
             link.close(Duration::from_secs(1)).await;
         });
     }
-}
-
-/// Runs `work` on a new channel of a connection.
-pub(super) async fn on_channel<T>(
-    link: &Link,
-    deadline: Duration,
-    work: impl AsyncFnOnce(&Channel) -> Result<T>,
-) -> Result<T> {
-    let working = async {
-        let channel = link.connection.create_channel().await.map_err(|error| fault::lost(&error))?;
-        work(&channel).await
-    };
-    within(deadline, link, working).await
-}
-
-async fn within<T>(deadline: Duration, link: &Link, working: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(deadline, working).await.unwrap_or_else(|_| {
-        let words = format!("RabbitMQ at {} did not answer within {deadline:?}", link.host);
-        Err(Error::new(ErrorKind::Connection, words))
-    })
 }

@@ -12,9 +12,8 @@ use futures_util::FutureExt;
 use lapin::Channel;
 
 use super::flight::AHEAD;
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, Writing};
 use super::returns::Returns;
-use super::wire::Writing;
 
 /// The requests of one channel.
 #[derive(Default)]

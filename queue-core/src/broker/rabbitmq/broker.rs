@@ -31,7 +31,7 @@ pub(super) struct RabbitMq {
 
 impl fmt::Debug for RabbitMq {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("RabbitMq").field(&self.core.shared.target).finish()
+        f.debug_tuple("RabbitMq").field(&self.core.shared.dialer.target).finish()
     }
 }
 
@@ -76,7 +76,7 @@ impl Broker for RabbitMq {
         }
         self.core.ensure_ladder().await?;
         let router = NeedsRouter::new(&self.core);
-        consumer::start(self.core.clone(), options, Some(router)).await
+        consumer::start(self.core.clone(), options, Some(Box::new(router))).await
     }
 
     fn operator(&self) -> Option<&dyn Operator> {

@@ -10,21 +10,16 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::command::{Command, Sent};
 use super::outgoing::{One, Outcome};
-use super::publisher::{Sent, SharedPublisher};
+use super::publisher::SharedPublisher;
+use super::reply::Replies;
+use super::session::State;
+use super::shared::Shared;
 use crate::broker::{ConsumerHandle, Publish, closed};
 use crate::error::{PublishError, Result};
-
-/// What callers ask of the publisher's task.
-pub(super) enum Command {
-    One(One),
-    Many(Vec<Publish>, oneshot::Sender<Vec<Outcome>>),
-    ReadReplies(ConsumerHandle, oneshot::Sender<Result<()>>),
-    /// To look after everything: a caller has gone that had sent its message itself, or nobody watches its deadline.
-    Look,
-}
 
 /// The callers' end.
 #[derive(Clone)]
@@ -35,12 +30,16 @@ pub(super) struct PublisherHandle {
 }
 
 impl PublisherHandle {
-    pub(super) fn new(
-        commands: mpsc::UnboundedSender<Command>,
-        publisher: SharedPublisher,
-        are_requests: bool,
-    ) -> Self {
-        Self { commands, publisher, are_requests }
+    /// A publisher that uses the session in `state`, and its callers' end. Spawn [`SharedPublisher::run`].
+    pub(super) fn publisher(shared: &Shared, state: watch::Receiver<State>) -> (Self, SharedPublisher) {
+        let (commands, publisher) = SharedPublisher::new(shared, state, None);
+        (Self { commands, publisher: publisher.clone(), are_requests: false }, publisher)
+    }
+
+    /// A publisher of requests.
+    pub(super) fn requester(shared: &Shared, state: watch::Receiver<State>) -> (Self, SharedPublisher) {
+        let (commands, publisher) = SharedPublisher::new(shared, state, Some(Replies::default()));
+        (Self { commands, publisher: publisher.clone(), are_requests: true }, publisher)
     }
 
     /// Publishes one message and waits for its outcome. The message has been [checked](crate::broker::amqp::check_publish).

@@ -1,6 +1,7 @@
 //! Feeds one [`Consumer`](crate::broker::Consumer): a channel of its own per queue, opened anew with the same
 //! prefetch after whatever ended it. The worker takes its deliveries by `tap`, and settles them by `settle`.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::convert::{self, short};
 use super::core::Core;
 use super::fault::{self, code};
 use super::ledger::{Ledger, STASHED};
-use super::router::NeedsRouter;
+use super::redeclare;
 use super::session::{Session, State};
 use super::settle::Receipt;
 use super::tags::Held;
@@ -33,13 +34,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How soon it is seen that a consumer has ended whose worker is busy; and how soon acks are sent at the latest.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// What runs while it is held: retries of a queue's jobs need the due router, and the router's own consumer does not.
+pub(super) type Needs = Box<dyn Any + Send + Sync>;
+
 /// Feeds one consumer.
 struct Feed {
     core: Arc<Core>,
     options: ConsumeOptions,
     handle: ConsumerHandle,
-    /// Retries of its jobs need the due router; the router itself does not.
-    _router: Option<NeedsRouter>,
+    _needs: Option<Needs>,
     state: watch::Receiver<State>,
     /// Told once whether the queue can be consumed at all.
     ready: Option<oneshot::Sender<Result<()>>>,
@@ -92,7 +95,7 @@ enum Next {
 pub(super) async fn start(
     core: Arc<Core>,
     options: ConsumeOptions,
-    router: Option<NeedsRouter>,
+    needs: Option<Needs>,
 ) -> Result<Consumer> {
     let (handle, consumer) = Consumer::channel();
     let (ready, outcome) = oneshot::channel();
@@ -102,7 +105,7 @@ pub(super) async fn start(
         core: core.clone(),
         options,
         handle,
-        _router: router,
+        _needs: needs,
         ready: Some(ready),
         is_apart,
         unparsable: 0,
@@ -441,7 +444,7 @@ impl Feed {
     /// Not where it is apart already. And an exclusive queue cannot go apart from its connection, but is deleted with it,
     /// message and all.
     fn may_go_apart(&self) -> bool {
-        !self.is_apart && !self.core.shared.is_exclusive(&self.options.queue)
+        !self.is_apart && !self.core.shared.declared.is_exclusive(&self.options.queue)
     }
 
     fn go_apart(&mut self) {
@@ -476,13 +479,18 @@ impl Feed {
     async fn redeclare(&self) {
         let queue = &self.options.queue;
         let shared = &self.core.shared;
-        let ours =
-            shared.remembered().topology().queues.iter().any(|decl| decl.name == *queue && !decl.passive);
+        let ours = shared
+            .declared
+            .remembered()
+            .topology()
+            .queues
+            .iter()
+            .any(|decl| decl.name == *queue && !decl.passive);
         // What goes wrong shows at the next attempt to consume.
-        if shared.is_exclusive(queue) {
+        if shared.declared.is_exclusive(queue) {
             let _ = self.core.redeclare_exclusive(queue).await;
         } else if ours {
-            let _ = shared.redeclare().await;
+            let _ = redeclare::all(&shared.dialer, &shared.declared).await;
         }
     }
 }

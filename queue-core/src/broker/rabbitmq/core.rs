@@ -9,12 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::aside::Aside;
 use super::caller::PublisherHandle;
+use super::exact::Exact;
 use super::replier::Replier;
 use super::restore::Restored;
 use super::runtime::Tasks;
 use super::server_clock::ServerClock;
-use super::session::{self, State};
+use super::session::State;
 use super::shared::Shared;
+use super::supervise::{self, supervise};
 use super::turn::Turns;
 use crate::broker::closed;
 use crate::declaring::Declaring;
@@ -24,6 +26,7 @@ use crate::topology::Name;
 /// What the broker's own tasks need, without owning the runtime that they run on.
 pub(super) struct Core {
     pub(super) shared: Arc<Shared>,
+    pub(super) exact: Exact,
     pub(super) publisher: PublisherHandle,
     /// Publishes requests, once somebody reads the replies.
     pub(super) requester: OnceLock<PublisherHandle>,
@@ -63,7 +66,7 @@ impl Core {
 
     /// The connection for consuming, opened when it is first asked for. Exclusive queues belong to it.
     pub(super) fn consuming(&self) -> watch::Receiver<State> {
-        self.consuming.get_or_init(|| self.keep_consuming(session::CONSUMER)).clone()
+        self.consuming.get_or_init(|| self.keep_consuming(supervise::CONSUMER)).clone()
     }
 
     pub(super) fn unparsable(&self) -> MutexGuard<'_, HashSet<Name>> {
@@ -72,13 +75,13 @@ impl Core {
 
     /// Another connection for consuming, which owns no exclusive queues.
     pub(super) fn new_apart(&self) -> watch::Receiver<State> {
-        self.keep_consuming(session::APART)
+        self.keep_consuming(supervise::APART)
     }
 
     /// A connection for consuming that lives as long as somebody looks at its state.
     pub(super) fn keep_consuming(&self, role: &'static str) -> watch::Receiver<State> {
         let (state, receiver) = watch::channel(State::default());
-        let keeping = session::supervise(self.shared.clone(), role, state, None);
+        let keeping = supervise(self.shared.clone(), role, state, None);
         self.connections.spawn(&self.handle, keeping);
         receiver
     }

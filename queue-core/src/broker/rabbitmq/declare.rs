@@ -6,7 +6,7 @@ use std::time::Duration;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::{Channel, ExchangeKind as Kind};
 
-use super::aside;
+use super::channel;
 use super::connect::Link;
 use super::convert::{short, table};
 use super::fault::{self, code};
@@ -58,7 +58,7 @@ pub(super) async fn declare_each(link: &Link, deadline: Duration, topology: &Top
     let bindings = topology.bindings.iter().cloned().map(|binding| new().binding(binding));
     let unbindings = topology.unbindings.iter().cloned().map(|binding| new().unbind(binding));
     for part in exchanges.chain(queues).chain(bindings).chain(unbindings) {
-        match aside::on_channel(link, deadline, async |channel| declare(channel, &part).await).await {
+        match channel::on_new(link, deadline, async |channel| declare(channel, &part).await).await {
             Err(error) if !link.connection.status().connected() => return Err(error),
             Err(error) => {
                 tracing::error!(error = %chain(&error), "what was declared cannot be declared again");

@@ -6,62 +6,32 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::fault::Fault;
 use super::runtime::on;
-use super::shared::Shared;
-use super::{aside, declare, session};
+use super::{declare, redeclare};
 use crate::broker::amqp::check_topology;
 use crate::broker::closed;
 use crate::error::{ErrorKind, Result};
 use crate::topology::Topology;
-
-impl Shared {
-    /// Declares on a connection of its own, which is closed afterwards: after a failure it leads to where the others go.
-    pub(super) async fn declare(&self, topology: &Topology) -> Result<()> {
-        let link = session::open_any(self, "declare").await.map_err(|fault| fault.error)?;
-        let declare = async |channel: &lapin::Channel| declare::declare(channel, topology).await;
-        let declared = aside::on_channel(&link, self.target.deadline, declare).await;
-        link.close(Duration::from_secs(1)).await;
-        declared
-    }
-
-    /// Declares everything once more. Only a lost connection is an error: a conflict is logged, and must not keep the
-    /// other queues from working.
-    pub(super) async fn redeclare(&self) -> Result<(), Fault> {
-        let topology = self.remembered().topology().clone();
-        if topology == Topology::default() {
-            return Ok(());
-        }
-        if self.declare(&topology).await.is_ok() {
-            return Ok(());
-        }
-        // Whatever the reason: a queue that does not answer looks as if the connection did not.
-        let link = session::open_any(self, "declare").await?;
-        let declared = declare::declare_each(&link, self.target.deadline, &topology).await;
-        link.close(Duration::from_secs(1)).await;
-        declared.map_err(Fault::unwell)
-    }
-}
 
 impl Core {
     /// Declares, and remembers for the next connect. Waits for a broker that is away as long as a publish does.
     pub(super) async fn declare(self: &Arc<Self>, mut topology: Topology) -> Result<()> {
         self.ensure_open()?;
         check_topology(&topology)?;
-        let exact = self.shared.exact.take_from(&mut topology)?;
-        let exclusive = self.shared.take_exclusive(&mut topology);
+        let exact = self.exact.take_from(&mut topology)?;
+        let exclusive = self.shared.declared.take_exclusive(&mut topology);
         let core = self.clone();
         on(&self.handle, async move {
-            let shared = &core.shared;
+            let declared = &core.shared.declared;
             if topology != Topology::default() {
                 core.declare_patiently(&topology, false).await?;
-                shared.remembered().add(&topology);
+                declared.remembered().add(&topology);
             }
             if exclusive != Topology::default() {
                 core.declare_patiently(&exclusive, true).await?;
-                shared.exclusive().add(&exclusive);
+                declared.exclusive().add(&exclusive);
             }
-            exact.apply(shared).await
+            exact.apply(&core.exact, declared).await
         })
         .await
     }
@@ -76,7 +46,7 @@ impl Core {
             let declared = if is_exclusive {
                 self.on_consuming(async |channel| declare::declare(channel, topology).await).await
             } else {
-                self.shared.declare(topology).await
+                redeclare::apart(&self.shared.dialer, topology).await
             };
             if !matches!(&declared, Err(error) if error.kind() == ErrorKind::Connection) {
                 return declared;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::consumer;
 use super::core::Core;
 use super::ledger::LOOK;
+use super::redeclare;
 use super::waiting::Waiting;
 use crate::broker::missing::{Complaints, REMEDY, SET_ASIDE, next_look};
 use crate::broker::{ConsumeOptions, Delivery, Publish};
@@ -46,7 +47,7 @@ pub(super) async fn route(core: Arc<Core>, stop: CancellationToken) {
             () = shared.closed.cancelled() => return,
         }
         // What is wrong shows when it is consumed.
-        let _ = shared.redeclare().await;
+        let _ = redeclare::all(&shared.dialer, &shared.declared).await;
     }
 }
 

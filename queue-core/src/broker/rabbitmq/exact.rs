@@ -1,6 +1,6 @@
 //! Queues whose bindings are exactly those of the code. AMQP cannot list bindings, so this takes the management API.
 
-use super::shared::Shared;
+use super::declared::Declared;
 use super::url::Target;
 use crate::broker::Settings;
 use crate::error::{Error, Result};
@@ -79,12 +79,12 @@ impl Wanted {
     ///
     /// # Errors
     /// If the management API does not answer, or refuses us.
-    pub(super) async fn apply(self, shared: &Shared) -> Result<()> {
+    pub(super) async fn apply(self, exact: &Exact, declared: &Declared) -> Result<()> {
         let Self { queues, topology } = self;
         if queues.is_empty() {
             return Ok(());
         }
-        for remembered in [&mut *shared.remembered(), &mut *shared.exclusive()] {
+        for remembered in [&mut *declared.remembered(), &mut *declared.exclusive()] {
             remembered.keep_bindings(|binding| {
                 !queues.contains(&binding.queue)
                     || topology.makes(
@@ -96,7 +96,7 @@ impl Wanted {
             });
         }
         #[cfg(feature = "management")]
-        if let Some(management) = shared.exact.management.clone() {
+        if let Some(management) = exact.management.clone() {
             let blocking = move || queues.iter().try_for_each(|queue| management.keep_only(queue, &topology));
             return tokio::task::spawn_blocking(blocking).await.unwrap_or_else(|error| {
                 error

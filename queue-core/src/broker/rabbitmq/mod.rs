@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::aside::Aside;
 use self::broker::RabbitMq;
+use self::caller::PublisherHandle;
 use self::core::Core;
+use self::declared::Declared;
+use self::dial::Dialer;
 use self::exact::Exact;
 use self::fault::Fault;
-use self::hosts::Hosts;
 use self::pause::Pauses;
 use self::replier::Replier;
 use self::restore::Restored;
@@ -23,6 +25,7 @@ use self::runtime::{OwnRuntime, Tasks};
 use self::server_clock::ServerClock;
 use self::session::State;
 use self::shared::Shared;
+use self::silence::Listeners;
 use self::turn::Turns;
 use self::url::Target;
 use super::{Broker, Settings};
@@ -36,13 +39,17 @@ mod backlog;
 mod blame;
 mod broker;
 mod caller;
+mod channel;
+mod command;
 mod connect;
 mod consumer;
 mod convert;
 mod core;
 mod declare;
+mod declared;
 mod declaring;
 mod delayed;
+mod dial;
 mod due;
 mod exact;
 mod exclusive;
@@ -58,6 +65,7 @@ mod outgoing;
 mod pause;
 mod publish;
 mod publisher;
+mod redeclare;
 mod replier;
 mod reply;
 mod restore;
@@ -69,6 +77,7 @@ mod session;
 mod settle;
 mod shared;
 mod silence;
+mod supervise;
 mod tags;
 mod tap;
 mod transport;
@@ -87,14 +96,11 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
     let exact = Exact::new(settings, &target)?;
     let runtime = OwnRuntime::new()?;
     let shared = Arc::new(Shared {
-        hosts: Hosts::new(target.hosts.len()),
-        target,
-        exact,
+        dialer: Arc::new(Dialer::new(target, &settings.name)),
+        declared: Declared::default(),
         settings: settings.clone(),
-        remembered: Mutex::default(),
-        exclusive: Mutex::default(),
         waiters: Arc::default(),
-        publishers: Mutex::default(),
+        publishers: Listeners::default(),
         sessions: AtomicU64::new(0),
         closed: CancellationToken::new(),
         flushed: CancellationToken::new(),
@@ -103,7 +109,7 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
     let link = runtime.run(async move { first_link(&first).await }).await?;
 
     let (state, mut publishing) = watch::channel(State::default());
-    let (publisher, publisher_task) = publisher::publisher(&shared, publishing.clone());
+    let (publisher, publisher_task) = PublisherHandle::publisher(&shared, publishing.clone());
     let publisher_done = CancellationToken::new();
     let (stop, done) = (shared.closed.clone(), publisher_done.clone().drop_guard());
     runtime.handle().spawn(async move {
@@ -111,13 +117,16 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
         drop(done);
     });
     let connections = Tasks::new();
-    connections
-        .spawn(runtime.handle(), session::supervise(shared.clone(), session::PUBLISHER, state, Some(link)));
+    connections.spawn(
+        runtime.handle(),
+        supervise::supervise(shared.clone(), supervise::PUBLISHER, state, Some(link)),
+    );
     // So that whoever asks for the broker's health at once hears of the connection that there is.
     let _ = publishing.wait_for(|state| state.session.is_some() || state.down.is_some()).await;
     Ok(Arc::new(RabbitMq {
         core: Arc::new(Core {
             shared,
+            exact,
             publisher,
             requester: OnceLock::new(),
             replier: Replier::default(),
@@ -146,13 +155,13 @@ async fn first_link(shared: &Shared) -> Result<connect::Link> {
     let waits = shared.settings.wait_for_broker.then(|| shared.waiters.wait());
     let mut pauses = Pauses::new();
     for attempt in 1.. {
-        match session::open_any(shared, session::PUBLISHER).await {
+        match shared.dialer.dial(supervise::PUBLISHER).await {
             Ok(link) => return Ok(link),
             Err(Fault { cause, error }) => {
-                if cause.is_for_a_person() || (attempt >= shared.target.attempts && waits.is_none()) {
+                if cause.is_for_a_person() || (attempt >= shared.dialer.target.attempts && waits.is_none()) {
                     return Err(error);
                 }
-                let delay = shared.target.retry_delay;
+                let delay = shared.dialer.target.retry_delay;
                 let pause = if waits.is_some() { pauses.failed(cause) } else { Some(delay) };
                 if let Some(pause) = pause {
                     tracing::warn!(attempt, ?pause, error = %chain(&error), "RabbitMQ is away; trying again");

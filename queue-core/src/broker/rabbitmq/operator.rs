@@ -20,7 +20,7 @@ impl Operator for RabbitMq {
         check_queue(queue)?;
         let (core, queue) = (self.core.clone(), queue.to_owned());
         on(&self.core.handle, async move {
-            core.on_queue(core.shared.is_exclusive(&queue), async |channel| {
+            core.on_queue(core.shared.declared.is_exclusive(&queue), async |channel| {
                 let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
                 let found = channel.queue_declare(short(&queue), options, Default::default()).await;
                 let found = found.map_err(|error| declare::refusal("queue", &queue, &error))?;
@@ -37,7 +37,7 @@ impl Operator for RabbitMq {
         check_queue(queue)?;
         let (core, queue) = (self.core.clone(), queue.to_owned());
         on(&self.core.handle, async move {
-            core.on_queue(core.shared.is_exclusive(&queue), async |channel| {
+            core.on_queue(core.shared.declared.is_exclusive(&queue), async |channel| {
                 let purged = channel.queue_purge(short(&queue), QueuePurgeOptions::default()).await;
                 purged.map(u64::from).map_err(|error| declare::refusal("queue", &queue, &error))
             })
@@ -51,9 +51,9 @@ impl Operator for RabbitMq {
         check_queue(queue)?;
         let (core, queue) = (self.core.clone(), queue.to_owned());
         on(&self.core.handle, async move {
-            let is_exclusive = core.shared.is_exclusive(&queue);
+            let is_exclusive = core.shared.declared.is_exclusive(&queue);
             // First, or a reconnect in between would declare it again.
-            core.shared.forget(&queue);
+            core.shared.declared.forget(&queue);
             core.on_queue(is_exclusive, async |channel| {
                 // RabbitMQ says ok to the deletion of a queue that does not exist.
                 let deleted = channel.queue_delete(short(&queue), QueueDeleteOptions::default()).await;

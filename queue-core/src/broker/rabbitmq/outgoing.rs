@@ -2,14 +2,19 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use lapin::PublisherConfirm;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::ReusableBoxFuture;
 
 use crate::broker::Publish;
 use crate::broker::tries::is_refusal;
 use crate::error::PublishError;
 
 pub(super) type Outcome = Result<(), PublishError>;
+
+/// Waits until a message is written, and gives its confirm. A box that is used again: lapin's future is so large that allocating it is slow.
+pub(super) type Writing = ReusableBoxFuture<'static, lapin::Result<PublisherConfirm>>;
 
 /// A message that is to be published, and who waits for its outcome.
 pub(super) struct One {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::caller::PublisherHandle;
 use super::core::Core;
-use super::publisher;
 use super::replier::Replier;
 use crate::broker::amqp::check_publish;
 use crate::broker::reply::is_request;
@@ -27,7 +26,7 @@ impl Core {
     /// Begins to read the replies to this broker's requests.
     pub(super) async fn consume_replies(&self) -> Result<Consumer> {
         let requester = self.requester.get_or_init(|| {
-            let (handle, requester) = publisher::requester(&self.shared, self.publishing.clone());
+            let (handle, requester) = PublisherHandle::requester(&self.shared, self.publishing.clone());
             self.spawn(requester.run(self.shared.closed.clone()));
             handle
         });

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::address;
 use super::backlog::Backlog;
 use super::blame::Suspects;
-use super::caller::{Command, PublisherHandle};
+use super::command::{Command, Sent};
 use super::fault;
 use super::outgoing::{One, Outgoing, Remainder};
 use super::pause::{Waiters, Waits};
@@ -78,61 +78,37 @@ pub(super) struct Publisher {
     replies: Option<Replies>,
 }
 
-/// A message that its caller has sent.
-pub(super) struct Sent {
-    /// Its [`Outgoing::id`], if its caller also looks after it.
-    pub(super) lone: Option<i64>,
-    /// Whether the task wakes by itself when time is up.
-    pub(super) is_timed: bool,
-}
-
-/// A publisher that uses the session in `state`. Spawn [`SharedPublisher::run`].
-pub(super) fn publisher(
-    shared: &Shared,
-    state: watch::Receiver<State>,
-) -> (PublisherHandle, SharedPublisher) {
-    build(shared, state, None)
-}
-
-/// A publisher of requests.
-pub(super) fn requester(
-    shared: &Shared,
-    state: watch::Receiver<State>,
-) -> (PublisherHandle, SharedPublisher) {
-    build(shared, state, Some(Replies::default()))
-}
-
-fn build(
-    shared: &Shared,
-    state: watch::Receiver<State>,
-    replies: Option<Replies>,
-) -> (PublisherHandle, SharedPublisher) {
-    let (sender, commands) = mpsc::unbounded_channel();
-    let are_requests = replies.is_some();
-    let publisher = Publisher {
-        commands,
-        state,
-        timeout: shared.settings.publish_timeout,
-        backlog: Backlog::new(),
-        wire: None,
-        opening: None,
-        waits: None,
-        waiters: shared.waiters.clone(),
-        suspects: 0,
-        // Random, so that ids differ between processes too; they wrap around in half an eternity.
-        next_id: fastrand::i64(0..i64::MAX / 2),
-        lone: None,
-        timer: None,
-        armed: None,
-        is_stopping: false,
-        replies,
-    };
-    let publisher = SharedPublisher(Arc::new(Mutex::new(publisher)));
-    shared.watch(publisher.clone());
-    (PublisherHandle::new(sender, publisher.clone(), are_requests), publisher)
-}
-
 impl SharedPublisher {
+    /// A publisher that uses the session in `state`, and takes commands. Where its messages are requests, it has `replies`.
+    pub(super) fn new(
+        shared: &Shared,
+        state: watch::Receiver<State>,
+        replies: Option<Replies>,
+    ) -> (mpsc::UnboundedSender<Command>, Self) {
+        let (sender, commands) = mpsc::unbounded_channel();
+        let publisher = Publisher {
+            commands,
+            state,
+            timeout: shared.settings.publish_timeout,
+            backlog: Backlog::new(),
+            wire: None,
+            opening: None,
+            waits: None,
+            waiters: shared.waiters.clone(),
+            suspects: 0,
+            // Random, so that ids differ between processes too; they wrap around in half an eternity.
+            next_id: fastrand::i64(0..i64::MAX / 2),
+            lone: None,
+            timer: None,
+            armed: None,
+            is_stopping: false,
+            replies,
+        };
+        let publisher = Self(Arc::new(Mutex::new(publisher)));
+        shared.publishers.add(publisher.clone());
+        (sender, publisher)
+    }
+
     /// Runs until all handles are gone or `stop` says so; then what is under way is still waited for, up to the
     /// publish timeout.
     pub(super) fn run(self, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 use super::core::Core;
+use super::redeclare;
 use super::runtime::on;
-use super::shared::Shared;
-use crate::broker::amqp::{self, Remembered};
-use crate::topology::{Name, Namespace, Route, Topology, delay_ladder};
+use crate::broker::amqp;
+use crate::topology::{Route, Topology};
 
 /// What was declared again, by the route of the messages that came back.
 #[derive(Default)]
@@ -31,7 +31,9 @@ impl Core {
     /// Declares again where a message goes that has come back, having been sent at `since`, if it was this client that had
     /// declared it. Says whether it is there now.
     pub(super) async fn restore(self: &Arc<Self>, route: &Route, since: Instant) -> bool {
-        let Some(topology) = self.shared.remembered_for(route) else { return false };
+        let Some(topology) = self.shared.declared.reaching(route, &self.shared.settings.namespace) else {
+            return false;
+        };
         let (core, route) = (self.clone(), route.clone());
         // A caller may publish from outside of any runtime.
         on(&self.handle, async move { core.restore_once(&route, &topology, since).await }).await
@@ -52,10 +54,10 @@ impl Core {
             return is_there;
         }
         // Only the default exchange leads to an exclusive queue by its name.
-        let declared = if exchange.is_empty() && self.shared.is_exclusive(routing_key) {
+        let declared = if exchange.is_empty() && self.shared.declared.is_exclusive(routing_key) {
             self.redeclare_exclusive(routing_key).await
         } else {
-            self.shared.declare(topology).await
+            redeclare::apart(&self.shared.dialer, topology).await
         };
         match &declared {
             Ok(()) if exchange.is_empty() => {
@@ -69,63 +71,5 @@ impl Core {
         }
         *last = Some((Instant::now(), declared.is_ok()));
         declared.is_ok()
-    }
-}
-
-impl Shared {
-    /// What this client has declared so that a message of this route reaches a queue: all of the ladder for one of its queues,
-    /// and an exchange with what is bound to it. `None` if that is somebody else's.
-    fn remembered_for(&self, route: &Route) -> Option<Topology> {
-        if self.is_exclusive(&route.routing_key) && route.exchange.is_empty() {
-            return Some(Topology::new());
-        }
-        part(&self.remembered(), route, &self.settings.namespace)
-    }
-}
-
-fn part(remembered: &Remembered, route: &Route, namespace: &Namespace) -> Option<Topology> {
-    let ladder = delay_ladder(namespace).queues;
-    let is_rung = |name: &Name| ladder.iter().any(|queue| queue.name == *name);
-    if is_rung(&route.routing_key) {
-        remembered.reaching_by(route, is_rung)
-    } else {
-        remembered.reaching(route)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::topology::{Declare, QueueSpec};
-
-    fn remembered() -> Remembered {
-        let namespace = Namespace::default();
-        let mut all = Remembered::default();
-        all.add(&delay_ladder(&namespace));
-        all.add(&QueueSpec::new("mail").topology(&namespace).unwrap());
-        all.add(&QueueSpec::new("bills").dlx("bills.dlx").topology(&namespace).unwrap());
-        all.add(&QueueSpec::new("theirs").declare(Declare::Passive).topology(&namespace).unwrap());
-        all
-    }
-
-    fn names(exchange: &'static str, routing_key: &'static str) -> Option<Vec<String>> {
-        let route = Route { exchange: exchange.into(), routing_key: routing_key.into() };
-        let part = part(&remembered(), &route, &Namespace::default())?;
-        let exchanges = part.exchanges.iter().map(|exchange| exchange.name.to_string());
-        Some(exchanges.chain(part.queues.iter().map(|queue| queue.name.to_string())).collect())
-    }
-
-    #[test]
-    fn what_is_declared_again_is_what_the_message_needs() {
-        assert_eq!(names("", "mail"), Some(vec!["mail".into()]));
-        assert_eq!(names("bills.dlx", "bills"), Some(vec!["bills.dlx".into(), "bills.dead".into()]));
-        assert_eq!(names("", "leveret.delay.03").map(|names| names.len()), Some(23));
-    }
-
-    #[test]
-    fn what_belongs_to_others_is_left_to_them() {
-        assert_eq!(names("", "theirs"), None);
-        assert_eq!(names("", "unheard of"), None);
-        assert_eq!(names("amq.topic", "key"), None);
     }
 }

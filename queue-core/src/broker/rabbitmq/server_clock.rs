@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use super::connect::Link;
 use super::convert::{self, short};
 use super::core::Core;
-use super::{fault, session, waiting};
+use super::fault;
+use super::waiting::{self, Reading};
 use crate::error::{Error, ErrorKind, Result, chain};
 
 /// For how long what is known is good enough.
@@ -33,13 +34,6 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// From what difference on it is said that this machine's clock is wrong, and how often.
 const WRONG: Duration = Duration::from_secs(2);
 const SAY_AGAIN: Duration = Duration::from_secs(3600);
-
-/// Between which moments the server's clock is now, in milliseconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Reading {
-    pub(super) earliest: i64,
-    pub(super) latest: i64,
-}
 
 /// What is known of the server's clock.
 #[derive(Debug, Default)]
@@ -207,7 +201,7 @@ async fn ask_aside(core: &Core) -> Result<()> {
     };
     tokio::pin!(too_late);
     let link = tokio::select! {
-        link = session::open_any(&core.shared, "clock") => link.map_err(|fault| fault.error)?,
+        link = core.shared.dialer.dial("clock") => link.map_err(|fault| fault.error)?,
         () = &mut too_late => return Ok(()),
     };
     let asked = tokio::select! {

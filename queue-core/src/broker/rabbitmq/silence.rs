@@ -5,16 +5,15 @@
 //! and if that is not answered, to let another connection in. The second question is needed because a server reads no more
 //! from a connection of which a queue takes no more; a queue without a majority must not make us leave a healthy node.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::connect;
+use super::dial::Dialer;
 use super::fault::{self, Cause};
 use super::session::Session;
-use super::shared::Shared;
 
 /// For how long nothing may be heard before the node is asked.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -24,6 +23,29 @@ const ON_CHANNEL: Duration = Duration::from_secs(1);
 const ON_CONNECTION: u32 = 3;
 /// How often the node is asked at most.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// Somebody who waits for answers from the node that is published to.
+pub(super) trait Listener: Send {
+    /// Since when nothing has been heard, if an answer is owed that somebody waits for.
+    fn silent_since(&self) -> Option<Instant>;
+}
+
+/// All who wait for answers from that node.
+#[derive(Default)]
+pub(super) struct Listeners(Mutex<Vec<Box<dyn Listener>>>);
+
+impl Listeners {
+    /// Asks this one as well from now on.
+    pub(super) fn add(&self, listener: impl Listener + 'static) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(listener));
+    }
+
+    /// Since when nothing has been heard from the node, if somebody waits for it.
+    pub(super) fn silent_since(&self) -> Option<Instant> {
+        let listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.iter().filter_map(|listener| listener.silent_since()).min()
+    }
+}
 
 /// Asks the node of one session.
 pub(super) struct Question {
@@ -56,8 +78,8 @@ impl Question {
     }
 
     /// Whether the node answers anything. Gives the question back, to be asked again later.
-    pub(super) async fn ask(mut self, shared: Arc<Shared>) -> (Self, bool) {
-        let answers = self.opens_a_channel().await || self.lets_us_in(&shared).await;
+    pub(super) async fn ask(mut self, dialer: Arc<Dialer>) -> (Self, bool) {
+        let answers = self.opens_a_channel().await || self.lets_us_in(&dialer).await;
         self.asked = Some(Instant::now());
         (self, answers)
     }
@@ -96,10 +118,9 @@ impl Question {
         }
     }
 
-    async fn lets_us_in(&self, shared: &Shared) -> bool {
-        let name = format!("{} question", shared.settings.name);
-        let patience = shared.target.deadline / ON_CONNECTION;
-        match connect::open(&shared.target, self.session.link.at, &name, patience).await {
+    async fn lets_us_in(&self, dialer: &Dialer) -> bool {
+        let patience = dialer.target.deadline / ON_CONNECTION;
+        match dialer.dial_one(self.session.link.at, "question", patience).await {
             Ok(link) => {
                 link.close(ON_CHANNEL).await;
                 true

@@ -105,7 +105,7 @@ impl Lock {
 /// A channel to walk on: beside those that jobs go by, since a message that cannot be parsed ends the connection; but an
 /// exclusive queue is seen only by its own.
 async fn open(core: &Arc<Core>, queue: &Name) -> Result<(Channel, Box<dyn Any + Send + Sync>)> {
-    if core.shared.is_exclusive(queue) {
+    if core.shared.declared.is_exclusive(queue) {
         let state = core.consuming();
         let channel = core.on_consuming(async |channel| Ok(channel.clone())).await?;
         return Ok((channel, Box::new(state)));

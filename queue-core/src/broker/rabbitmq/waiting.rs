@@ -4,7 +4,6 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::server_clock::Reading;
 use crate::clock::to_millis;
 use crate::death;
 use crate::envelope::{Envelope, HeaderValue, Headers, header};
@@ -27,6 +26,13 @@ pub(super) struct Waiting {
     until: Option<i64>,
     /// For how long its queue has been missing.
     pub(super) missing: Duration,
+}
+
+/// Between which moments the server's clock is now, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Reading {
+    pub(super) earliest: i64,
+    pub(super) latest: i64,
 }
 
 /// The time.

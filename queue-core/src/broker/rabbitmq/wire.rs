@@ -15,12 +15,11 @@ use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation, Consumer, PublisherConfirm};
 use tokio::time::Instant;
-use tokio_util::sync::ReusableBoxFuture;
 
 use super::asked::Asked;
 use super::convert::{self, short};
 use super::flight::Flight;
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, Writing};
 use super::returns::Returns;
 use super::session::Session;
 use super::tap::{self, Ended, Keeper};
@@ -32,9 +31,6 @@ const WINDOWS: usize = 16;
 
 /// How long opening the channel may take.
 pub(super) const OPEN: Duration = Duration::from_secs(10);
-
-/// A box that is used again: lapin's future is so large that allocating it is slow.
-pub(super) type Writing = ReusableBoxFuture<'static, lapin::Result<PublisherConfirm>>;
 
 /// A channel, and what has been sent on it.
 pub(super) struct Wire {

@@ -3,13 +3,20 @@
 
 use tokio::time::Instant;
 
-use super::{Publisher, TICK};
+use super::{Publisher, SharedPublisher, TICK};
+use crate::broker::rabbitmq::silence::Listener;
 use crate::broker::rabbitmq::wire::{Late, OPEN};
 use crate::error::{Error, ErrorKind, PublishError};
 
+impl Listener for SharedPublisher {
+    fn silent_since(&self) -> Option<Instant> {
+        self.lock().silent_since()
+    }
+}
+
 impl Publisher {
     /// Since when nothing has been heard from the server, if somebody waits for that.
-    pub(in crate::broker::rabbitmq) fn silent_since(&mut self) -> Option<Instant> {
+    fn silent_since(&mut self) -> Option<Instant> {
         match (&mut self.wire, &self.opening) {
             (Some(wire), _) => wire.silent_since(),
             (None, Some(opening)) if !self.backlog.is_empty() => Some(opening.since),

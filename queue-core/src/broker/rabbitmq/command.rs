@@ -1,0 +1,25 @@
+//! What passes between callers and the publisher: commands to its task, and what a caller hears that has sent its message
+//! itself.
+
+use tokio::sync::oneshot;
+
+use super::outgoing::{One, Outcome};
+use crate::broker::{ConsumerHandle, Publish};
+use crate::error::Result;
+
+/// What callers ask of the publisher's task.
+pub(super) enum Command {
+    One(One),
+    Many(Vec<Publish>, oneshot::Sender<Vec<Outcome>>),
+    ReadReplies(ConsumerHandle, oneshot::Sender<Result<()>>),
+    /// To look after everything: a caller has gone that had sent its message itself, or nobody watches its deadline.
+    Look,
+}
+
+/// A message that its caller has sent.
+pub(super) struct Sent {
+    /// Its [`Outgoing::id`], if its caller also looks after it.
+    pub(super) lone: Option<i64>,
+    /// Whether the task wakes by itself when time is up.
+    pub(super) is_timed: bool,
+}
