@@ -113,8 +113,8 @@ pub mod topology {
 /// ([`Client::broker`]).
 pub mod broker {
     pub use queue_core::broker::{
-        Broker, ConsumeOptions, Consumer, ConsumerHandle, Delivery, Found, Operator, Place, Publish,
-        Settings, Settler, Walk,
+        Abilities, Broker, ConsumeOptions, Consumer, ConsumerHandle, Delivery, Found, Operator, Place,
+        Publish, Settings, Settler, Walk,
     };
     pub use queue_core::clock::Clock;
     pub use queue_core::envelope::Envelope;

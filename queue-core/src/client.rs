@@ -214,7 +214,9 @@ impl Client {
         let Ok(operator) = self.operator() else { return false };
         match operator.inspect(spec.name()).await {
             Ok(stats) if spec.is_full_at(stats.ready) => return false,
-            Err(error) if error.kind() == ErrorKind::Topology => self.forget(spec.name()),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Topology) => {
+                self.forget(spec.name());
+            }
             // A queue whose process has crashed does not answer until it has been started again.
             _ => {}
         }

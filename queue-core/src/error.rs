@@ -23,8 +23,10 @@ pub enum ErrorKind {
     Connection,
     /// The broker refused the credentials, the vhost or the permission.
     Refused,
-    /// A queue, exchange or binding is missing, or exists with other settings.
+    /// A queue, exchange or binding that a declaration or a consumer needs is missing, or exists with other settings.
     Topology,
+    /// What an operator asked about does not exist, such as a queue of that name.
+    NotFound,
     /// A job was not enqueued, or an event not published; the source is the [`EnqueueError`] or [`PublishError`].
     Enqueue,
     /// A call has no result; the source is the [`CallError`](crate::call::CallError).

@@ -88,6 +88,10 @@ macro_rules! contract {
                     replayed_event_that_expired_keeps_where_it_came_from,
                 ]
                 operator: [
+                    abilities_are_those_that_it_has,
+                    queues_are_listed_or_the_remedy_is_told,
+                    missing_queue_is_not_found_by_an_operator,
+                    queue_that_is_deleted_during_a_walk_is_not_found,
                     look_costs_a_letter_at_most_one_delivery,
                     letters_outlive_any_number_of_looks,
                     letter_of_the_broker_outlives_any_number_of_looks,

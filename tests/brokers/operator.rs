@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use queue_core::admin::DeadLetter;
 use queue_core::broker::{ConsumeOptions, Publish};
 use queue_core::envelope::{Envelope, HeaderValue, header};
+use queue_core::error::ErrorKind;
 use queue_core::settlement::{Reason, ReasonKind, Settlement, dead_copy};
 use queue_core::topology::{BindingDecl, ExchangeKind, Name, QueueDecl, QueueSpec, Topology};
 
@@ -47,6 +48,71 @@ async fn returns(t: &Fixture, queue: &Name, count: usize) -> Vec<(i64, bool)> {
         delivery.settle(Settlement::Ack).await.unwrap();
     }
     returns
+}
+
+pub(crate) async fn abilities_are_those_that_it_has(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    t.send(&queue, ["a"]).await;
+    let operator = t.client.operator().unwrap();
+
+    let abilities = operator.abilities();
+
+    let stats = operator.inspect(&queue).await.unwrap();
+    assert_eq!(abilities.counts_unsettled, stats.unsettled.is_some());
+    assert_eq!(abilities.counts_delayed, stats.delayed.is_some());
+    assert_eq!(abilities.lists_queues, operator.queues().await.is_ok());
+    let mut walk = operator.walk(&queue).await.unwrap();
+    assert_eq!(walk.next(10).await.unwrap().len(), 1);
+    assert_eq!(abilities.looks_for_free, operator.inspect(&queue).await.unwrap().ready == 1);
+    walk.end().await;
+}
+
+pub(crate) async fn queues_are_listed_or_the_remedy_is_told(t: &Fixture) {
+    let (one, two) = (t.plain_queue("a").await, t.plain_queue("b").await);
+    let mine = Topology::new().queue(QueueDecl::new(t.name("mine")).exclusive());
+    t.declare(&mine).await;
+
+    match t.client.operator().unwrap().queues().await {
+        Ok(queues) => {
+            assert!(queues.is_sorted());
+            assert!(queues.iter().any(|queue| **queue == *one) && queues.iter().any(|queue| **queue == *two));
+            assert!(queues.iter().all(|queue| **queue != *mine.queues[0].name), "an exclusive one is listed");
+        }
+        Err(error) => {
+            assert!(!t.lists_bindings(), "{error:?}");
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+            assert!(error.to_string().contains("LEVERET_MANAGEMENT_URL"), "{error}");
+        }
+    }
+}
+
+pub(crate) async fn missing_queue_is_not_found_by_an_operator(t: &Fixture) {
+    let missing = t.name("missing");
+    let operator = t.client.operator().unwrap();
+
+    let walk = operator.walk(&missing).await.map(drop).unwrap_err();
+    let letters = t.client.admin().dead_letters(&missing, 1).await.unwrap_err();
+    let depth = t.client.admin().depth(&missing).await.unwrap_err();
+
+    for error in [walk, letters, depth] {
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+        assert!(error.to_string().contains(&*missing), "{error}");
+    }
+}
+
+pub(crate) async fn queue_that_is_deleted_during_a_walk_is_not_found(t: &Fixture) {
+    let queue = t.plain_queue("jobs").await;
+    t.send(&queue, ["a", "b"]).await;
+    let operator = t.client.operator().unwrap();
+    let mut walk = operator.walk(&queue).await.unwrap();
+    assert_eq!(walk.next(1).await.unwrap().len(), 1);
+
+    operator.delete(&queue).await.unwrap();
+    let gone = walk.next(1).await.unwrap_err();
+
+    assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone:?}");
+    assert!(gone.to_string().contains(&*queue), "{gone}");
+    walk.end().await;
 }
 
 pub(crate) async fn look_costs_a_letter_at_most_one_delivery(t: &Fixture) {

@@ -235,7 +235,7 @@ async fn questions_share_a_connection_that_is_kept_for_a_while(node: Node) {
         // A refusal costs its channel and no more.
         assert_eq!(
             broker.operator().unwrap().inspect("no such queue").await.unwrap_err().kind(),
-            ErrorKind::Topology
+            ErrorKind::NotFound
         );
         assert_eq!(proxy.open(), 2);
     }

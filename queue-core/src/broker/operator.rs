@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::delivery::Delivery;
 use crate::envelope::Envelope;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// What an operator, a person or a tool, may ask of a broker. Given by [`Client::operator`](crate::client::Client::operator),
 /// and implemented beside [`Broker`](super::Broker) by a broker that can be looked into.
@@ -36,16 +36,33 @@ use crate::error::Result;
 /// ```
 #[async_trait]
 pub trait Operator: fmt::Debug + Send + Sync {
+    /// Says what this broker can do for an operator. The default is the least: nothing beyond the methods that have no
+    /// default.
+    fn abilities(&self) -> Abilities {
+        Abilities::default()
+    }
+
+    /// The names of all queues in alphabetical order, without exclusive ones, which only their own client may use. The list is
+    /// that of the broker and holds other programs' queues, too; on RabbitMQ those of the vhost.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) where the broker cannot list them, see
+    /// [`lists_queues`](Abilities::lists_queues).
+    async fn queues(&self) -> Result<Vec<String>> {
+        let words = "this broker cannot list its queues: name the queue that you ask about";
+        Err(Error::new(ErrorKind::Unsupported, words))
+    }
+
     /// How deep a queue is.
     ///
     /// # Errors
-    /// If it does not exist.
+    /// [`NotFound`](ErrorKind::NotFound) if it does not exist.
     async fn inspect(&self, queue: &str) -> Result<QueueStats>;
 
     /// Drops all messages that are ready in a queue, and says how many there were.
     ///
     /// # Errors
-    /// If it does not exist.
+    /// [`NotFound`](ErrorKind::NotFound) if it does not exist.
     async fn purge(&self, queue: &str) -> Result<u64>;
 
     /// Deletes a queue with all its messages, and forgets that it was declared. A missing queue is no error.
@@ -59,7 +76,7 @@ pub trait Operator: fmt::Debug + Send + Sync {
     /// holds what it has passed until then, and others do not get it.
     ///
     /// # Errors
-    /// If the queue does not exist or may not be used.
+    /// [`NotFound`](ErrorKind::NotFound) if the queue does not exist; another one if it may not be used.
     async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>>;
 }
 
@@ -109,6 +126,36 @@ impl Found {
         envelope.task = envelope.task.filter(|task| !task.is_empty());
         Self { place, envelope }
     }
+}
+
+/// What a broker can do for an operator. Given by [`Operator::abilities`], so that a tool offers only what works.
+///
+/// | | `memory:`, `sqlite:` | RabbitMQ |
+/// |---|---|---|
+/// | [`lists_queues`](Self::lists_queues) | yes | with the management API |
+/// | [`counts_unsettled`](Self::counts_unsettled) | yes | no |
+/// | [`counts_delayed`](Self::counts_delayed) | yes | no |
+/// | [`looks_for_free`](Self::looks_for_free) | yes | no |
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+#[allow(clippy::struct_excessive_bools, reason = "each ability is there or not by itself")]
+pub struct Abilities {
+    /// [`Operator::queues`] lists the queues.
+    pub lists_queues: bool,
+    /// [`QueueStats::unsettled`] is told.
+    pub counts_unsettled: bool,
+    /// [`QueueStats::delayed`] is told.
+    pub counts_delayed: bool,
+    /// A walk takes nothing: consumers get what it passes meanwhile, and no message is counted as delivered. Without this, a
+    /// walk holds what it has passed until it ends, and may cost each message a delivery.
+    pub looks_for_free: bool,
+}
+
+impl Abilities {
+    /// What a broker can that keeps its queues itself.
+    #[cfg(any(feature = "memory", feature = "sqlite-system"))]
+    pub(crate) const EMBEDDED: Self =
+        Self { lists_queues: true, counts_unsettled: true, counts_delayed: true, looks_for_free: true };
 }
 
 /// How deep a queue is.

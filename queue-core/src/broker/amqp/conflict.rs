@@ -57,8 +57,17 @@ pub(crate) fn exchange_conflict(
 
 /// A queue that must be there is not.
 pub(crate) fn missing_queue(queue: &str) -> Error {
+    missing(ErrorKind::Topology, queue)
+}
+
+/// A queue that an operator asks about does not exist.
+pub(crate) fn queue_not_found(queue: &str) -> Error {
+    missing(ErrorKind::NotFound, queue)
+}
+
+fn missing(kind: ErrorKind, queue: &str) -> Error {
     Error::new(
-        ErrorKind::Topology,
+        kind,
         format!(
             "queue `{queue}` does not exist: check the name; its worker creates it, unless that declares it `passive`, and \
              so does `client.declare_queue(..)`"

@@ -25,7 +25,7 @@ mod size;
 )]
 pub(crate) use conflict::{
     check_name, exchange_conflict, exchange_redeclared, locked, missing_exchange, missing_queue,
-    queue_conflict, queue_redeclared,
+    queue_conflict, queue_not_found, queue_redeclared,
 };
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use death::DeathReason;

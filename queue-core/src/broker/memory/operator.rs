@@ -4,11 +4,19 @@ use async_trait::async_trait;
 
 use super::MemoryBroker;
 use super::walk::MemoryWalk;
-use crate::broker::{Operator, QueueStats, Walk};
+use crate::broker::{Abilities, Operator, QueueStats, Walk};
 use crate::error::Result;
 
 #[async_trait]
 impl Operator for MemoryBroker {
+    fn abilities(&self) -> Abilities {
+        Abilities::EMBEDDED
+    }
+
+    async fn queues(&self) -> Result<Vec<String>> {
+        self.look(|state| state.queue_names())
+    }
+
     async fn inspect(&self, queue: &str) -> Result<QueueStats> {
         self.act(|state| state.inspect(self.client, queue))?
     }

@@ -258,6 +258,15 @@ impl State {
         Ok(id)
     }
 
+    /// The queue of this name, for an operator.
+    fn shown(&self, client: ClientId, name: &str) -> Result<QueueId> {
+        if self.names.contains_key(name) {
+            self.accessible(client, name)
+        } else {
+            Err(amqp::queue_not_found(name))
+        }
+    }
+
     pub(super) fn consume(
         &mut self,
         client: ClientId,
@@ -317,7 +326,7 @@ impl State {
 
     /// What is ready in a queue.
     pub(super) fn ready(&self, client: ClientId, queue: &str) -> Result<Option<&Ready>> {
-        let id = self.accessible(client, queue)?;
+        let id = self.shown(client, queue)?;
         Ok(self.queues.get(&id).map(|queue| &queue.ready))
     }
 
@@ -342,7 +351,7 @@ impl State {
         options: &ConsumeOptions,
         choose: impl FnOnce(&mut Ready) -> Option<Entry>,
     ) -> Result<Option<Delivery>> {
-        let id = self.accessible(client, &options.queue)?;
+        let id = self.shown(client, &options.queue)?;
         let Some(queue) = self.queues.get_mut(&id) else { return Ok(None) };
         let Some(entry) = choose(&mut queue.ready) else { return Ok(None) };
         self.consumers.tags += 1;
@@ -459,16 +468,24 @@ impl State {
     }
 
     pub(super) fn inspect(&self, client: ClientId, name: &str) -> Result<QueueStats> {
-        let id = self.accessible(client, name)?;
+        let id = self.shown(client, name)?;
         let stats = self.queues.get(&id).map(Queue::stats).unwrap_or_default();
         Ok(stats.delayed(self.delayed.jobs_for(name)))
     }
 
     pub(super) fn purge(&mut self, client: ClientId, name: &str) -> Result<u64> {
-        let id = self.accessible(client, name)?;
+        let id = self.shown(client, name)?;
         let purged = self.queues.get_mut(&id).map_or(0, |queue| queue.ready.clear());
         self.arm(id);
         Ok(purged)
+    }
+
+    /// The names of the queues that belong to no client alone, in their order.
+    pub(super) fn queue_names(&self) -> Vec<String> {
+        let shared = self.queues.values().filter(|queue| queue.owner.is_none());
+        let mut names: Vec<_> = shared.map(|queue| queue.name.as_ref().to_owned()).collect();
+        names.sort_unstable();
+        names
     }
 
     pub(super) fn delete(&mut self, client: ClientId, name: &str) -> Result<()> {

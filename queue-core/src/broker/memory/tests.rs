@@ -237,7 +237,7 @@ async fn unused_queue_expires_but_not_while_it_is_consumed() {
     }
     clock.advance(5 * SECOND);
 
-    assert_eq!(broker.operator().unwrap().inspect("q").await.unwrap_err().kind(), ErrorKind::Topology);
+    assert_eq!(broker.operator().unwrap().inspect("q").await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
-//! Queues whose bindings are exactly those of the code. AMQP cannot list bindings, so this takes the management API.
+//! Queues whose bindings are exactly those of the code, and the list of all queues. AMQP lists neither bindings nor queues, so
+//! this takes the management API.
 
 use super::declared::Declared;
 use super::url::Target;
 use crate::broker::Settings;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::topology::{Name, Topology};
 
 #[cfg(feature = "management")]
@@ -41,13 +42,27 @@ impl Exact {
     }
 
     #[cfg(feature = "management")]
-    fn is_possible(&self) -> bool {
+    pub(super) fn is_possible(&self) -> bool {
         self.management.is_some()
     }
 
     #[cfg(not(feature = "management"))]
-    fn is_possible(&self) -> bool {
+    pub(super) fn is_possible(&self) -> bool {
         false
+    }
+
+    /// The names of all queues in the vhost that are not exclusive.
+    ///
+    /// # Errors
+    /// Unsupported, if the management API may not be used; if it does not answer, or refuses us.
+    pub(super) async fn queues(&self) -> Result<Vec<String>> {
+        #[cfg(feature = "management")]
+        if let Some(management) = self.management.clone() {
+            return blocking(move || management.queues()).await;
+        }
+        let words = "AMQP cannot list queues: give the URL of RabbitMQ's management API (`Client::builder().management(..)` or \
+                     LEVERET_MANAGEMENT_URL, with the feature `management`), or name the queue that you ask about";
+        Err(Error::new(ErrorKind::Unsupported, words))
     }
 
     /// Takes the wish out of `topology`: on every reconnect it would take out what a newer program has bound since.
@@ -97,13 +112,19 @@ impl Wanted {
         }
         #[cfg(feature = "management")]
         if let Some(management) = exact.management.clone() {
-            let blocking = move || queues.iter().try_for_each(|queue| management.keep_only(queue, &topology));
-            return tokio::task::spawn_blocking(blocking).await.unwrap_or_else(|error| {
-                error
-                    .try_into_panic()
-                    .map_or_else(|_| Err(crate::broker::closed()), |panic| std::panic::resume_unwind(panic))
-            });
+            let keep = move || queues.iter().try_for_each(|queue| management.keep_only(queue, &topology));
+            return blocking(keep).await;
         }
         Ok(())
     }
+}
+
+/// Asks the management API, which blocks.
+#[cfg(feature = "management")]
+async fn blocking<T: Send + 'static>(ask: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(ask).await.unwrap_or_else(|error| {
+        error
+            .try_into_panic()
+            .map_or_else(|_| Err(crate::broker::closed()), |panic| std::panic::resume_unwind(panic))
+    })
 }

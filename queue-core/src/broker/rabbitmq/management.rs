@@ -1,4 +1,4 @@
-//! RabbitMQ's management API, for what AMQP cannot do: list a queue's bindings.
+//! RabbitMQ's management API, for what AMQP cannot do: list queues, and a queue's bindings.
 //! <https://www.rabbitmq.com/docs/http-api-reference>
 
 use std::fmt;
@@ -23,6 +23,9 @@ use crate::topology::Topology;
 /// How long one request may take.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// The longest list of queues that is read, in bytes: some hundred thousand names.
+const LIST_LIMIT: u64 = 64 * 1024 * 1024;
+
 /// The management API of our vhost.
 #[derive(Clone)]
 pub(super) struct Management {
@@ -42,6 +45,32 @@ struct Listed {
     arguments: serde_json::Map<String, Value>,
     /// Names it among those of its exchange and queue.
     properties_key: String,
+}
+
+/// A queue as it is listed.
+#[derive(Debug, Deserialize)]
+struct ListedQueue {
+    name: String,
+    #[serde(default)]
+    exclusive: bool,
+}
+
+/// What a request is about, for the words of its error.
+#[derive(Clone, Copy)]
+enum About<'a> {
+    /// The bindings of this queue, which was just declared.
+    Bindings(&'a str),
+    /// The list of queues.
+    Queues,
+}
+
+impl fmt::Display for About<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bindings(queue) => write!(f, "queue `{queue}`"),
+            Self::Queues => f.write_str("the list of queues"),
+        }
+    }
 }
 
 impl fmt::Debug for Management {
@@ -92,6 +121,28 @@ impl Management {
         })
     }
 
+    /// The names of the vhost's queues in alphabetical order, without exclusive ones. Blocks.
+    ///
+    /// # Errors
+    /// If the API does not answer, or refuses us.
+    pub(super) fn queues(&self) -> Result<Vec<String>> {
+        let path = format!("/api/queues/{}?columns=name,exclusive", segment(&self.vhost));
+        let request =
+            self.agent.get(format!("{}{path}", self.base)).header("Authorization", &self.authorization);
+        let mut answer = self.checked(request.call(), About::Queues)?;
+        let listed = answer.body_mut().with_config().limit(LIST_LIMIT).read_json();
+        let listed: Vec<ListedQueue> = listed.map_err(|error| self.other_server(error))?;
+        let shared = listed.into_iter().filter(|queue| !queue.exclusive);
+        let mut names: Vec<_> = shared.map(|queue| queue.name).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn other_server(&self, error: ureq::Error) -> Error {
+        Error::config(format!("{} does not answer as RabbitMQ's management API does", self.base))
+            .with_source(error)
+    }
+
     /// Takes out the bindings of `queue` that `topology` does not make. Where the list leaves open whether it does, the
     /// binding stays. Blocks.
     ///
@@ -102,11 +153,8 @@ impl Management {
         let path = format!("/api/queues/{vhost}/{name}/bindings");
         let request =
             self.agent.get(format!("{}{path}", self.base)).header("Authorization", &self.authorization);
-        let mut answer = self.checked(request.call(), queue)?;
-        let listed: Vec<Listed> = answer.body_mut().read_json().map_err(|error| {
-            Error::config(format!("{} does not answer as RabbitMQ's management API does", self.base))
-                .with_source(error)
-        })?;
+        let mut answer = self.checked(request.call(), About::Bindings(queue))?;
+        let listed: Vec<Listed> = answer.body_mut().read_json().map_err(|error| self.other_server(error))?;
         // Every queue is bound to the default exchange, for good.
         for binding in listed.iter().filter(|binding| !binding.source.is_empty()) {
             if binding.is_made_by(topology, queue) {
@@ -125,7 +173,7 @@ impl Management {
             let answer = request.call();
             // Somebody else has taken it out.
             if !matches!(&answer, Ok(answer) if answer.status() == StatusCode::NOT_FOUND) {
-                self.checked(answer, queue)?;
+                self.checked(answer, About::Bindings(queue))?;
             }
         }
         Ok(())
@@ -134,15 +182,19 @@ impl Management {
     fn checked(
         &self,
         answer: Result<http::Response<Body>, ureq::Error>,
-        queue: &str,
+        about: About<'_>,
     ) -> Result<http::Response<Body>> {
         let Self { base, user, vhost, .. } = self;
         let answer = answer.map_err(|error| {
+            let why = match about {
+                About::Bindings(queue) => format!(", and queue `{queue}` asks for exact bindings"),
+                About::Queues => String::new(),
+            };
             Error::new(
                 ErrorKind::Connection,
                 format!(
-                    "RabbitMQ's management API at {base} cannot be reached, and queue `{queue}` asks for exact bindings: \
-                     enable it on the server (`rabbitmq-plugins enable rabbitmq_management`) and see that the URL is right"
+                    "RabbitMQ's management API at {base} cannot be reached{why}: enable it on the server (`rabbitmq-plugins \
+                     enable rabbitmq_management`) and see that the URL is right"
                 ),
             )
             .with_source(error)
@@ -160,11 +212,11 @@ impl Management {
             )),
             _ if status.is_server_error() => {
                 Err(Error::new(ErrorKind::Connection, format!("RabbitMQ's management API at {base} failed"))
-                    .with_source(BoxError::from(format!("{status} to a request about queue `{queue}`"))))
+                    .with_source(BoxError::from(format!("{status} to a request about {about}"))))
             }
             _ => Err(Error::config(format!(
-                "{base} answers `{status}` about queue `{queue}` in vhost `{vhost}`, which was just declared: it is no \
-                 management API, or that of another server"
+                "{base} answers `{status}` about {about} in vhost `{vhost}`, which we use: it is no management API, or that of \
+                 another server"
             ))),
         }
     }

@@ -22,7 +22,7 @@ use super::core::Core;
 use super::ledger::{Ledger, STASHED};
 use super::settle::Receipt;
 use super::turn::{Lock, Turn};
-use super::{declare, fault};
+use super::{fault, operator};
 use crate::broker::tries::is_refusal;
 use crate::broker::{ConsumeOptions, Delivery, Found, Place, Publish, Walk, closed};
 use crate::envelope::{Envelope, HeaderValue};
@@ -158,7 +158,7 @@ impl Hold {
     /// What the server answers.
     async fn answer<T>(&self, asked: impl Future<Output = lapin::Result<T>>) -> Result<T> {
         match tokio::time::timeout(ANSWER, asked).await {
-            Ok(answer) => answer.map_err(|error| declare::refusal("queue", &self.queue, &error)),
+            Ok(answer) => answer.map_err(|error| operator::refusal(&self.queue, &error)),
             Err(_) => {
                 let words = format!("RabbitMQ did not answer for queue `{}` within {ANSWER:?}", self.queue);
                 Err(Error::new(ErrorKind::Connection, words))

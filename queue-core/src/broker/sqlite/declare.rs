@@ -247,6 +247,11 @@ impl State {
         Ok(id)
     }
 
+    /// The queue of this name, for an operator.
+    fn shown(&self, name: &str) -> Result<QueueId> {
+        if self.names.contains_key(name) { self.accessible(name) } else { Err(amqp::queue_not_found(name)) }
+    }
+
     pub(super) fn consume(
         &mut self,
         options: &ConsumeOptions,
@@ -308,7 +313,7 @@ impl State {
     }
 
     pub(super) fn purge(&mut self, name: &str) -> rusqlite::Result<Result<u64>> {
-        let id = match self.accessible(name) {
+        let id = match self.shown(name) {
             Ok(id) => id,
             Err(error) => return Ok(Err(error)),
         };

@@ -7,15 +7,28 @@ use super::SqliteBroker;
 use super::command::Command;
 use super::ids::{ClientId, QueueId};
 use super::walk::SqliteWalk;
-use crate::broker::{Operator, QueueStats, Walk, amqp, closed};
+use crate::broker::{Abilities, Operator, QueueStats, Walk, amqp, closed};
 use crate::error::Result;
 
 #[async_trait]
 impl Operator for SqliteBroker {
+    fn abilities(&self) -> Abilities {
+        Abilities::EMBEDDED
+    }
+
+    async fn queues(&self) -> Result<Vec<String>> {
+        let names = |reader: &Connection| -> rusqlite::Result<Vec<String>> {
+            let mut select =
+                reader.prepare_cached("SELECT name FROM leveret_queue WHERE owner IS NULL ORDER BY name")?;
+            select.query_map([], |row| row.get(0))?.collect()
+        };
+        self.reader.read(names).await
+    }
+
     async fn inspect(&self, queue: &str) -> Result<QueueStats> {
         let name = queue.to_owned();
         match self.reader.read(move |reader| inspect(reader, &name)).await? {
-            None => Err(amqp::missing_queue(queue)),
+            None => Err(amqp::queue_not_found(queue)),
             Some((Some(owner), _)) if owner != self.me => Err(amqp::locked(queue)),
             Some((_, stats)) => Ok(stats),
         }
@@ -39,7 +52,7 @@ impl Operator for SqliteBroker {
             select.query_row([name], |row| Ok((row.get(0)?, row.get(1)?))).optional()
         };
         match self.reader.read(find).await? {
-            None => Err(amqp::missing_queue(queue)),
+            None => Err(amqp::queue_not_found(queue)),
             Some((_, Some(owner))) if owner != self.me => Err(amqp::locked(queue)),
             Some((id, _)) => Ok(Box::new(SqliteWalk::new(self, id, queue))),
         }

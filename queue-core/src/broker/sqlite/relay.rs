@@ -339,7 +339,7 @@ async fn look_for(client: &Client, queue: &str) -> Result<(), PublishError> {
     let Ok(operator) = client.operator() else { return Ok(()) };
     let Err(error) = operator.inspect(queue).await else { return Ok(()) };
     Err(match error.kind() {
-        ErrorKind::Topology => {
+        ErrorKind::NotFound | ErrorKind::Topology => {
             PublishError::Unroutable { exchange: String::new(), routing_key: queue.to_owned() }
         }
         ErrorKind::Closed => PublishError::Closed,

@@ -10,7 +10,7 @@ use super::ids::QueueId;
 use super::settler::SqliteSettler;
 use super::state::State;
 use super::{SqliteBroker, row};
-use crate::broker::{Delivery, Found, Place, Walk, closed};
+use crate::broker::{Delivery, Found, Place, Walk, amqp, closed};
 use crate::error::Result;
 use crate::topology::Name;
 
@@ -39,6 +39,7 @@ impl Walk for SqliteWalk<'_> {
         let now = row::micros(self.broker.clock.now());
         let page =
             self.broker.reader.read(move |reader| page(reader, now, queue, last, count.into())).await?;
+        let page = page.ok_or_else(|| amqp::queue_not_found(&self.name))?;
         if let Some((level, job, _)) = page.rows.last() {
             self.last = Some((*level, *job));
         }
@@ -70,14 +71,15 @@ struct Page {
     bytes: usize,
 }
 
-/// The next `count` jobs of a queue after the last one, or fewer if they are large: at least one, if there is one.
+/// The next `count` jobs of a queue after the last one, or fewer if they are large: at least one, if there is one. `None` if
+/// the queue has been deleted.
 fn page(
     reader: &Connection,
     now: i64,
     queue: QueueId,
     last: Option<(i64, i64)>,
     count: i64,
-) -> rusqlite::Result<Page> {
+) -> rusqlite::Result<Option<Page>> {
     let mut page = Page::default();
     // First the rest of a level, then the lower ones: so that the index finds both at once, however many have been passed.
     if let Some((level, job)) = last {
@@ -90,7 +92,11 @@ fn page(
         let place: [&dyn ToSql; 4] = [&queue, &now, &left, &below];
         select(reader, "level < ?4 ORDER BY level DESC, job", &place, &mut page)?;
     }
-    Ok(page)
+    if page.rows.is_empty() {
+        let mut select = reader.prepare_cached("SELECT 1 FROM leveret_queue WHERE queue = ?1")?;
+        return Ok(select.exists([queue])?.then_some(page));
+    }
+    Ok(Some(page))
 }
 
 /// What has expired and is not yet taken out has died.
