@@ -8,8 +8,10 @@ use lapin::Channel;
 use tokio::time::Instant;
 
 use super::channel::{self, within};
+use super::closing::Closing;
 use super::connect::Link;
-use super::core::Core;
+use super::dial::Dialer;
+use super::runtime::Tasks;
 use crate::error::{Error, ErrorKind, Result};
 
 /// For how long it is kept after the last question.
@@ -18,8 +20,11 @@ const IDLE: Duration = Duration::from_secs(10);
 const STALE: Duration = Duration::from_secs(2);
 
 /// The connection, if one is kept.
-#[derive(Default)]
 pub(super) struct Aside {
+    dialer: Arc<Dialer>,
+    /// The task that keeps it is one of these.
+    tasks: Arc<Tasks>,
+    closing: Closing,
     kept: Mutex<Option<Kept>>,
     /// Held while one is opened: callers that ask meanwhile wait for it, and open none of their own.
     opening: tokio::sync::Mutex<()>,
@@ -31,6 +36,10 @@ struct Kept {
 }
 
 impl Aside {
+    pub(super) fn new(dialer: Arc<Dialer>, tasks: Arc<Tasks>, closing: Closing) -> Self {
+        Self { dialer, tasks, closing, kept: Mutex::default(), opening: tokio::sync::Mutex::default() }
+    }
+
     fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -66,25 +75,20 @@ impl Aside {
         }
         Some(idle_at)
     }
-}
 
-impl Core {
     /// Runs `work` on a channel of the kept connection, or of a new one.
-    pub(super) async fn aside<T>(
-        self: &Arc<Self>,
-        work: impl AsyncFnOnce(&Channel) -> Result<T>,
-    ) -> Result<T> {
-        let (link, channel) = self.aside_channel().await?;
-        within(self.shared.dialer.target.deadline, &link, work(&channel)).await
+    pub(super) async fn run<T>(self: &Arc<Self>, work: impl AsyncFnOnce(&Channel) -> Result<T>) -> Result<T> {
+        let (link, channel) = self.channel().await?;
+        within(self.dialer.target.deadline, &link, work(&channel)).await
     }
 
     /// A channel of the kept connection, or of a new one. The connection stays open while the caller holds it.
-    pub(super) async fn aside_channel(self: &Arc<Self>) -> Result<(Arc<Link>, Channel)> {
+    pub(super) async fn channel(self: &Arc<Self>) -> Result<(Arc<Link>, Channel)> {
         if let Some(found) = self.kept_channel().await {
             return Ok(found);
         }
-        let deadline = self.shared.dialer.target.deadline;
-        let Ok(_opening) = tokio::time::timeout(deadline, self.aside.opening.lock()).await else {
+        let deadline = self.dialer.target.deadline;
+        let Ok(_opening) = tokio::time::timeout(deadline, self.opening.lock()).await else {
             let words = format!("RabbitMQ let no connection in within {deadline:?}");
             return Err(Error::new(ErrorKind::Connection, words));
         };
@@ -92,7 +96,7 @@ impl Core {
         if let Some(found) = self.kept_channel().await {
             return Ok(found);
         }
-        let link = self.shared.dialer.dial("questions").await.map_err(|fault| fault.error)?;
+        let link = self.dialer.dial("questions").await.map_err(|fault| fault.error)?;
         let link = Arc::new(link);
         let channel = channel::on_new(&link, deadline, async |channel| Ok(channel.clone())).await?;
         self.keep(link.clone());
@@ -101,12 +105,12 @@ impl Core {
 
     /// A channel of the kept connection. One that does not open it in time is kept no more.
     async fn kept_channel(&self) -> Option<(Arc<Link>, Channel)> {
-        let link = self.aside.present()?;
-        let patience = self.shared.dialer.target.deadline.min(STALE);
+        let link = self.present()?;
+        let patience = self.dialer.target.deadline.min(STALE);
         match tokio::time::timeout(patience, link.connection.create_channel()).await {
             Ok(Ok(channel)) => Some((link, channel)),
             _ => {
-                self.aside.forget(&link);
+                self.forget(&link);
                 None
             }
         }
@@ -114,17 +118,17 @@ impl Core {
 
     /// Keeps a connection until it is idle, or the broker is closed and has nothing left to say.
     fn keep(self: &Arc<Self>, link: Arc<Link>) {
-        *self.aside.kept() = Some(Kept { link: link.clone(), last_used: Instant::now() });
-        let core = self.clone();
-        self.connections.spawn(&self.handle, async move {
-            while let Some(look) = core.aside.next_look(&link) {
+        *self.kept() = Some(Kept { link: link.clone(), last_used: Instant::now() });
+        let aside = self.clone();
+        self.tasks.spawn(async move {
+            while let Some(look) = aside.next_look(&link) {
                 tokio::select! {
                     () = tokio::time::sleep_until(look) => {}
                     // Not when `close` begins: walks give back what they hold, and acks are on their way.
-                    () = core.shared.flushed.cancelled() => break,
+                    () = aside.closing.flushed.cancelled() => break,
                 }
             }
-            core.aside.forget(&link);
+            aside.forget(&link);
             link.close(Duration::from_secs(1)).await;
         });
     }

@@ -5,12 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::consumer;
-use super::core::Core;
-use super::router::NeedsRouter;
-use super::runtime::{OwnRuntime, on};
+use super::channels::Channels;
+use super::closing::Closing;
+use super::consumer::{self, Consuming};
+use super::declaring::Declarer;
+use super::dial::Dialer;
+use super::publish::Publishing;
+use super::router::{DueRouter, NeedsRouter};
+use super::runtime::{OwnRuntime, Tasks, on};
+use super::session::State;
+use super::walk::Walking;
 use crate::broker::amqp::{check_publish, check_queue};
 use crate::broker::reply::is_request;
 use crate::broker::{
@@ -24,21 +31,34 @@ const CLOSE: Duration = Duration::from_secs(10);
 
 /// The broker. Dropping it ends everything that runs for it.
 pub(super) struct RabbitMq {
-    pub(super) core: Arc<Core>,
+    pub(super) dialer: Arc<Dialer>,
+    /// The connection that is published on.
+    pub(super) state: watch::Receiver<State>,
+    pub(super) publishing: Arc<Publishing>,
+    pub(super) declarer: Arc<Declarer>,
+    pub(super) consuming: Arc<Consuming>,
+    pub(super) router: Arc<DueRouter>,
+    pub(super) channels: Channels,
+    pub(super) walking: Arc<Walking>,
+    pub(super) closing: Closing,
+    /// These feed consumers, or are to end before the connections do for another reason.
+    pub(super) tasks: Arc<Tasks>,
+    /// These keep connections.
+    pub(super) connections: Arc<Tasks>,
     pub(super) publisher_done: CancellationToken,
     pub(super) _runtime: OwnRuntime,
 }
 
 impl fmt::Debug for RabbitMq {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("RabbitMq").field(&self.core.shared.dialer.target).finish()
+        f.debug_tuple("RabbitMq").field(&self.dialer.target).finish()
     }
 }
 
 #[async_trait]
 impl Broker for RabbitMq {
     fn info(&self) -> BrokerInfo {
-        let state = self.core.publishing.borrow();
+        let state = self.state.borrow();
         let health = match (&state.session, &state.blocked, &state.down) {
             (Some(_), Some(reason), _) => Health::Blocked(reason.clone()),
             (Some(_), None, _) => Health::Up,
@@ -49,11 +69,11 @@ impl Broker for RabbitMq {
     }
 
     async fn declare(&self, topology: &Topology) -> Result<()> {
-        self.core.declare(topology.clone()).await
+        self.declarer.declare(topology.clone()).await
     }
 
     async fn publish(&self, publish: Publish) -> Result<(), PublishError> {
-        self.core.publish(publish).await
+        self.publishing.publish(publish).await
     }
 
     async fn request(&self, publish: Publish) -> Result<(), PublishError> {
@@ -61,22 +81,22 @@ impl Broker for RabbitMq {
             return self.publish(publish).await;
         }
         check_publish(&publish)?;
-        self.core.publisher_of(&publish)?.request(publish).await
+        self.publishing.publisher_of(&publish)?.request(publish).await
     }
 
     async fn publish_all(&self, publishes: Vec<Publish>) -> Vec<Result<(), PublishError>> {
-        self.core.publish_all(publishes).await
+        self.publishing.publish_all(publishes).await
     }
 
     async fn consume(&self, options: ConsumeOptions) -> Result<Consumer> {
-        self.core.ensure_open()?;
+        self.closing.ensure_open()?;
         check_queue(&options.queue)?;
         if options.queue == DIRECT_REPLY_TO {
-            return self.core.consume_replies().await;
+            return self.publishing.consume_replies().await;
         }
-        self.core.ensure_ladder().await?;
-        let router = NeedsRouter::new(&self.core);
-        consumer::start(self.core.clone(), options, Some(Box::new(router))).await
+        self.publishing.ladder.ensure().await?;
+        let router = NeedsRouter::new(&self.router);
+        consumer::start(self.consuming.clone(), options, Some(Box::new(router))).await
     }
 
     fn operator(&self) -> Option<&dyn Operator> {
@@ -84,16 +104,17 @@ impl Broker for RabbitMq {
     }
 
     async fn close(&self) {
-        let core = self.core.clone();
+        let (closing, tasks, connections) =
+            (self.closing.clone(), self.tasks.clone(), self.connections.clone());
         let published = self.publisher_done.clone();
-        let closing = async move {
-            core.shared.closed.cancel();
+        let closes = async move {
+            closing.closed.cancel();
             // Consumers give back what nobody took, and the publisher hears its last confirms.
-            let flushing = async { tokio::join!(published.cancelled(), core.tasks.wait()) };
+            let flushing = async { tokio::join!(published.cancelled(), tasks.wait()) };
             let _ = tokio::time::timeout(CLOSE - Duration::from_secs(3), flushing).await;
-            core.shared.flushed.cancel();
-            let _ = tokio::time::timeout(Duration::from_secs(3), core.connections.wait()).await;
+            closing.flushed.cancel();
+            let _ = tokio::time::timeout(Duration::from_secs(3), connections.wait()).await;
         };
-        on(&self.core.handle, closing).await;
+        on(self.tasks.handle(), closes).await;
     }
 }

@@ -10,14 +10,12 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::command::{Command, Sent};
 use super::outgoing::{One, Outcome};
-use super::publisher::SharedPublisher;
+use super::publisher::{Setup, SharedPublisher};
 use super::reply::Replies;
-use super::session::State;
-use super::shared::Shared;
 use crate::broker::{ConsumerHandle, Publish, closed};
 use crate::error::{PublishError, Result};
 
@@ -30,15 +28,15 @@ pub(super) struct PublisherHandle {
 }
 
 impl PublisherHandle {
-    /// A publisher that uses the session in `state`, and its callers' end. Spawn [`SharedPublisher::run`].
-    pub(super) fn publisher(shared: &Shared, state: watch::Receiver<State>) -> (Self, SharedPublisher) {
-        let (commands, publisher) = SharedPublisher::new(shared, state, None);
+    /// A publisher that uses the session of `setup`, and its callers' end. Spawn [`SharedPublisher::run`].
+    pub(super) fn publisher(setup: &Setup) -> (Self, SharedPublisher) {
+        let (commands, publisher) = SharedPublisher::new(setup, None);
         (Self { commands, publisher: publisher.clone(), are_requests: false }, publisher)
     }
 
     /// A publisher of requests.
-    pub(super) fn requester(shared: &Shared, state: watch::Receiver<State>) -> (Self, SharedPublisher) {
-        let (commands, publisher) = SharedPublisher::new(shared, state, Some(Replies::default()));
+    pub(super) fn requester(setup: &Setup) -> (Self, SharedPublisher) {
+        let (commands, publisher) = SharedPublisher::new(setup, Some(Replies::default()));
         (Self { commands, publisher: publisher.clone(), are_requests: true }, publisher)
     }
 

@@ -1,5 +1,4 @@
-//! What passes between callers and the publisher: commands to its task, and what a caller hears that has sent its message
-//! itself.
+//! Commands of callers to the publisher's task, and the receipt of a caller that has sent its message itself.
 
 use tokio::sync::oneshot;
 

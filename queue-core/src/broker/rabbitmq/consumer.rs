@@ -2,7 +2,8 @@
 //! prefetch after whatever ended it. The worker takes its deliveries by `tap`, and settles them by `settle`.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -10,17 +11,23 @@ use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::closing::Closing;
+use super::connections::Connections;
 use super::convert::{self, short};
-use super::core::Core;
+use super::declared::Declared;
 use super::fault::{self, code};
 use super::ledger::{Ledger, STASHED};
-use super::redeclare;
+use super::pause::Waiters;
+use super::publish::Publishing;
+use super::restore::Restorer;
+use super::runtime::Tasks;
 use super::session::{Session, State};
 use super::settle::Receipt;
 use super::tags::Held;
 use super::tap::{self, Keeper};
-use crate::broker::{ConsumeOptions, Consumer, ConsumerHandle, Delivery};
+use crate::broker::{ConsumeOptions, Consumer, ConsumerHandle, Delivery, Settings};
 use crate::error::{Error, ErrorKind, Result, chain};
+use crate::topology::Name;
 
 /// How long a reply to `basic.consume` and the like may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -34,12 +41,35 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How soon it is seen that a consumer has ended whose worker is busy; and how soon acks are sent at the latest.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// What runs while it is held: retries of a queue's jobs need the due router, and the router's own consumer does not.
+/// Something that runs while it is held: retries of a queue's jobs need the due router, and the router's own consumer does not.
 pub(super) type Needs = Box<dyn Any + Send + Sync>;
+
+/// The parts of the broker that a consumer needs.
+pub(super) struct Consuming {
+    pub(super) settings: Arc<Settings>,
+    pub(super) connections: Arc<Connections>,
+    pub(super) declared: Arc<Declared>,
+    pub(super) restorer: Arc<Restorer>,
+    pub(super) publishing: Arc<Publishing>,
+    /// Counts those who wait for a connection.
+    pub(super) waiters: Arc<Waiters>,
+    pub(super) closing: Closing,
+    /// These feed consumers.
+    pub(super) tasks: Arc<Tasks>,
+    /// Queues that were given up because of a message that ends connections: consumed again, they get one of their
+    /// own from the beginning.
+    pub(super) unparsable: Mutex<HashSet<Name>>,
+}
+
+impl Consuming {
+    fn unparsable(&self) -> MutexGuard<'_, HashSet<Name>> {
+        self.unparsable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Feeds one consumer.
 struct Feed {
-    core: Arc<Core>,
+    with: Arc<Consuming>,
     options: ConsumeOptions,
     handle: ConsumerHandle,
     _needs: Option<Needs>,
@@ -93,16 +123,16 @@ enum Next {
 /// # Errors
 /// If the queue does not exist or may not be consumed.
 pub(super) async fn start(
-    core: Arc<Core>,
+    with: Arc<Consuming>,
     options: ConsumeOptions,
     needs: Option<Needs>,
 ) -> Result<Consumer> {
     let (handle, consumer) = Consumer::channel();
     let (ready, outcome) = oneshot::channel();
-    let is_apart = core.unparsable().contains(&options.queue);
+    let is_apart = with.unparsable().contains(&options.queue);
     let feed = Feed {
-        state: if is_apart { core.new_apart() } else { core.consuming() },
-        core: core.clone(),
+        state: if is_apart { with.connections.new_apart() } else { with.connections.consuming() },
+        with: with.clone(),
         options,
         handle,
         _needs: needs,
@@ -113,7 +143,7 @@ pub(super) async fn start(
         complained: false,
         held: None,
     };
-    core.spawn(feed.run());
+    with.tasks.spawn(feed.run());
     match outcome.await {
         Ok(outcome) => outcome.map(|()| consumer),
         Err(_) => Err(crate::broker::closed()),
@@ -140,7 +170,7 @@ fn may_stash(options: &ConsumeOptions) -> bool {
 impl Feed {
     async fn run(mut self) {
         let stop = self.handle.clone();
-        let closed = self.core.shared.closed.clone();
+        let closed = self.with.closing.closed.clone();
         let mut pause = PAUSE;
         loop {
             let session = tokio::select! {
@@ -186,7 +216,7 @@ impl Feed {
                 self.count_as_started();
             }
             // Its jobs wait.
-            let _waits = self.core.shared.waiters.wait();
+            let _waits = self.with.waiters.wait();
             self.state.changed().await.ok()?;
         }
     }
@@ -204,7 +234,7 @@ impl Feed {
             // To end the connection would give back what others are at.
             Err(_) if self.may_go_apart() && session.channel(ANSWER).await.is_ok() => {
                 // When the answer comes after all, deliveries come with it, which nobody would take.
-                self.core.handle.spawn(async move { channel.close(200, short("no answer")).await });
+                self.with.tasks.handle().spawn(async move { channel.close(200, short("no answer")).await });
                 return End::Unanswered;
             }
             Err(_) => {
@@ -221,7 +251,7 @@ impl Feed {
         let read = move |message| delivery(&taken, message);
         let (keeper, deliveries, mut ended) = tap::open(deliveries, takes_all, read);
         self.handle.attach(deliveries);
-        let closed = self.core.shared.closed.clone();
+        let closed = self.with.closing.closed.clone();
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -270,9 +300,9 @@ impl Feed {
         ledger.recall();
         let given_back = keeper.give_back();
         tracing::debug!(queue = %self.options.queue, given_back, "the consumer was ended; what had not begun goes back");
-        let closed = self.core.shared.closed.clone();
+        let closed = self.with.closing.closed.clone();
         let queue = may_stash(&self.options).then(|| self.options.queue.clone());
-        self.core.spawn(async move {
+        self.with.tasks.spawn(async move {
             let mut looks = tokio::time::interval(LOOK);
             loop {
                 tokio::select! {
@@ -301,7 +331,7 @@ impl Feed {
         loop {
             tokio::select! {
                 () = &mut settled => break,
-                () = self.core.shared.closed.cancelled() => break,
+                () = self.with.closing.closed.cancelled() => break,
                 _ = looks.tick() => ledger.send_due(),
             }
         }
@@ -313,7 +343,7 @@ impl Feed {
     async fn open(&self, channel: lapin::Channel) -> lapin::Result<(Arc<Ledger>, lapin::Consumer)> {
         // Before consuming: without it the server sends the whole queue.
         channel.basic_qos(self.options.prefetch.max(1), BasicQosOptions { global: false }).await?;
-        let name = self.options.name.as_deref().unwrap_or(&self.core.shared.settings.name);
+        let name = self.options.name.as_deref().unwrap_or(&self.with.settings.name);
         let tag = format!("{}-{:08x}", crate::envelope::truncate(name, 200), fastrand::u32(..));
         let deliveries = channel
             .basic_consume(
@@ -325,7 +355,8 @@ impl Feed {
             .await?;
         // An answer on the channel comes after what the queue had for us when it answered `basic.consume`.
         channel.basic_qos(self.options.prefetch.max(1), BasicQosOptions { global: false }).await?;
-        let ledger = Ledger::new(self.core.clone(), channel, Box::new(self.state.clone()), &self.options);
+        let ledger =
+            Ledger::new(self.with.publishing.clone(), channel, Box::new(self.state.clone()), &self.options);
         Ok((ledger, deliveries))
     }
 
@@ -429,7 +460,7 @@ impl Feed {
             ),
         );
         tracing::error!(%queue, "{error}");
-        self.core.unparsable().insert(queue.clone());
+        self.with.unparsable().insert(queue.clone());
         self.handle.send(Err(error));
         Next::End
     }
@@ -444,12 +475,12 @@ impl Feed {
     /// Not where it is apart already. And an exclusive queue cannot go apart from its connection, but is deleted with it,
     /// message and all.
     fn may_go_apart(&self) -> bool {
-        !self.is_apart && !self.core.shared.declared.is_exclusive(&self.options.queue)
+        !self.is_apart && !self.with.declared.is_exclusive(&self.options.queue)
     }
 
     fn go_apart(&mut self) {
         self.is_apart = true;
-        self.state = self.core.new_apart();
+        self.state = self.with.connections.new_apart();
     }
 
     /// Why a delivery was held for so long, and what to do about it.
@@ -478,19 +509,14 @@ impl Feed {
     /// Declares the queue again if it was ours.
     async fn redeclare(&self) {
         let queue = &self.options.queue;
-        let shared = &self.core.shared;
-        let ours = shared
-            .declared
-            .remembered()
-            .topology()
-            .queues
-            .iter()
-            .any(|decl| decl.name == *queue && !decl.passive);
+        let declared = &self.with.declared;
+        let ours =
+            declared.remembered().topology().queues.iter().any(|decl| decl.name == *queue && !decl.passive);
         // What goes wrong shows at the next attempt to consume.
-        if shared.declared.is_exclusive(queue) {
-            let _ = self.core.redeclare_exclusive(queue).await;
+        if declared.is_exclusive(queue) {
+            let _ = self.with.restorer.redeclare_exclusive(queue).await;
         } else if ours {
-            let _ = redeclare::all(&shared.dialer, &shared.declared).await;
+            let _ = self.with.restorer.redeclare_all().await;
         }
     }
 }

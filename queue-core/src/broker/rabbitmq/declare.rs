@@ -211,6 +211,14 @@ pub(super) fn refusal(what: &str, name: &str, error: &lapin::Error) -> Error {
     refusal.with_source(fault::words(error))
 }
 
+/// Says what the server's refusal means for an operator, to whom it is an answer that a queue does not exist.
+pub(super) fn refusal_to_operator(queue: &str, error: &lapin::Error) -> Error {
+    match fault::protocol(error) {
+        Some((code::NOT_FOUND, _)) => amqp::queue_not_found(queue).with_source(fault::words(error)),
+        _ => refusal("queue", queue, error),
+    }
+}
+
 /// Reads a 406, which says "inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received the value '1'
 /// of type 'long' but current is none", or "received 'x' but current is 'y'".
 fn conflict(what: &str, name: &str, text: &str) -> Error {

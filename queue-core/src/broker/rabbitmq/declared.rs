@@ -1,4 +1,4 @@
-//! What this client has declared, to be declared again on every connect, and when it turns out to be gone.
+//! Knows the topology that this client has declared, which is declared again on every connect, and when it turns out to be gone.
 //!
 //! Exclusive queues stand apart: they belong to the connection that consumes, and go with it. Nobody else may declare,
 //! bind, ask about or consume them.
@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::broker::amqp::Remembered;
 use crate::topology::{Name, Namespace, QueueDecl, Route, Topology, delay_ladder};
 
-/// What this client has declared.
+/// The topology that this client has declared.
 #[derive(Default)]
 pub(super) struct Declared {
     /// Declared on every connect.

@@ -3,50 +3,72 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::core::Core;
+use super::closing::Closing;
+use super::connections::Connections;
+use super::declared::Declared;
+use super::dial::Dialer;
+use super::exact::Exact;
+use super::pause::Waiters;
 use super::runtime::on;
+use super::session::State;
 use super::{declare, redeclare};
 use crate::broker::amqp::check_topology;
 use crate::broker::closed;
 use crate::error::{ErrorKind, Result};
 use crate::topology::Topology;
 
-impl Core {
+/// Declares what callers ask for.
+pub(super) struct Declarer {
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) declared: Arc<Declared>,
+    pub(super) connections: Arc<Connections>,
+    pub(super) exact: Exact,
+    pub(super) waiters: Arc<Waiters>,
+    pub(super) closing: Closing,
+    /// The connection that is published on.
+    pub(super) publishing: watch::Receiver<State>,
+    pub(super) publish_timeout: Duration,
+    pub(super) handle: Handle,
+}
+
+impl Declarer {
     /// Declares, and remembers for the next connect. Waits for a broker that is away as long as a publish does.
     pub(super) async fn declare(self: &Arc<Self>, mut topology: Topology) -> Result<()> {
-        self.ensure_open()?;
+        self.closing.ensure_open()?;
         check_topology(&topology)?;
         let exact = self.exact.take_from(&mut topology)?;
-        let exclusive = self.shared.declared.take_exclusive(&mut topology);
-        let core = self.clone();
+        let exclusive = self.declared.take_exclusive(&mut topology);
+        let declarer = self.clone();
         on(&self.handle, async move {
-            let declared = &core.shared.declared;
+            let declared = &declarer.declared;
             if topology != Topology::default() {
-                core.declare_patiently(&topology, false).await?;
+                declarer.declare_patiently(&topology, false).await?;
                 declared.remembered().add(&topology);
             }
             if exclusive != Topology::default() {
-                core.declare_patiently(&exclusive, true).await?;
+                declarer.declare_patiently(&exclusive, true).await?;
                 declared.exclusive().add(&exclusive);
             }
-            exact.apply(&core.exact, declared).await
+            exact.apply(&declarer.exact, declared).await
         })
         .await
     }
 
     /// Declares again what failed because the broker was away, when it is back; within the publish timeout.
     async fn declare_patiently(&self, topology: &Topology, is_exclusive: bool) -> Result<()> {
-        let deadline = Instant::now() + self.shared.settings.publish_timeout;
+        let deadline = Instant::now() + self.publish_timeout;
         let mut state = self.publishing.clone();
-        let _waits = self.shared.waiters.wait();
+        let _waits = self.waiters.wait();
         let mut pause = Duration::from_millis(100);
         loop {
             let declared = if is_exclusive {
-                self.on_consuming(async |channel| declare::declare(channel, topology).await).await
+                self.connections.on_consuming(async |channel| declare::declare(channel, topology).await).await
             } else {
-                redeclare::apart(&self.shared.dialer, topology).await
+                redeclare::apart(&self.dialer, topology).await
             };
             if !matches!(&declared, Err(error) if error.kind() == ErrorKind::Connection) {
                 return declared;
@@ -59,7 +81,7 @@ impl Core {
             tokio::select! {
                 true = back => {}
                 () = tokio::time::sleep_until(deadline) => return declared,
-                () = self.shared.closed.cancelled() => return Err(closed()),
+                () = self.closing.closed.cancelled() => return Err(closed()),
             }
             pause = (pause * 2).min(Duration::from_secs(1));
         }

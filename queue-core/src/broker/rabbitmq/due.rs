@@ -9,13 +9,14 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::consumer;
-use super::core::Core;
+use super::closing::Closing;
+use super::consumer::{self, Consuming};
 use super::ledger::LOOK;
-use super::redeclare;
+use super::publish::Publishing;
+use super::restore::Restorer;
 use super::waiting::Waiting;
 use crate::broker::missing::{Complaints, REMEDY, SET_ASIDE, next_look};
-use crate::broker::{ConsumeOptions, Delivery, Publish};
+use crate::broker::{ConsumeOptions, Delivery, Publish, Settings};
 use crate::envelope::{Envelope, header};
 use crate::error::{ErrorKind, PublishError, Result, chain};
 use crate::settlement::{Settlement, strip_broker_traces};
@@ -30,9 +31,19 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// How long what is being moved may take when the router stops: more than the lowest rung and a confirm.
 const FINISH: Duration = Duration::from_secs(1);
 
+/// The parts of the broker that the router needs.
+#[derive(Clone)]
+pub(super) struct Routing {
+    pub(super) settings: Arc<Settings>,
+    pub(super) consuming: Arc<Consuming>,
+    pub(super) publishing: Arc<Publishing>,
+    pub(super) restorer: Arc<Restorer>,
+    pub(super) closing: Closing,
+}
+
 /// Routes until `stop`. Owned by the broker's consumers: it runs while there is one.
-pub(super) async fn route(core: Arc<Core>, stop: CancellationToken) {
-    let router = Router { core, complaints: Mutex::default() };
+pub(super) async fn route(with: Routing, stop: CancellationToken) {
+    let router = Router { with, complaints: Mutex::default() };
     loop {
         match router.route_on(&stop).await {
             Err(error) if error.kind() != ErrorKind::Closed => {
@@ -40,19 +51,18 @@ pub(super) async fn route(core: Arc<Core>, stop: CancellationToken) {
             }
             _ => return,
         }
-        let shared = &router.core.shared;
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
             () = stop.cancelled() => return,
-            () = shared.closed.cancelled() => return,
+            () = router.with.closing.closed.cancelled() => return,
         }
         // What is wrong shows when it is consumed.
-        let _ = redeclare::all(&shared.dialer, &shared.declared).await;
+        let _ = router.with.restorer.redeclare_all().await;
     }
 }
 
 struct Router {
-    core: Arc<Core>,
+    with: Routing,
     complaints: Mutex<Complaints>,
 }
 
@@ -67,9 +77,9 @@ impl Router {
     /// Routes until `stop`, the end of the broker, or that of the queue.
     async fn route_on(&self, stop: &CancellationToken) -> Result<()> {
         // What is in `due` may have been there for long, which only clocks know.
-        self.core.know_server_clock().await;
-        let options = ConsumeOptions::new(self.core.shared.settings.namespace.due()).prefetch(PREFETCH);
-        let mut consumer = consumer::start(self.core.clone(), options, None).await?;
+        self.with.publishing.ladder.wait_for_clock().await;
+        let options = ConsumeOptions::new(self.with.settings.namespace.due()).prefetch(PREFETCH);
+        let mut consumer = consumer::start(self.with.consuming.clone(), options, None).await?;
         let mut moving = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -119,16 +129,16 @@ impl Router {
             return Ok(Moved::Lost);
         }
         let message = &delivery.envelope;
-        let namespace = &self.core.shared.settings.namespace;
-        let now = self.core.now();
+        let namespace = &self.with.settings.namespace;
+        let now = self.with.publishing.ladder.now();
         let Some((job, waiting)) = Waiting::read(message, namespace, now) else {
             tracing::error!(job = %message.id, kept_in = %namespace.unroutable(), "a message in `{}` says no `q-target`", namespace.due());
             return self.set_aside(message.clone()).await.map(|()| Moved::Yes);
         };
         if rung_for(waiting.left).is_some() {
-            return self.core.publish_waiting(job, waiting, now).await.map(|()| Moved::Yes);
+            return self.with.publishing.publish_waiting(job, waiting, now).await.map(|()| Moved::Yes);
         }
-        self.core.shared.settings.clock.sleep(waiting.left).await;
+        self.with.settings.clock.sleep(waiting.left).await;
         if delivery.is_lost() {
             return Ok(Moved::Lost);
         }
@@ -138,8 +148,11 @@ impl Router {
                 if self.complains(&waiting.target) {
                     tracing::warn!(queue = %waiting.target, "a queue refuses its delayed jobs, which wait and try again: it is full, or is being deleted");
                 }
-                let now = self.core.now();
-                self.core.publish_waiting(job, Waiting::new(waiting.target, REFUSED, now), now).await
+                let now = self.with.publishing.ladder.now();
+                self.with
+                    .publishing
+                    .publish_waiting(job, Waiting::new(waiting.target, REFUSED, now), now)
+                    .await
             }
             outcome => outcome,
         };
@@ -150,9 +163,11 @@ impl Router {
     async fn deliver(&self, job: &Envelope, target: &Name) -> Result<(), PublishError> {
         let publish = || Publish::to_queue(target.clone(), job.clone());
         let since = Instant::now();
-        match self.core.publisher.publish(publish()).await {
-            Err(PublishError::Unroutable { .. }) if self.core.restore(&publish().route, since).await => {
-                self.core.publisher.publish(publish()).await
+        match self.with.publishing.publisher.publish(publish()).await {
+            Err(PublishError::Unroutable { .. })
+                if self.with.restorer.restore(&publish().route, since).await =>
+            {
+                self.with.publishing.publisher.publish(publish()).await
             }
             published => published,
         }
@@ -160,21 +175,21 @@ impl Router {
 
     /// Lets a job wait for its queue, which has gone; sets it aside when it has waited for long enough.
     async fn look_again(&self, job: Envelope, waiting: Waiting) -> Result<(), PublishError> {
-        let unroutable = self.core.shared.settings.namespace.unroutable();
+        let unroutable = self.with.settings.namespace.unroutable();
         let Waiting { target, missing, .. } = waiting;
-        let now = self.core.now();
+        let now = self.with.publishing.ladder.now();
         if let Some(pause) = next_look(missing) {
             if self.complains(&target) {
                 tracing::warn!(queue = %target, job = %job.id, then_kept_in = %unroutable, "the queue of a delayed job does not exist: {REMEDY}");
             }
             let mut waiting = Waiting::new(target, pause, now);
             waiting.missing = missing + pause;
-            return self.core.publish_waiting(job, waiting, now).await;
+            return self.with.publishing.publish_waiting(job, waiting, now).await;
         }
         tracing::error!(queue = %target, job = %job.id, kept_in = %unroutable, "a delayed job is set aside: {SET_ASIDE}");
         // With where it should have gone, and its priority. Its time has come: put back, it runs at once.
         let (mut kept, _) =
-            Waiting::new(target, Duration::ZERO, now).write(job, &self.core.shared.settings.namespace, now);
+            Waiting::new(target, Duration::ZERO, now).write(job, &self.with.settings.namespace, now);
         kept.headers.remove(header::WAIT);
         kept.headers.remove(header::ETA);
         self.set_aside(kept).await
@@ -183,7 +198,7 @@ impl Router {
     /// Keeps what has nowhere to go.
     async fn set_aside(&self, mut message: Envelope) -> Result<(), PublishError> {
         strip_broker_traces(&mut message);
-        self.deliver(&message, &self.core.shared.settings.namespace.unroutable()).await
+        self.deliver(&message, &self.with.settings.namespace.unroutable()).await
     }
 
     fn complains(&self, queue: &str) -> bool {

@@ -14,7 +14,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 
 use super::convert::short;
-use super::core::Core;
+use super::publish::Publishing;
+use super::runtime::Tasks;
 use super::tags::{Held, Tags};
 use crate::broker::ConsumeOptions;
 use crate::topology::{Name, Route};
@@ -33,7 +34,9 @@ pub(super) const LOOK: Duration = Duration::from_millis(50);
 ///
 /// Frames are queued by the first poll of lapin's futures; to wait until they are written would cost a wake each.
 pub(super) struct Ledger {
-    pub(super) core: Arc<Core>,
+    /// Publishes copies of its jobs.
+    pub(super) publishing: Arc<Publishing>,
+    pub(super) tasks: Arc<Tasks>,
     channel: Channel,
     pub(super) queue: Name,
     /// Where its dead letters go; `None` drops them.
@@ -82,14 +85,15 @@ impl fmt::Debug for Ledger {
 
 impl Ledger {
     pub(super) fn new(
-        core: Arc<Core>,
+        publishing: Arc<Publishing>,
         channel: Channel,
         connection: Box<dyn Any + Send + Sync>,
         options: &ConsumeOptions,
     ) -> Arc<Self> {
         let (queue, dead_letter) = (options.queue.clone(), options.dead_letter.clone());
         Arc::new(Self {
-            core,
+            tasks: publishing.tasks.clone(),
+            publishing,
             channel,
             queue,
             dead_letter,
@@ -207,7 +211,7 @@ impl Ledger {
         if is_last || is_late || acks.at_once {
             self.send(&mut acks);
         } else if acks.due.is_none() {
-            match self.core.tasks.token() {
+            match self.tasks.token() {
                 Some(running) => {
                     acks.due = Some(Due { since: Instant::now(), _running: running });
                     drop(acks);
@@ -225,7 +229,7 @@ impl Ledger {
     fn send_soon(self: &Arc<Self>) {
         let send = SendOnDrop(self.clone());
         let present = Handle::try_current();
-        present.as_ref().unwrap_or(&self.core.handle).spawn(async move {
+        present.as_ref().unwrap_or(self.tasks.handle()).spawn(async move {
             tokio::task::yield_now().await;
             drop(send);
         });

@@ -4,7 +4,6 @@
 //! Everything runs on a small runtime of its own: a handler that blocks the user's threads must not keep
 //! heartbeats from being sent.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::watch;
@@ -13,23 +12,31 @@ use tokio_util::sync::CancellationToken;
 use self::aside::Aside;
 use self::broker::RabbitMq;
 use self::caller::PublisherHandle;
-use self::core::Core;
+use self::channels::Channels;
+use self::closing::Closing;
+use self::connections::Connections;
+use self::consumer::Consuming;
 use self::declared::Declared;
+use self::declaring::Declarer;
 use self::dial::Dialer;
+use self::due::Routing;
 use self::exact::Exact;
 use self::fault::Fault;
-use self::pause::Pauses;
+use self::ladder::Ladder;
+use self::pause::{Pauses, Waiters};
+use self::publish::Publishing;
+use self::publisher::Setup;
 use self::replier::Replier;
-use self::restore::Restored;
+use self::restore::Restorer;
+use self::router::DueRouter;
 use self::runtime::{OwnRuntime, Tasks};
 use self::server_clock::ServerClock;
 use self::session::State;
-use self::shared::Shared;
-use self::silence::Listeners;
+use self::supervise::{PUBLISHER, Supervision, supervise};
 use self::turn::Turns;
 use self::url::Target;
+use self::walk::Walking;
 use super::{Broker, Settings};
-use crate::declaring::Declaring;
 use crate::error::{Result, chain};
 
 mod address;
@@ -40,11 +47,13 @@ mod blame;
 mod broker;
 mod caller;
 mod channel;
+mod channels;
+mod closing;
 mod command;
 mod connect;
+mod connections;
 mod consumer;
 mod convert;
-mod core;
 mod declare;
 mod declared;
 mod declaring;
@@ -52,10 +61,10 @@ mod delayed;
 mod dial;
 mod due;
 mod exact;
-mod exclusive;
 mod fault;
 mod flight;
 mod hosts;
+mod ladder;
 mod ledger;
 #[cfg(feature = "management")]
 mod management;
@@ -75,7 +84,6 @@ mod runtime;
 mod server_clock;
 mod session;
 mod settle;
-mod shared;
 mod silence;
 mod supervise;
 mod tags;
@@ -95,55 +103,101 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
     let target = Target::parse(url)?;
     let exact = Exact::new(settings, &target)?;
     let runtime = OwnRuntime::new()?;
-    let shared = Arc::new(Shared {
-        dialer: Arc::new(Dialer::new(target, &settings.name)),
-        declared: Declared::default(),
-        settings: settings.clone(),
-        waiters: Arc::default(),
-        publishers: Listeners::default(),
-        sessions: AtomicU64::new(0),
-        closed: CancellationToken::new(),
-        flushed: CancellationToken::new(),
-    });
-    let first = shared.clone();
-    let link = runtime.run(async move { first_link(&first).await }).await?;
+    let handle = runtime.handle().clone();
+    let settings = Arc::new(settings.clone());
+    let closing = Closing::default();
+    let dialer = Arc::new(Dialer::new(target, &settings.name));
+    let declared = Arc::new(Declared::default());
+    let supervision = Arc::new(Supervision::new(dialer.clone(), declared.clone(), closing.clone()));
+    let waiters = supervision.waiters.clone();
+    let first = (dialer.clone(), settings.clone(), waiters.clone());
+    let link = runtime.run(async move { first_link(&first.0, &first.1, &first.2).await }).await?;
 
     let (state, mut publishing) = watch::channel(State::default());
-    let (publisher, publisher_task) = PublisherHandle::publisher(&shared, publishing.clone());
+    let setup = Setup {
+        state: publishing.clone(),
+        timeout: settings.publish_timeout,
+        waiters: waiters.clone(),
+        listeners: supervision.listeners.clone(),
+    };
+    let (publisher, publisher_task) = PublisherHandle::publisher(&setup);
     let publisher_done = CancellationToken::new();
-    let (stop, done) = (shared.closed.clone(), publisher_done.clone().drop_guard());
-    runtime.handle().spawn(async move {
+    let (stop, done) = (closing.closed.clone(), publisher_done.clone().drop_guard());
+    handle.spawn(async move {
         publisher_task.run(stop).await;
         drop(done);
     });
-    let connections = Tasks::new();
-    connections.spawn(
-        runtime.handle(),
-        supervise::supervise(shared.clone(), supervise::PUBLISHER, state, Some(link)),
-    );
+    let keeps_connections = Arc::new(Tasks::new(&handle));
+    keeps_connections.spawn(supervise(supervision.clone(), PUBLISHER, state, Some(link)));
     // So that whoever asks for the broker's health at once hears of the connection that there is.
     let _ = publishing.wait_for(|state| state.session.is_some() || state.down.is_some()).await;
+
+    let tasks = Arc::new(Tasks::new(&handle));
+    let connections = Arc::new(Connections::new(supervision, keeps_connections.clone()));
+    let aside = Arc::new(Aside::new(dialer.clone(), keeps_connections.clone(), closing.clone()));
+    let channels = Channels { declared: declared.clone(), connections: connections.clone(), aside };
+    let restorer = Arc::new(Restorer::new(
+        dialer.clone(),
+        declared.clone(),
+        connections.clone(),
+        settings.namespace.clone(),
+        handle.clone(),
+    ));
+    let declarer = Arc::new(Declarer {
+        dialer: dialer.clone(),
+        declared: declared.clone(),
+        connections: connections.clone(),
+        exact,
+        waiters: waiters.clone(),
+        closing: closing.clone(),
+        publishing: publishing.clone(),
+        publish_timeout: settings.publish_timeout,
+        handle: handle.clone(),
+    });
+    let clock = ServerClock::new(dialer.clone(), tasks.clone(), closing.clone(), settings.clone());
+    let publishes = Arc::new(Publishing {
+        settings: settings.clone(),
+        publisher,
+        requester: OnceLock::new(),
+        replier: Arc::new(Replier::new(&setup, closing.clone(), handle)),
+        setup,
+        tasks: tasks.clone(),
+        closing: closing.clone(),
+        ladder: Ladder::new(settings.clone(), declarer.clone(), Arc::new(clock)),
+        restorer: restorer.clone(),
+    });
+    let consuming = Arc::new(Consuming {
+        settings: settings.clone(),
+        connections,
+        declared,
+        restorer: restorer.clone(),
+        publishing: publishes.clone(),
+        waiters,
+        closing: closing.clone(),
+        tasks: tasks.clone(),
+        unparsable: Mutex::default(),
+    });
+    let routing = Routing {
+        settings: settings.clone(),
+        consuming: consuming.clone(),
+        publishing: publishes.clone(),
+        restorer,
+        closing: closing.clone(),
+    };
+    let turns = Turns::new(channels.clone(), settings.namespace.clone());
+    let walking = Walking { settings, publishing: publishes.clone(), turns, tasks: tasks.clone() };
     Ok(Arc::new(RabbitMq {
-        core: Arc::new(Core {
-            shared,
-            exact,
-            publisher,
-            requester: OnceLock::new(),
-            replier: Replier::default(),
-            aside: Aside::default(),
-            turns: Turns::default(),
-            publishing,
-            consuming: OnceLock::new(),
-            unparsable: Mutex::default(),
-            ladder: OnceLock::new(),
-            declaring_ladder: Declaring::default(),
-            restored: Restored::default(),
-            server_clock: ServerClock::default(),
-            router: Mutex::default(),
-            handle: runtime.handle().clone(),
-            tasks: Tasks::new(),
-            connections,
-        }),
+        dialer,
+        state: publishing,
+        publishing: publishes,
+        declarer,
+        consuming,
+        router: Arc::new(DueRouter::new(routing, tasks.clone())),
+        channels,
+        walking: Arc::new(walking),
+        closing,
+        tasks,
+        connections: keeps_connections,
         publisher_done,
         _runtime: runtime,
     }))
@@ -151,23 +205,23 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
 
 /// The first connection: a broker that is away is tried as often as the URL says, or for ever; one that refuses us
 /// once.
-async fn first_link(shared: &Shared) -> Result<connect::Link> {
-    let waits = shared.settings.wait_for_broker.then(|| shared.waiters.wait());
+async fn first_link(dialer: &Dialer, settings: &Settings, waiters: &Arc<Waiters>) -> Result<connect::Link> {
+    let waits = settings.wait_for_broker.then(|| waiters.wait());
     let mut pauses = Pauses::new();
     for attempt in 1.. {
-        match shared.dialer.dial(supervise::PUBLISHER).await {
+        match dialer.dial(PUBLISHER).await {
             Ok(link) => return Ok(link),
             Err(Fault { cause, error }) => {
-                if cause.is_for_a_person() || (attempt >= shared.dialer.target.attempts && waits.is_none()) {
+                if cause.is_for_a_person() || (attempt >= dialer.target.attempts && waits.is_none()) {
                     return Err(error);
                 }
-                let delay = shared.dialer.target.retry_delay;
+                let delay = dialer.target.retry_delay;
                 let pause = if waits.is_some() { pauses.failed(cause) } else { Some(delay) };
                 if let Some(pause) = pause {
                     tracing::warn!(attempt, ?pause, error = %chain(&error), "RabbitMQ is away; trying again");
                 }
                 if waits.is_some() {
-                    pauses.rest(&shared.waiters).await;
+                    pauses.rest(waiters).await;
                 } else {
                     tokio::time::sleep(delay).await;
                 }

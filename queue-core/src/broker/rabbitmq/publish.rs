@@ -1,16 +1,36 @@
 //! Publishes a message by the way that is its own: with the others, as a request, as a direct reply, or by the ladder.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::caller::PublisherHandle;
-use super::core::Core;
+use super::closing::Closing;
+use super::ladder::Ladder;
+use super::publisher::Setup;
 use super::replier::Replier;
+use super::restore::Restorer;
+use super::runtime::Tasks;
 use crate::broker::amqp::check_publish;
 use crate::broker::reply::is_request;
-use crate::broker::{Consumer, Publish};
+use crate::broker::{Consumer, Publish, Settings};
 use crate::error::{PublishError, Result};
 
-impl Core {
+/// Publishes, by whichever way a message goes.
+pub(super) struct Publishing {
+    pub(super) settings: Arc<Settings>,
+    pub(super) publisher: PublisherHandle,
+    /// Publishes requests, once somebody reads the replies.
+    pub(super) requester: OnceLock<PublisherHandle>,
+    /// The requester is made with this.
+    pub(super) setup: Setup,
+    pub(super) tasks: Arc<Tasks>,
+    pub(super) closing: Closing,
+    /// Sends direct replies.
+    pub(super) replier: Arc<Replier>,
+    pub(super) ladder: Ladder,
+    pub(super) restorer: Arc<Restorer>,
+}
+
+impl Publishing {
     /// Who publishes this message.
     ///
     /// # Errors
@@ -26,8 +46,8 @@ impl Core {
     /// Begins to read the replies to this broker's requests.
     pub(super) async fn consume_replies(&self) -> Result<Consumer> {
         let requester = self.requester.get_or_init(|| {
-            let (handle, requester) = PublisherHandle::requester(&self.shared, self.publishing.clone());
-            self.spawn(requester.run(self.shared.closed.clone()));
+            let (handle, requester) = PublisherHandle::requester(&self.setup);
+            self.tasks.spawn(requester.run(self.closing.closed.clone()));
             handle
         });
         let (reader, consumer) = Consumer::channel();
@@ -35,12 +55,12 @@ impl Core {
     }
 
     /// Publishes at once, or by the ladder.
-    pub(super) async fn publish(self: &Arc<Self>, publish: Publish) -> Result<(), PublishError> {
+    pub(super) async fn publish(&self, publish: Publish) -> Result<(), PublishError> {
         check_publish(&publish)?;
         match publish.not_before {
-            Some(eta) if eta > self.shared.settings.clock.now() => {
+            Some(eta) if eta > self.settings.clock.now() => {
                 // From here on nobody asks this machine's clock: it may be wrong.
-                let delay = eta.duration_since(self.shared.settings.clock.now()).unwrap_or_default();
+                let delay = eta.duration_since(self.settings.clock.now()).unwrap_or_default();
                 if !publish.route.exchange.is_empty() {
                     return Err(PublishError::Invalid(format!(
                         "only a queue's messages can be delayed, not those of exchange `{}`",
@@ -49,7 +69,7 @@ impl Core {
                 }
                 self.publish_delayed(publish.envelope, publish.route.routing_key, delay).await
             }
-            _ if Replier::takes(&publish) => self.send_reply(&publish).await,
+            _ if Replier::takes(&publish) => self.replier.send(&publish).await,
             _ => self.publisher_of(&publish)?.publish(publish).await,
         }
     }

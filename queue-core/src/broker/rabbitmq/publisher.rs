@@ -23,7 +23,7 @@ use super::outgoing::{One, Outgoing, Remainder};
 use super::pause::{Waiters, Waits};
 use super::reply::Replies;
 use super::session::{Session, State};
-use super::shared::Shared;
+use super::silence::Listeners;
 use super::wire::Wire;
 use crate::broker::{ConsumerHandle, closed};
 use crate::error::{Error, ErrorKind, PublishError, Result};
@@ -45,6 +45,17 @@ const WINDOW: usize = 2048;
 /// How often it is looked whether requests have come back, and whether messages are confirmed that stand behind another
 /// which is not. Nearly always the reply, or the other's confirm, is here before.
 const TICK: Duration = Duration::from_millis(20);
+
+/// The parts of the broker that a publisher needs.
+#[derive(Clone)]
+pub(super) struct Setup {
+    /// The connection that is published on.
+    pub(super) state: watch::Receiver<State>,
+    pub(super) timeout: Duration,
+    pub(super) waiters: Arc<Waiters>,
+    /// Asked since when the server has said nothing; the publisher is one of them.
+    pub(super) listeners: Arc<Listeners>,
+}
 
 /// A publisher that its task and its callers share.
 #[derive(Clone)]
@@ -79,22 +90,18 @@ pub(super) struct Publisher {
 }
 
 impl SharedPublisher {
-    /// A publisher that uses the session in `state`, and takes commands. Where its messages are requests, it has `replies`.
-    pub(super) fn new(
-        shared: &Shared,
-        state: watch::Receiver<State>,
-        replies: Option<Replies>,
-    ) -> (mpsc::UnboundedSender<Command>, Self) {
+    /// A publisher that uses the session of `setup`, and takes commands. Where its messages are requests, it has `replies`.
+    pub(super) fn new(setup: &Setup, replies: Option<Replies>) -> (mpsc::UnboundedSender<Command>, Self) {
         let (sender, commands) = mpsc::unbounded_channel();
         let publisher = Publisher {
             commands,
-            state,
-            timeout: shared.settings.publish_timeout,
+            state: setup.state.clone(),
+            timeout: setup.timeout,
             backlog: Backlog::new(),
             wire: None,
             opening: None,
             waits: None,
-            waiters: shared.waiters.clone(),
+            waiters: setup.waiters.clone(),
             suspects: 0,
             // Random, so that ids differ between processes too; they wrap around in half an eternity.
             next_id: fastrand::i64(0..i64::MAX / 2),
@@ -105,7 +112,7 @@ impl SharedPublisher {
             replies,
         };
         let publisher = Self(Arc::new(Mutex::new(publisher)));
-        shared.publishers.add(publisher.clone());
+        setup.listeners.add(publisher.clone());
         (sender, publisher)
     }
 

@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use lapin::Channel;
 use lapin::options::BasicPublishOptions;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::address;
+use super::closing::Closing;
 use super::convert::{self, short};
-use super::core::Core;
+use super::pause::Waiters;
+use super::publisher::Setup;
 use super::runtime::on;
 use super::session::{Session, State};
 use super::wire::OPEN;
@@ -24,9 +28,16 @@ use crate::error::{PublishError, chain};
 /// large, and closed the channel with other replies on it.
 const MAX_BODY: usize = 128 * 1024;
 
-/// The channel that direct replies are sent on.
-#[derive(Default)]
-pub(super) struct Replier(Mutex<Option<Line>>);
+/// Sends direct replies, on a channel that it keeps.
+pub(super) struct Replier {
+    /// The connection that is published on.
+    publishing: watch::Receiver<State>,
+    publish_timeout: Duration,
+    waiters: Arc<Waiters>,
+    closing: Closing,
+    handle: Handle,
+    line: Mutex<Option<Line>>,
+}
 
 /// Of one session.
 #[derive(Clone)]
@@ -36,6 +47,11 @@ struct Line {
 }
 
 impl Replier {
+    pub(super) fn new(setup: &Setup, closing: Closing, handle: Handle) -> Self {
+        let Setup { state, timeout, waiters, .. } = setup.clone();
+        Self { publishing: state, publish_timeout: timeout, waiters, closing, handle, line: Mutex::default() }
+    }
+
     /// Whether a message is one for here.
     pub(super) fn takes(publish: &Publish) -> bool {
         publish.route.exchange.is_empty()
@@ -46,24 +62,22 @@ impl Replier {
     }
 
     fn line(&self) -> MutexGuard<'_, Option<Line>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Core {
     /// Sends a reply, on the next connection if need be. `Ok` means that it is on its way.
-    pub(super) async fn send_reply(self: &Arc<Self>, publish: &Publish) -> Result<(), PublishError> {
+    pub(super) async fn send(self: &Arc<Self>, publish: &Publish) -> Result<(), PublishError> {
         crate::runtime::require("a direct reply").map_err(|error| PublishError::Refused(chain(&error)))?;
         let since = Instant::now();
-        let timeout = self.shared.settings.publish_timeout;
+        let timeout = self.publish_timeout;
         let sending = async {
             loop {
-                let line = self.reply_line().await?;
+                let line = self.open_line().await?;
                 if line.send(publish).await.is_ok() {
                     return Ok(());
                 }
                 // It may have arrived; a second one harms nobody.
-                self.replier.line().take_if(|present| Arc::ptr_eq(&present.channel, &line.channel));
+                self.line().take_if(|present| Arc::ptr_eq(&present.channel, &line.channel));
             }
         };
         tokio::time::timeout(timeout, sending).await.unwrap_or_else(|_| {
@@ -79,25 +93,25 @@ impl Core {
     }
 
     /// The channel of the present session, or the next.
-    async fn reply_line(self: &Arc<Self>) -> Result<Line, PublishError> {
-        if self.shared.closed.is_cancelled() {
+    async fn open_line(self: &Arc<Self>) -> Result<Line, PublishError> {
+        if self.closing.closed.is_cancelled() {
             return Err(PublishError::Closed);
         }
-        let present = self.replier.line().clone();
+        let present = self.line().clone();
         if let Some(line) = present.filter(Line::is_open) {
             return Ok(line);
         }
-        let core = self.clone();
+        let replier = self.clone();
         // lapin opens channels on the broker's runtime.
         on(&self.handle, async move {
             loop {
-                let session = next_session(&core).await?;
+                let session = next_session(&replier).await?;
                 let Ok(channel) = session.channel(OPEN).await else {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 };
                 let line = Line { session, channel: Arc::new(channel) };
-                let mut present = core.replier.line();
+                let mut present = replier.line();
                 // Whoever was first.
                 return Ok(match present.as_ref().filter(|line| line.is_open()) {
                     Some(present) => present.clone(),
@@ -109,9 +123,9 @@ impl Core {
     }
 }
 
-async fn next_session(core: &Core) -> Result<Arc<Session>, PublishError> {
-    let mut state = core.publishing.clone();
-    let _waits = core.shared.waiters.wait();
+async fn next_session(replier: &Replier) -> Result<Arc<Session>, PublishError> {
+    let mut state = replier.publishing.clone();
+    let _waits = replier.waiters.wait();
     let is_there = |state: &State| state.session.as_ref().is_some_and(|session| session.is_connected());
     let found = state.wait_for(is_there).await.map_err(|_| PublishError::Closed)?;
     found.session.clone().ok_or(PublishError::Closed)

@@ -4,39 +4,58 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::core::Core;
-use super::redeclare;
+use super::connections::Connections;
+use super::declared::Declared;
+use super::dial::Dialer;
+use super::fault::Fault;
 use super::runtime::on;
+use super::{declare, redeclare};
 use crate::broker::amqp;
-use crate::topology::{Route, Topology};
+use crate::error::Result;
+use crate::topology::{Namespace, Route, Topology};
 
-/// What was declared again, by the route of the messages that came back.
-#[derive(Default)]
-pub(super) struct Restored(Mutex<HashMap<Route, Last>>);
+/// Declares again, and remembers what, by the route of the messages that came back.
+pub(super) struct Restorer {
+    dialer: Arc<Dialer>,
+    declared: Arc<Declared>,
+    connections: Arc<Connections>,
+    namespace: Namespace,
+    handle: Handle,
+    restored: Mutex<HashMap<Route, Last>>,
+}
 
 /// When it was last declared again, and whether that worked. Locked meanwhile: a thousand messages may come back for one
 /// queue. Those of other routes do not wait, since a queue may be slow to answer.
 type Last = Arc<tokio::sync::Mutex<Option<(Instant, bool)>>>;
 
-impl Restored {
+impl Restorer {
+    pub(super) fn new(
+        dialer: Arc<Dialer>,
+        declared: Arc<Declared>,
+        connections: Arc<Connections>,
+        namespace: Namespace,
+        handle: Handle,
+    ) -> Self {
+        Self { dialer, declared, connections, namespace, handle, restored: Mutex::default() }
+    }
+
     fn of(&self, route: Route) -> Last {
-        let mut restored = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut restored = self.restored.lock().unwrap_or_else(PoisonError::into_inner);
         restored.entry(route).or_default().clone()
     }
-}
 
-impl Core {
     /// Declares again where a message goes that has come back, having been sent at `since`, if it was this client that had
     /// declared it. Says whether it is there now.
     pub(super) async fn restore(self: &Arc<Self>, route: &Route, since: Instant) -> bool {
-        let Some(topology) = self.shared.declared.reaching(route, &self.shared.settings.namespace) else {
+        let Some(topology) = self.declared.reaching(route, &self.namespace) else {
             return false;
         };
-        let (core, route) = (self.clone(), route.clone());
+        let (restorer, route) = (self.clone(), route.clone());
         // A caller may publish from outside of any runtime.
-        on(&self.handle, async move { core.restore_once(&route, &topology, since).await }).await
+        on(&self.handle, async move { restorer.restore_once(&route, &topology, since).await }).await
     }
 
     async fn restore_once(&self, route: &Route, topology: &Topology, since: Instant) -> bool {
@@ -46,7 +65,7 @@ impl Core {
         if let Some(first) = topology.queues.first().filter(|_| exchange.is_empty()) {
             key.routing_key = first.name.clone();
         }
-        let last = self.restored.of(key);
+        let last = self.of(key);
         let mut last = last.lock().await;
         if let Some((at, is_there)) = *last
             && at > since
@@ -54,10 +73,10 @@ impl Core {
             return is_there;
         }
         // Only the default exchange leads to an exclusive queue by its name.
-        let declared = if exchange.is_empty() && self.shared.declared.is_exclusive(routing_key) {
+        let declared = if exchange.is_empty() && self.declared.is_exclusive(routing_key) {
             self.redeclare_exclusive(routing_key).await
         } else {
-            redeclare::apart(&self.shared.dialer, topology).await
+            redeclare::apart(&self.dialer, topology).await
         };
         match &declared {
             Ok(()) if exchange.is_empty() => {
@@ -71,5 +90,19 @@ impl Core {
         }
         *last = Some((Instant::now(), declared.is_ok()));
         declared.is_ok()
+    }
+
+    /// Declares an exclusive queue again, with its bindings.
+    pub(super) async fn redeclare_exclusive(&self, queue: &str) -> Result<()> {
+        let mut topology = self.declared.exclusive().topology().clone();
+        topology.queues.retain(|decl| decl.name == queue);
+        topology.bindings.retain(|binding| binding.queue == queue);
+        topology.unbindings.retain(|binding| binding.queue == queue);
+        self.connections.on_consuming(async |channel| declare::declare(channel, &topology).await).await
+    }
+
+    /// Declares everything once more. Only a lost connection is an error.
+    pub(super) async fn redeclare_all(&self) -> Result<(), Fault> {
+        redeclare::all(&self.dialer, &self.declared).await
     }
 }

@@ -1,35 +1,53 @@
 //! The due router runs while somebody needs it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::core::Core;
-use super::due;
+use super::due::{self, Routing};
+use super::runtime::Tasks;
+
+/// The due router.
+pub(super) struct DueRouter {
+    routing: Routing,
+    tasks: Arc<Tasks>,
+    /// How many consumers need it, and what stops it.
+    running: Mutex<(usize, Option<CancellationToken>)>,
+}
+
+impl DueRouter {
+    pub(super) fn new(routing: Routing, tasks: Arc<Tasks>) -> Self {
+        Self { routing, tasks, running: Mutex::default() }
+    }
+
+    fn running(&self) -> MutexGuard<'_, (usize, Option<CancellationToken>)> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Keeps the due router running while it lives.
-pub(super) struct NeedsRouter(Arc<Core>);
+pub(super) struct NeedsRouter(Arc<DueRouter>);
 
 impl NeedsRouter {
-    pub(super) fn new(core: &Arc<Core>) -> Self {
-        let mut router = core.router.lock().unwrap_or_else(PoisonError::into_inner);
-        router.0 += 1;
-        if router.1.is_none() {
+    pub(super) fn new(router: &Arc<DueRouter>) -> Self {
+        let mut running = router.running();
+        running.0 += 1;
+        if running.1.is_none() {
             let stop = CancellationToken::new();
-            router.1 = Some(stop.clone());
-            core.spawn(due::route(core.clone(), stop));
+            running.1 = Some(stop.clone());
+            router.tasks.spawn(due::route(router.routing.clone(), stop));
         }
-        drop(router);
-        Self(core.clone())
+        drop(running);
+        Self(router.clone())
     }
 }
 
 impl Drop for NeedsRouter {
     fn drop(&mut self) {
-        let mut router = self.0.router.lock().unwrap_or_else(PoisonError::into_inner);
-        router.0 -= 1;
-        if router.0 == 0
-            && let Some(stop) = router.1.take()
+        let mut running = self.0.running();
+        running.0 -= 1;
+        if running.0 == 0
+            && let Some(stop) = running.1.take()
         {
             stop.cancel();
         }

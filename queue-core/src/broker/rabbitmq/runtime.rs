@@ -70,16 +70,26 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-/// The tasks that close waits for.
+/// Tasks of the broker that closing waits for.
 pub(super) struct Tasks {
+    handle: Handle,
     running: Mutex<Option<mpsc::Sender<()>>>,
     ended: tokio::sync::Mutex<mpsc::Receiver<()>>,
 }
 
 impl Tasks {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(handle: &Handle) -> Self {
         let (running, ended) = mpsc::channel(1);
-        Self { running: Mutex::new(Some(running)), ended: tokio::sync::Mutex::new(ended) }
+        Self {
+            handle: handle.clone(),
+            running: Mutex::new(Some(running)),
+            ended: tokio::sync::Mutex::new(ended),
+        }
+    }
+
+    /// The runtime that they run on.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     /// Kept by what [`wait`](Self::wait) waits for; none after that.
@@ -88,9 +98,9 @@ impl Tasks {
     }
 
     /// Runs a task that [`wait`](Self::wait) waits for; after that, none.
-    pub(super) fn spawn(&self, handle: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let Some(running) = self.token() else { return };
-        handle.spawn(async move {
+        self.handle.spawn(async move {
             task.await;
             drop(running);
         });

@@ -12,11 +12,14 @@ use lapin::{BasicProperties, Channel, Consumer};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::closing::Closing;
 use super::connect::Link;
 use super::convert::{self, short};
-use super::core::Core;
+use super::dial::Dialer;
 use super::fault;
+use super::runtime::Tasks;
 use super::waiting::{self, Reading};
+use crate::broker::Settings;
 use crate::error::{Error, ErrorKind, Result, chain};
 
 /// For how long what is known is good enough.
@@ -35,9 +38,14 @@ const GOODBYE: Duration = Duration::from_secs(1);
 const WRONG: Duration = Duration::from_secs(2);
 const SAY_AGAIN: Duration = Duration::from_secs(3600);
 
-/// What is known of the server's clock.
-#[derive(Debug, Default)]
-pub(super) struct ServerClock(watch::Sender<Known>);
+/// The server's clock, as far as it is known.
+pub(super) struct ServerClock {
+    dialer: Arc<Dialer>,
+    tasks: Arc<Tasks>,
+    closing: Closing,
+    settings: Arc<Settings>,
+    known: watch::Sender<Known>,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -108,13 +116,22 @@ impl Bounds {
 }
 
 impl ServerClock {
+    pub(super) fn new(
+        dialer: Arc<Dialer>,
+        tasks: Arc<Tasks>,
+        closing: Closing,
+        settings: Arc<Settings>,
+    ) -> Self {
+        Self { dialer, tasks, closing, settings, known: watch::Sender::default() }
+    }
+
     /// What is known now, and since when.
     fn known(&self) -> Option<(Bounds, Duration)> {
-        let bounds = self.0.borrow().bounds?;
+        let bounds = self.known.borrow().bounds?;
         let now = Instant::now();
         let present = bounds.on(now);
         if present.is_out_of_step(SystemTime::now()) {
-            self.0.send_modify(|known| (known.bounds, known.asked) = (None, None));
+            self.known.send_modify(|known| (known.bounds, known.asked) = (None, None));
             return None;
         }
         Some((present, now.duration_since(bounds.at)))
@@ -122,7 +139,7 @@ impl ServerClock {
 
     fn learn(&self, told: Bounds) -> Bounds {
         let mut learnt = told;
-        self.0.send_modify(|known| {
+        self.known.send_modify(|known| {
             learnt = known.bounds.map_or(told, |bounds| bounds.with(told));
             known.bounds = Some(learnt);
         });
@@ -131,7 +148,7 @@ impl ServerClock {
 
     /// Whether it is to be asked for now; whoever is told so must do it.
     fn begin(&self) -> bool {
-        self.0.send_if_modified(|known| {
+        self.known.send_if_modified(|known| {
             let is_due = !known.is_asking && known.asked.is_none_or(|asked| asked.elapsed() > AGAIN);
             if is_due {
                 (known.is_asking, known.asked) = (true, Some(Instant::now()));
@@ -145,11 +162,11 @@ impl ServerClock {
         let Some((bounds, _)) = self.known() else { return };
         let Ok(wall) = wall.duration_since(UNIX_EPOCH) else { return };
         let by = wall.abs_diff(bounds.middle());
-        let is_said = self.0.borrow().said.is_some_and(|said| said.elapsed() < SAY_AGAIN);
+        let is_said = self.known.borrow().said.is_some_and(|said| said.elapsed() < SAY_AGAIN);
         if by < WRONG + (bounds.latest - bounds.earliest) || is_said {
             return;
         }
-        self.0.send_modify(|known| known.said = Some(Instant::now()));
+        self.known.send_modify(|known| known.said = Some(Instant::now()));
         let direction = if wall > bounds.middle() { "ahead of" } else { "behind" };
         tracing::warn!(
             ?by,
@@ -157,22 +174,20 @@ impl ServerClock {
              (NTP)"
         );
     }
-}
 
-impl Core {
-    /// The server's clock, if it is known. It is asked for in the background, the first time and from time to time.
-    pub(super) fn server_clock(self: &Arc<Self>) -> Option<Reading> {
-        let known = self.server_clock.known();
-        if known.is_none_or(|(_, age)| age > FRESH) && self.server_clock.begin() {
-            self.spawn(ask(self.clone()));
+    /// The time there, if it is known. It is asked for in the background, the first time and from time to time.
+    pub(super) fn read(self: &Arc<Self>) -> Option<Reading> {
+        let known = self.known();
+        if known.is_none_or(|(_, age)| age > FRESH) && self.begin() {
+            self.tasks.spawn(ask(self.clone()));
         }
         known.map(|(bounds, _)| bounds.reading())
     }
 
-    /// Waits for a moment until the server's clock is known. Without it rungs alone count.
-    pub(super) async fn know_server_clock(self: &Arc<Self>) {
-        if self.server_clock().is_none() {
-            let mut state = self.server_clock.0.subscribe();
+    /// Waits for a moment until it is known. Without it rungs alone count.
+    pub(super) async fn wait_until_known(self: &Arc<Self>) {
+        if self.read().is_none() {
+            let mut state = self.known.subscribe();
             let told = state.wait_for(|known| known.bounds.is_some() || !known.is_asking);
             let _ = tokio::time::timeout(PATIENCE, told).await;
         }
@@ -180,12 +195,12 @@ impl Core {
 }
 
 /// Asks for the server's clock, until it is known well enough or the broker is closed.
-async fn ask(core: Arc<Core>) {
-    if let Err(error) = ask_aside(&core).await {
+async fn ask(clock: Arc<ServerClock>) {
+    if let Err(error) = ask_aside(&clock).await {
         tracing::debug!(error = %chain(&error), "RabbitMQ's clock cannot be read; delays go by rungs alone");
     }
-    core.server_clock.0.send_modify(|known| known.is_asking = false);
-    core.server_clock.compare(core.shared.settings.clock.now());
+    clock.known.send_modify(|known| known.is_asking = false);
+    clock.compare(clock.settings.clock.now());
 }
 
 /// Asks on a connection of its own: one that publishes is not read while memory is short, and a refusal closes channels.
@@ -193,19 +208,19 @@ async fn ask(core: Arc<Core>) {
 /// When the broker is closed, it ends between two steps and not within one. lapin closes a channel in the background that
 /// is dropped while it is opened or waits for an answer, and fails if the connection is closed meanwhile. A connection
 /// that ends without a goodbye is a warning in the server's log.
-async fn ask_aside(core: &Core) -> Result<()> {
-    let closed = &core.shared.closed;
+async fn ask_aside(clock: &ServerClock) -> Result<()> {
+    let closed = &clock.closing.closed;
     let too_late = async {
         closed.cancelled().await;
         tokio::time::sleep(GOODBYE).await;
     };
     tokio::pin!(too_late);
     let link = tokio::select! {
-        link = core.shared.dialer.dial("clock") => link.map_err(|fault| fault.error)?,
+        link = clock.dialer.dial("clock") => link.map_err(|fault| fault.error)?,
         () = &mut too_late => return Ok(()),
     };
     let asked = tokio::select! {
-        asked = probe(core, &link) => asked,
+        asked = probe(clock, &link) => asked,
         () = too_late => Ok(()),
     };
     // Its queues go with it.
@@ -213,19 +228,19 @@ async fn ask_aside(core: &Core) -> Result<()> {
     asked
 }
 
-async fn probe(core: &Core, link: &Link) -> Result<()> {
-    let closed = &core.shared.closed;
+async fn probe(clock: &ServerClock, link: &Link) -> Result<()> {
+    let closed = &clock.closing.closed;
     if closed.is_cancelled() {
         return Ok(());
     }
     let channel = within(link.connection.create_channel()).await?.map_err(|error| fault::lost(&error))?;
-    let name = format!("{}.clock.{:016x}", core.shared.settings.namespace, fastrand::u64(..));
+    let name = format!("{}.clock.{:016x}", clock.settings.namespace, fastrand::u64(..));
     let mut told = within(declare(&channel, &name)).await?.map_err(|error| fault::lost(&error))?;
     for _ in 0..PROBES {
         if closed.is_cancelled() {
             break;
         }
-        let bounds = core.server_clock.learn(within(tell(&channel, &name, &mut told)).await??);
+        let bounds = clock.learn(within(tell(&channel, &name, &mut told)).await??);
         if bounds.latest - bounds.earliest < EXACT {
             break;
         }

@@ -65,18 +65,20 @@ impl Receipt {
     }
 
     async fn publish_copy(&self, plan: &Plan) -> Result<(), PublishError> {
-        let core = &self.ledger.core;
+        let publishing = &self.ledger.publishing;
         match plan {
             Plan::Delay { copy, due } => {
-                let delay = due.duration_since(core.shared.settings.clock.now()).unwrap_or_default();
-                core.publish_delayed(copy.clone(), self.ledger.queue.clone(), delay).await
+                let delay = due.duration_since(publishing.settings.clock.now()).unwrap_or_default();
+                publishing.publish_delayed(copy.clone(), self.ledger.queue.clone(), delay).await
             }
             Plan::Publish(copy) => {
                 check_publish(copy)?;
                 let since = Instant::now();
-                match core.publisher.publish(copy.clone()).await {
-                    Err(PublishError::Unroutable { .. }) if core.restore(&copy.route, since).await => {
-                        core.publisher.publish(copy.clone()).await
+                match publishing.publisher.publish(copy.clone()).await {
+                    Err(PublishError::Unroutable { .. })
+                        if publishing.restorer.restore(&copy.route, since).await =>
+                    {
+                        publishing.publisher.publish(copy.clone()).await
                     }
                     published => published,
                 }
@@ -94,7 +96,7 @@ impl Settler for Receipt {
         settlement: Settlement,
     ) -> Result<(), SettleError> {
         let ledger = self.ledger.clone();
-        let now = || ledger.core.shared.settings.clock.now();
+        let now = || ledger.publishing.settings.clock.now();
         let plan = Plan::new(settlement, envelope, &ledger.queue, ledger.dead_letter.as_ref(), now);
         match &plan {
             Plan::Ack => self.ack(),
@@ -119,7 +121,7 @@ impl Settler for Receipt {
 impl Receipt {
     /// Replaces on the broker's runtime, so that a caller that is dropped half-way leaves no half settlement.
     async fn on_runtime(self: Box<Self>, plan: Plan) -> Result<(), SettleError> {
-        let handle = self.ledger.core.handle.clone();
+        let handle = self.ledger.tasks.handle().clone();
         match handle.spawn(self.replace(plan)).await {
             Ok(settled) => settled,
             Err(_) => Err(SettleError::Lost),

@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -11,13 +11,15 @@ use lapin::Event;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::closing::Closing;
 use super::connect::Link;
+use super::declared::Declared;
+use super::dial::Dialer;
 use super::fault::{self, Cause, Fault};
-use super::pause::Pauses;
+use super::pause::{Pauses, Waiters};
 use super::redeclare;
 use super::session::{Session, State, gone};
-use super::shared::Shared;
-use super::silence::Question;
+use super::silence::{Listeners, Question};
 use crate::error::{Error, chain};
 
 /// The connections' roles, which stand in their names.
@@ -32,10 +34,30 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long a polite close may take.
 const CLOSE: Duration = Duration::from_secs(2);
 
+/// The parts of the broker that keeping a connection needs.
+pub(super) struct Supervision {
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) declared: Arc<Declared>,
+    /// Counts those who wait for a connection.
+    pub(super) waiters: Arc<Waiters>,
+    /// Those who wait for answers from the node that is published to.
+    pub(super) listeners: Arc<Listeners>,
+    pub(super) closing: Closing,
+    /// How many sessions there have been.
+    sessions: AtomicU64,
+}
+
+impl Supervision {
+    pub(super) fn new(dialer: Arc<Dialer>, declared: Arc<Declared>, closing: Closing) -> Self {
+        let (waiters, listeners) = (Arc::default(), Arc::default());
+        Self { dialer, declared, waiters, listeners, closing, sessions: AtomicU64::new(0) }
+    }
+}
+
 /// Keeps a connection in `state` until the broker is closed or nobody looks at `state` any more. `first` is a
 /// connection that is already there.
 pub(super) async fn supervise(
-    shared: Arc<Shared>,
+    with: Arc<Supervision>,
     role: &'static str,
     state: watch::Sender<State>,
     mut first: Option<Link>,
@@ -45,28 +67,28 @@ pub(super) async fn supervise(
         let connected = async {
             let link = match first.take() {
                 Some(link) => link,
-                None => shared.dialer.dial(role).await?,
+                None => with.dialer.dial(role).await?,
             };
             // What was declared may be gone with the node's disk, or never have been on this one.
-            redeclare::all(&shared.dialer, &shared.declared).await?;
+            redeclare::all(&with.dialer, &with.declared).await?;
             // Of those that consume only this one: whoever declares an exclusive queue owns it.
             if role == CONSUMER {
-                redeclare::exclusive(&shared.dialer, &shared.declared, &link).await?;
+                redeclare::exclusive(&with.dialer, &with.declared, &link).await?;
             }
             Ok::<_, Fault>(link)
         };
         let connected = tokio::select! {
             connected = connected => connected,
-            () = shared.closed.cancelled() => break,
+            () = with.closing.closed.cancelled() => break,
             () = state.closed() => break,
         };
         match connected {
             Ok(link) => {
-                let number = shared.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+                let number = with.sessions.fetch_add(1, Ordering::Relaxed) + 1;
                 let session = Arc::new(Session::new(number, link));
                 let since = Instant::now();
-                let error = live(&shared, role, &state, &session).await;
-                if shared.closed.is_cancelled() || state.is_closed() {
+                let error = live(&with, role, &state, &session).await;
+                if with.closing.closed.is_cancelled() || state.is_closed() {
                     session.link.close(CLOSE).await;
                     break;
                 }
@@ -94,8 +116,8 @@ pub(super) async fn supervise(
             }
         }
         tokio::select! {
-            () = pauses.rest(&shared.waiters) => {}
-            () = shared.closed.cancelled() => break,
+            () = pauses.rest(&with.waiters) => {}
+            () = with.closing.closed.cancelled() => break,
             () = state.closed() => break,
         }
     }
@@ -106,18 +128,13 @@ pub(super) async fn supervise(
 type Asking = Pin<Box<dyn Future<Output = (Question, bool)> + Send>>;
 
 /// Watches a session until it is dead, or the broker is closed and flushed.
-async fn live(
-    shared: &Arc<Shared>,
-    role: &str,
-    state: &watch::Sender<State>,
-    session: &Arc<Session>,
-) -> Error {
+async fn live(with: &Supervision, role: &str, state: &watch::Sender<State>, session: &Arc<Session>) -> Error {
     let mut events = Box::pin(session.link.connection.events_listener());
     tracing::info!(role, session = session.number, host = %session.link.host, "connected to RabbitMQ");
     state.send_replace(State { session: Some(session.clone()), ..State::default() });
     let mut looks = tokio::time::interval(LOOK);
     let mut blocked_since = None;
-    let mut left = shared.dialer.hosts.watch();
+    let mut left = with.dialer.hosts.watch();
     // While the node is being asked, which takes seconds, `asking` has the question.
     let mut question = (role == PUBLISHER).then(|| Question::new(session.clone()));
     let mut asking: Option<Asking> = None;
@@ -144,7 +161,7 @@ async fn live(
                 if !session.is_connected() {
                     return gone();
                 }
-                if let (Some(since), Some(limit)) = (blocked_since, shared.dialer.target.blocked_timeout)
+                if let (Some(since), Some(limit)) = (blocked_since, with.dialer.target.blocked_timeout)
                     && since.elapsed() >= limit
                 {
                     session.fail("it was blocked for longer than `blocked_connection_timeout`");
@@ -152,10 +169,10 @@ async fn live(
                 }
                 // A server that blocks us has said why it is silent.
                 if blocked_since.is_none()
-                    && shared.dialer.hosts.has_another(session.link.at, &shared.dialer.target.hosts)
-                    && let Some(due) = question.take_if(|question| question.is_due(shared.publishers.silent_since()))
+                    && with.dialer.hosts.has_another(session.link.at, &with.dialer.target.hosts)
+                    && let Some(due) = question.take_if(|question| question.is_due(with.listeners.silent_since()))
                 {
-                    asking = Some(Box::pin(due.ask(shared.dialer.clone())));
+                    asking = Some(Box::pin(due.ask(with.dialer.clone())));
                 }
             }
             // Polled again after another arm has won: `asking` keeps what it has reached.
@@ -166,24 +183,24 @@ async fn live(
                 let host = &session.link.host;
                 // To ask takes seconds, in which callers may have been answered.
                 let is_still_silent =
-                    || question.as_ref().is_some_and(|question| question.lasts(shared.publishers.silent_since()));
+                    || question.as_ref().is_some_and(|question| question.lasts(with.listeners.silent_since()));
                 if answers {
                     question.iter_mut().for_each(Question::say_that_it_answers);
                 } else if blocked_since.is_none() && is_still_silent() {
-                    shared.dialer.hosts.leave(session.link.at);
+                    with.dialer.hosts.leave(session.link.at);
                     session.fail(&format!("{host} says nothing while callers wait; going to another host"));
                     return gone();
                 }
             }
             // The publisher found out that its node says nothing, and ours is the same.
             Ok(()) = left.changed() => {
-                if shared.dialer.hosts.is_left(session.link.at) {
+                if with.dialer.hosts.is_left(session.link.at) {
                     session.fail("its node says nothing");
                     return gone();
                 }
             }
             () = session.ended() => return gone(),
-            () = shared.flushed.cancelled() => return gone(),
+            () = with.closing.flushed.cancelled() => return gone(),
             () = state.closed() => return gone(),
         }
     }

@@ -14,11 +14,11 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::{Mutex as Turnstile, OwnedMutexGuard};
 use tokio::time::Instant;
 
+use super::channels::Channels;
 use super::convert::short;
-use super::core::Core;
 use super::fault::{self, code};
 use crate::error::{Error, ErrorKind, Result};
-use crate::topology::Name;
+use crate::topology::{Name, Namespace};
 
 /// How long an operator waits for another one.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,45 +30,36 @@ const LONGEST_LOOK: Duration = Duration::from_millis(500);
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Which queues this client's operators are at.
-#[derive(Default)]
-pub(super) struct Turns(Mutex<HashMap<Name, Arc<Turnstile<()>>>>);
+pub(super) struct Turns {
+    channels: Channels,
+    /// The prefix of the locks' names.
+    namespace: Namespace,
+    queues: Mutex<HashMap<Name, Arc<Turnstile<()>>>>,
+}
 
 impl Turns {
+    pub(super) fn new(channels: Channels, namespace: Namespace) -> Self {
+        Self { channels, namespace, queues: Mutex::default() }
+    }
+
     fn of(&self, queue: &Name) -> Arc<Turnstile<()>> {
-        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         turns.entry(queue.clone()).or_default().clone()
     }
-}
 
-/// An operator's turn at a queue, with the channel to take it on. It ends with the channel at the latest.
-pub(super) struct Turn {
-    pub(super) channel: Channel,
-    /// What keeps the channel's connection.
-    pub(super) keeps: Box<dyn Any + Send + Sync>,
-    pub(super) lock: Lock,
-}
-
-/// What keeps other operators away.
-pub(super) struct Lock {
-    _client: OwnedMutexGuard<()>,
-    /// `None` where the server does not let us have one.
-    shared: Option<(ShortString, lapin::Consumer)>,
-}
-
-impl Turn {
     /// Waits until no other operator is at the queue.
     ///
     /// # Errors
     /// If another is for long; or without a connection.
-    pub(super) async fn wait(core: &Arc<Core>, queue: &Name) -> Result<Self> {
+    pub(super) async fn wait(&self, queue: &Name) -> Result<Turn> {
         let deadline = Instant::now() + PATIENCE;
-        let client = core.turns.of(queue).lock_owned();
+        let client = self.of(queue).lock_owned();
         let Ok(client) = tokio::time::timeout_at(deadline, client).await else { return Err(busy(queue)) };
-        let name = short(&format!("{}.looking.{queue}", core.shared.settings.namespace.as_str()));
+        let name = short(&format!("{}.looking.{queue}", self.namespace.as_str()));
         let mut look = LOOK;
         loop {
-            let (channel, keeps) = open(core, queue).await?;
+            let (channel, keeps) = self.channels.open(queue).await?;
             let locked = tokio::time::timeout(ANSWER, lock(&channel, &name)).await;
             let shared = match locked {
                 Ok(Ok(consumer)) => Some((name, consumer)),
@@ -82,13 +73,28 @@ impl Turn {
                 }
                 refused => {
                     tracing::debug!(%queue, ?refused, "operators of other clients may come in between");
-                    let (channel, keeps) = open(core, queue).await?;
-                    return Ok(Self { channel, keeps, lock: Lock { _client: client, shared: None } });
+                    let (channel, keeps) = self.channels.open(queue).await?;
+                    return Ok(Turn { channel, keeps, lock: Lock { _client: client, shared: None } });
                 }
             };
-            return Ok(Self { channel, keeps, lock: Lock { _client: client, shared } });
+            return Ok(Turn { channel, keeps, lock: Lock { _client: client, shared } });
         }
     }
+}
+
+/// An operator's turn at a queue, with the channel to take it on. It ends with the channel at the latest.
+pub(super) struct Turn {
+    pub(super) channel: Channel,
+    /// Keeps the channel's connection.
+    pub(super) keeps: Box<dyn Any + Send + Sync>,
+    pub(super) lock: Lock,
+}
+
+/// Keeps other operators away.
+pub(super) struct Lock {
+    _client: OwnedMutexGuard<()>,
+    /// `None` where the server does not let us have one.
+    shared: Option<(ShortString, lapin::Consumer)>,
 }
 
 impl Lock {
@@ -100,18 +106,6 @@ impl Lock {
             let _ = tokio::time::timeout(ANSWER, deleted).await;
         }
     }
-}
-
-/// A channel to walk on: beside those that jobs go by, since a message that cannot be parsed ends the connection; but an
-/// exclusive queue is seen only by its own.
-async fn open(core: &Arc<Core>, queue: &Name) -> Result<(Channel, Box<dyn Any + Send + Sync>)> {
-    if core.shared.declared.is_exclusive(queue) {
-        let state = core.consuming();
-        let channel = core.on_consuming(async |channel| Ok(channel.clone())).await?;
-        return Ok((channel, Box::new(state)));
-    }
-    let (link, channel) = core.aside_channel().await?;
-    Ok((channel, Box::new(link)))
 }
 
 /// With a consumer of its own, so that it goes when that does, with the channel.

@@ -18,13 +18,14 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::convert::{self, short};
-use super::core::Core;
 use super::ledger::{Ledger, STASHED};
+use super::publish::Publishing;
+use super::runtime::Tasks;
 use super::settle::Receipt;
-use super::turn::{Lock, Turn};
-use super::{fault, operator};
+use super::turn::{Lock, Turn, Turns};
+use super::{declare, fault};
 use crate::broker::tries::is_refusal;
-use crate::broker::{ConsumeOptions, Delivery, Found, Place, Publish, Walk, closed};
+use crate::broker::{ConsumeOptions, Delivery, Found, Place, Publish, Settings, Walk, closed};
 use crate::envelope::{Envelope, HeaderValue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::settlement::renewed_copy;
@@ -42,24 +43,32 @@ const WORN: i64 = 10;
 /// safe side: to ask in vain costs two round trips, and a nack that is stashed and forgotten costs each letter a delivery.
 const BUSY: usize = STASHED - 2;
 
+/// The parts of the broker that a walk needs.
+pub(super) struct Walking {
+    pub(super) settings: Arc<Settings>,
+    pub(super) publishing: Arc<Publishing>,
+    pub(super) turns: Turns,
+    pub(super) tasks: Arc<Tasks>,
+}
+
 /// A walk, whose steps are carried out on the broker's runtime: one that is begun is done, whether anybody waits or not.
 pub(super) struct RabbitWalk {
-    core: Arc<Core>,
+    with: Arc<Walking>,
     /// `None` while a step has it, and after a step that nobody waited for.
     hold: Option<Hold>,
 }
 
 impl RabbitWalk {
     /// Waits for a turn at the queue, and begins to walk. Runs on the broker's runtime.
-    pub(super) async fn begin(core: Arc<Core>, queue: Name) -> Result<Self> {
-        let hold = Hold::open(core.clone(), queue).await?;
-        Ok(Self { core, hold: Some(hold) })
+    pub(super) async fn begin(with: Arc<Walking>, queue: Name) -> Result<Self> {
+        let hold = Hold::open(with.clone(), queue).await?;
+        Ok(Self { with, hold: Some(hold) })
     }
 }
 
 /// What a walk holds. Dropped, it gives that back, in a task of its own.
 struct Hold {
-    core: Arc<Core>,
+    with: Arc<Walking>,
     ledger: Arc<Ledger>,
     queue: Name,
     /// Keeps other operators away; taken when the walk is over.
@@ -88,7 +97,7 @@ impl Walk for RabbitWalk {
     async fn next(&mut self, count: u16) -> Result<Vec<Found>> {
         let mut hold = self.hold.take().ok_or_else(ended)?;
         let (tell, told) = oneshot::channel();
-        self.core.spawn(async move {
+        self.with.tasks.spawn(async move {
             let found = hold.page(count.max(1)).await;
             // Nobody waits any more: what was held goes back with it.
             let _ = tell.send((hold, found));
@@ -111,7 +120,7 @@ impl Walk for RabbitWalk {
     async fn end(mut self: Box<Self>) {
         let Some(hold) = self.hold.take() else { return };
         let (tell, told) = oneshot::channel::<()>();
-        self.core.spawn(async move {
+        self.with.tasks.spawn(async move {
             hold.give_back().await;
             drop(tell);
         });
@@ -125,14 +134,15 @@ fn ended() -> Error {
 }
 
 impl Hold {
-    async fn open(core: Arc<Core>, queue: Name) -> Result<Self> {
-        let turn = Turn::wait(&core, &queue).await?;
+    async fn open(with: Arc<Walking>, queue: Name) -> Result<Self> {
+        let turn = with.turns.wait(&queue).await?;
         let Turn { channel, keeps, lock } = turn;
         // Without dead letters, since an operator only takes out.
-        let ledger = Ledger::new(core.clone(), channel, keeps, &ConsumeOptions::new(queue.clone()));
+        let ledger =
+            Ledger::new(with.publishing.clone(), channel, keeps, &ConsumeOptions::new(queue.clone()));
         ledger.send_at_once();
         let hold = Self {
-            core,
+            with,
             ledger,
             queue,
             lock: Some(lock),
@@ -158,7 +168,7 @@ impl Hold {
     /// What the server answers.
     async fn answer<T>(&self, asked: impl Future<Output = lapin::Result<T>>) -> Result<T> {
         match tokio::time::timeout(ANSWER, asked).await {
-            Ok(answer) => answer.map_err(|error| operator::refusal(&self.queue, &error)),
+            Ok(answer) => answer.map_err(|error| declare::refusal_to_operator(&self.queue, &error)),
             Err(_) => {
                 let words = format!("RabbitMQ did not answer for queue `{}` within {ANSWER:?}", self.queue);
                 Err(Error::new(ErrorKind::Connection, words))
@@ -178,7 +188,7 @@ impl Hold {
         let ready = self.ready().await?;
         self.pages += 1;
         let channel = self.ledger.channel().clone();
-        let name = &self.core.shared.settings.name;
+        let name = &self.with.settings.name;
         let tag = short(&format!("operator-{}-{}", self.pages, crate::envelope::truncate(name, 200)));
         let qos = || channel.basic_qos(count, BasicQosOptions { global: false });
         self.answer(qos()).await?;
@@ -253,13 +263,13 @@ impl Hold {
 
     fn leave(&mut self) -> impl Future<Output = ()> + Send + 'static {
         self.has_left = true;
-        let (core, ledger, queue) = (self.core.clone(), self.ledger.clone(), self.queue.clone());
+        let (with, ledger, queue) = (self.with.clone(), self.ledger.clone(), self.queue.clone());
         let (worn, lock, has_failed) = (std::mem::take(&mut self.worn), self.lock.take(), self.has_failed);
         let (taken, pages) = (self.taken, self.pages);
         async move {
             // Whatever a consumer that may live on has delivered goes back with the channel.
             if !has_failed {
-                let renewed = renew(&core, &ledger, &queue, worn).await;
+                let renewed = renew(&with, &ledger, &queue, worn).await;
                 let is_busy = taken + renewed > BUSY;
                 let giving = ledger.give_all_back(&queue, is_busy, pages > BUSY);
                 match tokio::time::timeout(ANSWER, giving).await {
@@ -282,7 +292,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         if !self.has_left {
             let leaving = self.leave();
-            self.core.spawn(leaving);
+            self.with.tasks.spawn(leaving);
         }
     }
 }
@@ -299,8 +309,8 @@ fn is_worn(envelope: &Envelope) -> bool {
 ///
 /// Ends when the originals come back by themselves, since a copy would stand beside each; and when the broker takes
 /// nothing more, since the walk keeps all others from the queue meanwhile.
-async fn renew(core: &Arc<Core>, ledger: &Arc<Ledger>, queue: &Name, worn: BTreeMap<u64, Envelope>) -> usize {
-    let deadline = Instant::now() + core.shared.settings.publish_timeout;
+async fn renew(with: &Walking, ledger: &Arc<Ledger>, queue: &Name, worn: BTreeMap<u64, Envelope>) -> usize {
+    let deadline = Instant::now() + with.settings.publish_timeout;
     let mut renewed = 0;
     for (tag, envelope) in worn {
         if !ledger.is_open() || Instant::now() >= deadline {
@@ -309,7 +319,7 @@ async fn renew(core: &Arc<Core>, ledger: &Arc<Ledger>, queue: &Name, worn: BTree
         let copy = Publish::to_queue(queue.clone(), renewed_copy(envelope));
         let published = tokio::select! {
             biased;
-            published = core.publish(copy) => published,
+            published = with.publishing.publish(copy) => published,
             () = ledger.gone() => break,
         };
         match published {
