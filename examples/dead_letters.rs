@@ -65,9 +65,8 @@ fn usage() -> ExitCode {
 
 async fn publish(count: u64) -> Result<(), BoxError> {
     let client = Client::from_env().await?;
-    for enqueued in client.enqueue_all((1..=count).map(|order| Charge { order, cents: order * 100 })).await {
-        enqueued?;
-    }
+    let orders = (1..=count).map(|order| Charge { order, cents: order * 100 });
+    client.enqueue_all(orders).await.all_ok()?;
     println!("published {count} orders");
     if client.info().system == "memory" {
         Worker::new(&client).run_until_idle().await?;

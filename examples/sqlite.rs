@@ -51,9 +51,7 @@ fn usage() -> ExitCode {
 
 async fn enqueue(count: u32) -> Result<(), BoxError> {
     let client = Client::from_env().await?;
-    for result in client.enqueue_all((0..count).map(|picture| Render { picture })).await {
-        result?;
-    }
+    client.enqueue_all((0..count).map(|picture| Render { picture })).await.all_ok()?;
     println!("enqueued {count}; they are on the disk");
     client.close().await;
     Ok(())

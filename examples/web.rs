@@ -98,7 +98,7 @@ async fn place_order(
     let job = timeout(REQUEST_TIMEOUT, async { client.enqueue(job).await })
         .await
         .map_err(|_| Refusal::Unknown(format!("no answer of the broker within {REQUEST_TIMEOUT:?}")))??;
-    Ok((StatusCode::ACCEPTED, Json(Queued { job, status: "queued" })))
+    Ok((StatusCode::ACCEPTED, Json(Queued { job: job.into(), status: "queued" })))
 }
 
 /// Why an order was not queued. What went wrong behind the web is logged, and not told to the web.

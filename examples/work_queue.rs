@@ -58,9 +58,7 @@ async fn publish(count: u64) -> Result<(), leveret::BoxError> {
         payload: format!("data {task_id}"),
         priority: u8::try_from(task_id % 3).unwrap_or_default(),
     });
-    for enqueued in client.enqueue_all(jobs).await {
-        enqueued?;
-    }
+    client.enqueue_all(jobs).await.all_ok()?;
     println!("published {count} tasks");
     if client.info().system == "memory" {
         Worker::new(&client).run_until_idle().await?;

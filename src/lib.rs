@@ -82,13 +82,14 @@ pub use queue_core::admin::{Admin, DeadLetter};
 pub use queue_core::broker::sqlite::{CancellationToken, Outbox, SqlInsert};
 pub use queue_core::broker::{BrokerInfo, Health, QueueStats};
 pub use queue_core::call::{CallError, Request};
-pub use queue_core::client::{Client, ClientBuilder, Enqueue};
+pub use queue_core::client::{Client, ClientBuilder, Enqueue, EnqueueAllError, EnqueueResults, Enqueued};
 pub use queue_core::envelope::{HeaderValue, Headers, JobId};
 pub use queue_core::error::{
     BoxError, EnqueueError, Error, ErrorKind, EventError, PublishError, Result, chain as error_chain,
 };
 pub use queue_core::event::{Event, RawMessage};
 pub use queue_core::format::Format;
+pub use queue_core::job::{IntoJob, Job};
 pub use queue_core::outcome::{Failure, Outcome, ResultExt, TaskError, TaskResult, Verdict};
 pub use queue_core::publish::{Properties, PublishEvent, PublishRaw};
 pub use queue_core::retry::{Backoff, RetryPolicy};

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 pub use self::builder::ClientBuilder;
 pub use self::enqueue::Enqueue;
+pub use self::enqueued::Enqueued;
+pub use self::results::{EnqueueAllError, EnqueueResults};
 use crate::admin::Admin;
 use crate::broker::{Broker, BrokerInfo, Operator, Publish, QueueStats, Settings};
 use crate::call::replies::Replies;
@@ -22,7 +24,9 @@ use crate::topology::{Namespace, QueueSpec, Topology};
 mod batch;
 mod builder;
 mod enqueue;
+mod enqueued;
 mod environment;
+mod results;
 
 /// How often a job is published to a queue that is missing, or refuses it without being full.
 pub(crate) const TRIES: u32 = 3;

@@ -15,6 +15,7 @@ pub mod envelope;
 pub mod error;
 pub mod event;
 pub mod format;
+pub mod job;
 pub mod outcome;
 #[doc(hidden)]
 pub mod private;
@@ -30,3 +31,5 @@ mod declaring;
 mod runtime;
 mod seal;
 mod sending;
+#[cfg(not(feature = "sqlite-system"))]
+mod without_sqlite;

@@ -72,6 +72,14 @@ pub(crate) struct Sealer<'c> {
     pub(crate) max_payload: usize,
 }
 
+#[cfg(feature = "sqlite-system")]
+impl<'c> Sealer<'c> {
+    /// Seals what has no client, by this clock and up to the size that a client allows by default.
+    pub(crate) fn without_client(clock: &'c Clock) -> Self {
+        Self { clock, max_payload: MAX_PAYLOAD }
+    }
+}
+
 impl Sealer<'_> {
     /// The message of a job, to its task's queue.
     pub(crate) fn job<T: Task>(self, payload: &T, options: Options) -> Result<Publish, EnqueueError> {

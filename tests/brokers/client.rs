@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use leveret::{EnqueueError, ErrorKind, Properties, PublishError, Task};
+use leveret::{EnqueueError, ErrorKind, Job, Properties, PublishError, Task};
 use queue_core::broker::{ConsumeOptions, Consumer};
 use queue_core::envelope::{HeaderValue, header};
 use queue_core::format::Format;
@@ -65,7 +65,7 @@ pub(crate) async fn enqueue_declares_the_queue_and_sends_plain_json(t: &Fixture)
 
     let job = &delivery.envelope;
     assert_eq!(text(&delivery), r#"{"n":7}"#);
-    assert_eq!((&job.id, job.task.as_deref()), (&id, Some("First")));
+    assert_eq!((&job.id, job.task.as_deref()), (id.id(), Some("First")));
     assert_eq!(job.content_type.as_deref(), Some("application/json"));
     assert_eq!((job.attempt, job.priority), (1, Some(2)));
     assert_eq!(job.headers.get("tenant"), Some(&HeaderValue::from("blue")));
@@ -121,6 +121,66 @@ pub(crate) async fn delayed_enqueue_declares_the_queue_too(t: &Fixture) {
     assert_eq!(second.envelope.id, after);
 }
 
+pub(crate) async fn job_brings_its_options_to_the_client_that_enqueues_it(t: &Fixture) {
+    task!(Optioned, |spec| spec);
+    delete_later::<Optioned>(t);
+    let due = SystemTime::now() + Duration::from_millis(300);
+    let job = Job::new(Optioned { n: 1 }).at(due).priority(2).id("optioned").header("tenant", "blue");
+
+    let enqueued = t.client.enqueue(job).header("region", "north").priority(3).await.unwrap();
+    let delivery = next(&mut consume::<Optioned>(t).await).await;
+
+    let job = &delivery.envelope;
+    assert!(SystemTime::now() >= due);
+    assert_eq!((enqueued.as_str(), job.id.as_str(), job.priority), ("optioned", "optioned", Some(3)));
+    assert_eq!(job.headers.get("tenant"), Some(&"blue".into()));
+    assert_eq!(job.headers.get("region"), Some(&"north".into()));
+}
+
+pub(crate) async fn enqueue_all_takes_jobs_with_options(t: &Fixture) {
+    task!(Each, |spec| spec);
+    delete_later::<Each>(t);
+    let due = SystemTime::now() + Duration::from_millis(400);
+    let jobs = [
+        Job::new(Each { n: 0 }).at(due).id("last"),
+        Job::new(Each { n: 1 }).id("first").header("tenant", "blue").priority(1),
+        Job::new(Each { n: 2 }),
+    ];
+
+    let enqueued = t.client.enqueue_all(jobs).await.all_ok().unwrap();
+
+    let mut consumer = consume::<Each>(t).await;
+    let mut left = vec![0, 1, 2];
+    while !left.is_empty() {
+        let delivery = next(&mut consumer).await;
+        let job = &delivery.envelope;
+        let n = enqueued.iter().position(|enqueued| job.id == *enqueued).expect("one of the three");
+        assert_eq!(text(&delivery), format!(r#"{{"n":{n}}}"#));
+        assert_eq!(job.headers.get("tenant"), (n == 1).then_some(&"blue".into()));
+        assert_eq!(job.priority, (n == 1).then_some(1));
+        assert!(n != 0 || SystemTime::now() >= due);
+        left.retain(|&waits| waits != n);
+        delivery.settle(Settlement::Ack).await.unwrap();
+    }
+    assert_eq!((enqueued[1].as_str(), enqueued[0].as_str()), ("first", "last"));
+}
+
+pub(crate) async fn enqueue_all_keeps_the_options_of_what_it_publishes_again(t: &Fixture) {
+    task!(Again, |spec| spec);
+    delete_later::<Again>(t);
+    let operator = t.other_client().await;
+    t.client.enqueue(Again { n: 0 }).await.unwrap();
+    operator.operator().unwrap().delete(Again::queue().name()).await.unwrap();
+
+    let jobs = [Job::new(Again { n: 1 }).id("one").header("tenant", "blue").priority(1)];
+    t.client.enqueue_all(jobs).await.all_ok().unwrap();
+
+    let delivery = next(&mut consume::<Again>(t).await).await;
+    let job = &delivery.envelope;
+    assert_eq!((text(&delivery).as_str(), job.id.as_str(), job.priority), (r#"{"n":1}"#, "one", Some(1)));
+    assert_eq!(job.headers.get("tenant"), Some(&"blue".into()));
+}
+
 pub(crate) async fn enqueue_works_again_after_the_queue_was_deleted(t: &Fixture) {
     task!(Deleted, |spec| spec);
     delete_later::<Deleted>(t);
@@ -140,9 +200,7 @@ pub(crate) async fn enqueue_all_works_again_after_the_queue_was_deleted(t: &Fixt
     t.client.enqueue(DeletedAll { n: 0 }).await.unwrap();
 
     operator.operator().unwrap().delete(DeletedAll::queue().name()).await.unwrap();
-    for result in t.client.enqueue_all((1..4).map(|n| DeletedAll { n })).await {
-        result.unwrap();
-    }
+    t.client.enqueue_all((1..4).map(|n| DeletedAll { n })).await.all_ok().unwrap();
 
     let expected = [r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#];
     assert_eq!(take(&mut consume::<DeletedAll>(t).await, 3).await, expected);
@@ -183,7 +241,7 @@ pub(crate) async fn enqueue_all_reports_each_job(t: &Fixture) {
             continue;
         }
         let delivery = next(&mut consumer).await;
-        assert_eq!((text(&delivery), &delivery.envelope.id), (n.to_string(), &result.unwrap()));
+        assert_eq!((text(&delivery), &delivery.envelope.id), (n.to_string(), result.unwrap().id()));
         delivery.settle(Settlement::Ack).await.unwrap();
     }
 }
@@ -282,9 +340,7 @@ pub(crate) async fn depth_counts_the_jobs_of_a_task(t: &Fixture) {
     delete_later::<Deep>(t);
 
     let empty = t.client.depth::<Deep>().await.unwrap();
-    for result in t.client.enqueue_all((0..25).map(|n| Deep { n })).await {
-        result.unwrap();
-    }
+    t.client.enqueue_all((0..25).map(|n| Deep { n })).await.all_ok().unwrap();
     let full = t.client.depth::<Deep>().await.unwrap();
 
     assert_eq!((empty.ready, full.ready), (0, 25));
@@ -310,7 +366,8 @@ pub(crate) async fn twenty_megabytes_are_refused_before_they_are_sent(t: &Fixtur
     delete_later::<Video>(t);
 
     let huge = t.client.enqueue(Video("x".repeat(20_000_000))).await.unwrap_err();
-    let mut batch = t.client.enqueue_all([Video("small".into()), Video("x".repeat(20_000_000))]).await;
+    let batch = t.client.enqueue_all([Video("small".into()), Video("x".repeat(20_000_000))]).await;
+    let mut batch: Vec<_> = batch.into_iter().collect();
 
     let limit = 16 * 1024 * 1024;
     for error in [huge, batch.remove(1).unwrap_err()] {

@@ -57,8 +57,8 @@ async fn drained_job_says_which_it_was() {
     assert_eq!(mails[0].to, "busy");
     let of_mail = |drained: &&leveret::testing::JobOutcome| drained.job.task() == "send_mail";
     let job = &first.iter().find(of_mail).unwrap().job;
-    assert_eq!((&job.id, job.queue(), job.attempt), (&id, "drained.mails", 1));
-    assert_eq!((&second[0].job.id, second[0].job.attempt), (&id, 2));
+    assert_eq!((&job.id, job.queue(), job.attempt), (id.id(), "drained.mails", 1));
+    assert_eq!((&second[0].job.id, second[0].job.attempt), (id.id(), 2));
     assert_eq!(second, [Outcome::Success]);
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use leveret::{Client, Error, Outbox, Task, task};
+use leveret::{Client, EnqueueError, Error, Job, Outbox, PublishError, Task, task};
 use queue_core::broker::{ConsumeOptions, Consumer};
 use queue_core::settlement::Settlement;
 use queue_core::topology::{QueueDecl, Topology};
@@ -83,6 +83,45 @@ async fn inserted_job_keeps_its_delay() {
     assert!(SystemTime::now() >= due);
     assert_eq!(delivery.envelope.id, *job.id());
     client.close().await;
+}
+
+/// A program that only writes rows connects to no broker.
+#[tokio::test]
+async fn job_is_inserted_without_a_client() {
+    let database = Database::new();
+    Outbox::open(&database.url("")).unwrap();
+    let application = application(&database);
+    let before = SystemTime::now();
+    let delay = Duration::from_millis(300);
+
+    let later = Job::new(job("Ada")).delay(delay).id("later").header("tenant", "blue").priority(3);
+    for job in [later, Job::new(job("Bob"))] {
+        let job = job.into_sql().unwrap();
+        application.execute(job.sql(), params_from_iter(job.params())).unwrap();
+    }
+
+    let client = database.client("").await;
+    client.declare_queue(Welcome::queue()).await.unwrap();
+    let mut consumer = consume(&client).await;
+    let first = next(&mut consumer).await;
+    assert_eq!(text(&first), r#"{"name":"Bob"}"#);
+    assert!(first.envelope.enqueued_at.is_some_and(|at| at + Duration::from_secs(1) > before));
+    let second = next(&mut consumer).await;
+    assert!(SystemTime::now() >= before + delay);
+    let envelope = &second.envelope;
+    assert_eq!((text(&second).as_str(), envelope.id.as_str()), (r#"{"name":"Ada"}"#, "later"));
+    assert_eq!((envelope.task.as_deref(), envelope.priority), (Some("welcome"), Some(3)));
+    assert_eq!(envelope.headers.get("tenant"), Some(&"blue".into()));
+    client.close().await;
+}
+
+#[test]
+fn job_that_no_broker_takes_is_refused_before_it_is_inserted() {
+    let huge = Job::new(job(&"x".repeat(17 * 1024 * 1024))).into_sql().unwrap_err();
+    let own = Job::new(job("Ada")).header("q-attempt", 7).into_sql().unwrap_err();
+
+    assert!(matches!(huge, EnqueueError::Publish(PublishError::TooLarge { .. })), "{huge:?}");
+    assert!(own.to_string().contains("`q-attempt`"), "{own}");
 }
 
 #[tokio::test]

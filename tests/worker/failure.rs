@@ -91,7 +91,7 @@ async fn failed_job_is_retried_until_it_succeeds() {
     clock.advance(Duration::from_secs(2));
 
     let job = worker.succeeded().await;
-    assert_eq!((job.id, job.attempt), (id, 3));
+    assert_eq!((job.id, job.attempt), (id.into(), 3));
     worker.stop().await.unwrap();
 }
 

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use super::{Client, TRIES, enqueue_error};
+use super::{Client, EnqueueResults, Enqueued, TRIES, enqueue_error};
 use crate::broker::Publish;
 use crate::envelope::JobId;
 use crate::error::{EnqueueError, Error, PublishError, chain};
+use crate::job::{IntoJob, Job};
 use crate::seal::{Due, Kind, Options, encode};
-use crate::task::Task;
 
 /// A job of a batch: its message, and what it takes to make that once more. A payload is shared, not copied.
 struct Sealed {
@@ -23,17 +23,29 @@ struct Again {
 }
 
 impl Client {
-    /// Enqueues many jobs of one task, pipelined, and reports each by itself, in their order. One that fails does
-    /// not keep the others from being enqueued. However many there are: a job's time is up only when the broker has taken
-    /// none of them for the whole publish timeout.
-    #[must_use = "each result says whether its job was enqueued"]
-    pub async fn enqueue_all<T: Task>(
-        &self,
-        tasks: impl IntoIterator<Item = T>,
-    ) -> Vec<Result<JobId, EnqueueError>> {
-        let kind = Kind::of::<T>();
-        let seal = |task: T| self.seal_for_batch(kind, encode(&task)?, Options::default());
-        let sealed = tasks.into_iter().map(seal).collect();
+    /// Enqueues many jobs of one task, payloads or [`Job`](crate::job::Job)s, pipelined, and reports each by itself, in
+    /// their order. One that fails does not keep the others from being enqueued;
+    /// [`all_ok`](EnqueueResults::all_ok) asks whether all went well. However many there are: a job's time is up only
+    /// when the broker has taken none of them for the whole publish timeout.
+    ///
+    /// ```no_run
+    /// # use queue_core::{client::Client, job::Job, task::Task};
+    /// # use std::time::Duration;
+    /// # async fn f<T: Task>(client: Client, resize: fn(u64) -> T) -> queue_core::error::Result<()> {
+    /// client.enqueue_all((1..=100).map(resize)).await.all_ok()?;
+    ///
+    /// let one_a_second = (1..=100).map(|n| Job::new(resize(n)).delay(Duration::from_secs(n)));
+    /// let jobs = client.enqueue_all(one_a_second).await.all_ok()?;
+    /// println!("the first is {}", jobs[0]);
+    /// # Ok(()) }
+    /// ```
+    pub async fn enqueue_all<J: IntoJob>(&self, jobs: impl IntoIterator<Item = J>) -> EnqueueResults {
+        let kind = Kind::of::<J::Task>();
+        let seal = |job: J| {
+            let Job { payload, options } = job.into_job();
+            self.seal_for_batch(kind, encode(&payload)?, options)
+        };
+        let sealed = jobs.into_iter().map(seal).collect();
         self.enqueue_sealed(kind, sealed).await
     }
 
@@ -51,11 +63,7 @@ impl Client {
     }
 
     /// The rest of `enqueue_all`, which is the same for all tasks.
-    async fn enqueue_sealed(
-        &self,
-        kind: Kind,
-        sealed: Vec<Result<Sealed, EnqueueError>>,
-    ) -> Vec<Result<JobId, EnqueueError>> {
+    async fn enqueue_sealed(&self, kind: Kind, sealed: Vec<Result<Sealed, EnqueueError>>) -> EnqueueResults {
         if let Err(error) = self.declare_queue(kind.queue).await {
             let again = || Error::new(error.kind(), chain(&error));
             return sealed
@@ -83,7 +91,7 @@ impl Client {
             .map(|job| {
                 let Again { id, .. } = job?;
                 let outcome = outcomes.next().unwrap_or(Err(PublishError::Closed));
-                outcome.map(|()| id).map_err(|error| enqueue_error(kind.queue, error))
+                outcome.map(|()| Enqueued::new(id)).map_err(|error| enqueue_error(kind.queue, error))
             })
             .collect()
     }

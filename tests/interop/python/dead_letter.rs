@@ -29,7 +29,7 @@ async fn what_they_refuse_is_a_dead_letter_with_its_death(t: &Python) {
     let letters = t.client.admin().dead_letters("interop.refused.dead", 10).await.unwrap();
     assert_eq!(letters.len(), 1);
     let letter = &letters[0];
-    assert_eq!((&letter.id, letter.task.as_deref()), (&id, Some("refused")));
+    assert_eq!((&letter.id, letter.task.as_deref()), (id.id(), Some("refused")));
     assert_eq!(
         (letter.queue.as_deref(), letter.kind.as_deref()),
         (Some("interop.refused"), Some("rejected"))

@@ -1,0 +1,154 @@
+//! What `enqueue_all` returns: the result of each job, and one for all.
+
+use std::ops::Deref;
+
+use super::Enqueued;
+use crate::error::{EnqueueError, Error, ErrorKind};
+
+/// The result of each job of [`Client::enqueue_all`](super::Client::enqueue_all), in their order.
+/// [`all_ok`](Self::all_ok) makes one result of them.
+///
+/// ```
+/// # use queue_core::{client::Client, job::Job, task::Task};
+/// # async fn f<T: Task>(client: Client, resizes: Vec<T>, crops: Vec<Job<T>>) -> queue_core::error::Result<()> {
+/// client.enqueue_all(resizes).await.all_ok()?;
+///
+/// for (number, result) in client.enqueue_all(crops).await.into_iter().enumerate() {
+///     match result {
+///         Ok(job) => println!("crop {number} is job {job}"),
+///         Err(error) => println!("crop {number} was not enqueued: {error}"),
+///     }
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+#[must_use = "each result says whether its job was enqueued: `.all_ok()?` asks for all at once"]
+pub struct EnqueueResults(Vec<Result<Enqueued, EnqueueError>>);
+
+impl EnqueueResults {
+    /// The jobs, if all of them were enqueued.
+    ///
+    /// # Errors
+    /// If at least one was not. The others are enqueued nevertheless, and the error has the result of each.
+    pub fn all_ok(self) -> Result<Vec<Enqueued>, EnqueueAllError> {
+        match self.0.iter().position(Result::is_err) {
+            None => Ok(self.0.into_iter().flatten().collect()),
+            Some(first) => Err(EnqueueAllError { results: self, first }),
+        }
+    }
+}
+
+impl Deref for EnqueueResults {
+    type Target = [Result<Enqueued, EnqueueError>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl IntoIterator for EnqueueResults {
+    type Item = Result<Enqueued, EnqueueError>;
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'r> IntoIterator for &'r EnqueueResults {
+    type Item = &'r Result<Enqueued, EnqueueError>;
+    type IntoIter = std::slice::Iter<'r, Result<Enqueued, EnqueueError>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<Result<Enqueued, EnqueueError>> for EnqueueResults {
+    fn from_iter<I: IntoIterator<Item = Result<Enqueued, EnqueueError>>>(results: I) -> Self {
+        Self(results.into_iter().collect())
+    }
+}
+
+/// Some jobs of [`Client::enqueue_all`](super::Client::enqueue_all) were not enqueued: how many, and why the first of
+/// them was not.
+#[derive(Debug)]
+pub struct EnqueueAllError {
+    results: EnqueueResults,
+    /// The first that is an error.
+    first: usize,
+}
+
+impl EnqueueAllError {
+    /// How many jobs were not enqueued.
+    pub fn failed(&self) -> usize {
+        self.results.iter().filter(|result| result.is_err()).count()
+    }
+
+    /// The result of each job, in their order.
+    pub fn results(&self) -> &[Result<Enqueued, EnqueueError>] {
+        &self.results
+    }
+
+    /// The result of each job, in their order.
+    pub fn into_results(self) -> EnqueueResults {
+        self.results
+    }
+}
+
+impl std::fmt::Display for EnqueueAllError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (failed, total, first) = (self.failed(), self.results.len(), self.first + 1);
+        write!(f, "{failed} of {total} jobs were not enqueued, the first of them number {first}")
+    }
+}
+
+impl std::error::Error for EnqueueAllError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.results.get(self.first)?.as_ref().err().map(|error| error as _)
+    }
+}
+
+/// So that `?` works where both meet. What went wrong stays in `source()`.
+impl From<EnqueueAllError> for Error {
+    fn from(error: EnqueueAllError) -> Self {
+        Self::new(ErrorKind::Enqueue, "not all jobs were enqueued").with_source(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::JobId;
+    use crate::error::chain;
+
+    fn enqueued(id: &str) -> Result<Enqueued, EnqueueError> {
+        Ok(Enqueued::new(JobId::from(id)))
+    }
+
+    fn full() -> Result<Enqueued, EnqueueError> {
+        Err(EnqueueError::QueueFull { queue: "thumbs".to_owned() })
+    }
+
+    #[test]
+    fn all_that_went_well_are_jobs() {
+        let jobs = EnqueueResults::from_iter([enqueued("a"), enqueued("b")]).all_ok().unwrap();
+
+        assert_eq!(jobs.iter().map(|job| job.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(EnqueueResults::from_iter([]).all_ok().unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_that_did_not_is_an_error_that_has_them_all() {
+        let results = EnqueueResults::from_iter([enqueued("a"), full(), enqueued("c"), full()]);
+
+        let error = results.all_ok().unwrap_err();
+
+        let words = "2 of 4 jobs were not enqueued, the first of them number 2: queue `thumbs` is full: try later, \
+                     or raise its `max_length`";
+        assert_eq!(chain(&error), words);
+        assert_eq!(error.failed(), 2);
+        assert_eq!(error.results().iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true, false]);
+        assert_eq!(error.into_results().len(), 4);
+    }
+}

@@ -1,0 +1,153 @@
+//! A job before it has a client: a payload with options. First hop of a job: `job` → `client` → `seal` → `broker/*`.
+
+use std::time::{Duration, SystemTime};
+
+#[cfg(feature = "sqlite-system")]
+use crate::broker::sqlite::SqlInsert;
+#[cfg(feature = "sqlite-system")]
+use crate::clock::Clock;
+use crate::envelope::{HeaderValue, JobId};
+use crate::error::EnqueueError;
+#[cfg(feature = "sqlite-system")]
+use crate::seal::Sealer;
+use crate::seal::{Due, Options};
+use crate::task::Task;
+
+/// A payload with options: when the job runs, with which priority, id and headers. [`Client::enqueue`] and
+/// [`Client::enqueue_all`] take it in place of a bare payload.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # use queue_core::{client::Client, error::EnqueueError, job::Job, task::Task};
+/// # async fn f<SendEmail: Task>(client: Client, send_email: SendEmail) -> Result<(), EnqueueError> {
+/// let reminder = Job::new(send_email).delay(Duration::from_secs(60)).header("tenant", "blue");
+/// client.enqueue(reminder).await?;
+/// # Ok(()) }
+/// ```
+///
+/// [`Client::enqueue`]: crate::client::Client::enqueue
+/// [`Client::enqueue_all`]: crate::client::Client::enqueue_all
+#[derive(Debug, Clone)]
+#[must_use = "a job is not enqueued until a client enqueues it"]
+pub struct Job<T> {
+    pub(crate) payload: T,
+    pub(crate) options: Options,
+}
+
+impl<T: Task> Job<T> {
+    /// A job that is due at once, with the options that its task states.
+    pub fn new(payload: T) -> Self {
+        Self { payload, options: Options::default() }
+    }
+
+    /// Runs it not earlier than `delay` from when it is enqueued. RabbitMQ measures that itself, whatever the machines'
+    /// clocks say; the other brokers go by this machine's clock. Takes the place of [`at`](Self::at).
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.options.due = Due::After(delay);
+        self
+    }
+
+    /// Runs it not earlier than `moment` by this machine's clock. A moment that is past is now. Takes the place of
+    /// [`delay`](Self::delay).
+    pub fn at(mut self, moment: SystemTime) -> Self {
+        self.options.due = Due::At(moment);
+        self
+    }
+
+    /// A higher number runs earlier, where the queue knows priorities.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.options.priority = Some(priority);
+        self
+    }
+
+    /// Names the job. Two jobs of one id are two jobs: the handler deduplicates. Without it, each enqueued job gets an
+    /// id of its own, also where one `Job` is cloned.
+    pub fn id(mut self, id: impl Into<JobId>) -> Self {
+        self.options.id = Some(id.into());
+        self
+    }
+
+    /// Adds a header, which the handler finds in its `Context`. Names beginning with `q-` are Leveret's own.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
+        self.options.headers.insert(name, value);
+        self
+    }
+
+    /// The job as a row to insert in a transaction of your own: it is enqueued if, and only if, that commits. It takes no
+    /// client, so a program that only writes such rows needs no broker; [`SqlInsert`] says what becomes of them. The time
+    /// is the system's, from which a delay counts, and the payload may have 16 MiB.
+    ///
+    /// ```
+    /// # use queue_core::{error::BoxError, job::Job, task::Task};
+    /// # fn f<SendEmail: Task>(send_email: SendEmail, database: &mut rusqlite::Connection) -> Result<(), BoxError> {
+    /// let job = Job::new(send_email).header("tenant", "blue").into_sql()?;
+    ///
+    /// let transaction = database.transaction()?;
+    /// transaction.execute("INSERT INTO account (name) VALUES ('Ada')", [])?;
+    /// transaction.execute(job.sql(), rusqlite::params_from_iter(job.params()))?;
+    /// transaction.commit()?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// If the job cannot be encoded, or is too large.
+    #[cfg(feature = "sqlite-system")]
+    pub fn into_sql(self) -> Result<SqlInsert, EnqueueError> {
+        Ok(SqlInsert::new(&Sealer::without_client(&Clock::system()).job(&self.payload, self.options)?))
+    }
+
+    /// Says which feature it takes.
+    #[cfg(not(feature = "sqlite-system"))]
+    #[doc(hidden)]
+    pub fn into_sql(self) -> Result<crate::without_sqlite::NoInsert, EnqueueError>
+    where
+        Self: crate::without_sqlite::IntoSql,
+    {
+        unreachable!("nothing is `IntoSql`")
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &T {
+        &self.payload
+    }
+}
+
+/// Anything that can be enqueued: the payload of a task, or a [`Job`], which is a payload with options.
+///
+/// ```
+/// # use queue_core::{client::Client, error::EnqueueError, job::IntoJob};
+/// async fn nightly(client: &Client, job: impl IntoJob) -> Result<(), EnqueueError> {
+///     client.enqueue(job).priority(1).await?;
+///     Ok(())
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not the payload of a task",
+    label = "neither a payload nor a `Job`",
+    note = "`#[task]` above a function generates its payload: `send_email` gives `SendEmail`"
+)]
+pub trait IntoJob {
+    /// The task of the job.
+    type Task: Task;
+
+    /// Makes a job of it.
+    fn into_job(self) -> Job<Self::Task>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Task> IntoJob for T {
+    type Task = T;
+
+    fn into_job(self) -> Job<T> {
+        Job::new(self)
+    }
+}
+
+impl<T: Task> IntoJob for Job<T> {
+    type Task = T;
+
+    fn into_job(self) -> Self {
+        self
+    }
+}
