@@ -40,7 +40,7 @@ impl Declarer {
     pub(super) async fn declare(self: &Arc<Self>, mut topology: Topology) -> Result<()> {
         self.closing.ensure_open()?;
         check_topology(&topology)?;
-        let exact = self.exact.take_from(&mut topology)?;
+        let wanted = self.exact.take_from(&mut topology)?;
         let exclusive = self.declared.take_exclusive(&mut topology);
         let declarer = self.clone();
         on(&self.handle, async move {
@@ -53,7 +53,7 @@ impl Declarer {
                 declarer.declare_patiently(&exclusive, true).await?;
                 declared.exclusive().add(&exclusive);
             }
-            exact.apply(&declarer.exact, declared).await
+            declarer.exact.apply(wanted, declared).await
         })
         .await
     }

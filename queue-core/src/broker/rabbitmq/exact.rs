@@ -89,13 +89,13 @@ impl Exact {
     }
 }
 
-impl Wanted {
+impl Exact {
     /// Takes out all other bindings, there and from what is declared on every connect.
     ///
     /// # Errors
     /// If the management API does not answer, or refuses us.
-    pub(super) async fn apply(self, exact: &Exact, declared: &Declared) -> Result<()> {
-        let Self { queues, topology } = self;
+    pub(super) async fn apply(&self, wanted: Wanted, declared: &Declared) -> Result<()> {
+        let Wanted { queues, topology } = wanted;
         if queues.is_empty() {
             return Ok(());
         }
@@ -111,7 +111,7 @@ impl Wanted {
             });
         }
         #[cfg(feature = "management")]
-        if let Some(management) = exact.management.clone() {
+        if let Some(management) = self.management.clone() {
             let keep = move || queues.iter().try_for_each(|queue| management.keep_only(queue, &topology));
             return blocking(keep).await;
         }
