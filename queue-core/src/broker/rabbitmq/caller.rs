@@ -64,12 +64,12 @@ impl PublisherHandle {
             }
         };
         match sent {
-            Ok(Sent { lone, is_timed }) => {
+            Ok(Sent { own, is_timed }) => {
                 if !is_timed {
                     self.look();
                 }
-                if let Some(id) = lone {
-                    return Lone { handle: self, id, outcome, is_told: false }.await;
+                if let Some(id) = own {
+                    return OwnPublish { handle: self, id, outcome, is_told: false }.await;
                 }
             }
             Err(one) => self.commands.send(Command::One(one)).map_err(|_| PublishError::Closed)?,
@@ -103,14 +103,14 @@ impl PublisherHandle {
 }
 
 /// Waits for the outcome of a message that its caller has sent itself. Dropped before, it leaves the rest to the task.
-struct Lone<'a> {
+struct OwnPublish<'a> {
     handle: &'a PublisherHandle,
     id: i64,
     outcome: oneshot::Receiver<Outcome>,
     is_told: bool,
 }
 
-impl Lone<'_> {
+impl OwnPublish<'_> {
     fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         Pin::new(&mut self.outcome).poll(cx).map(|outcome| {
             self.is_told = true;
@@ -119,7 +119,7 @@ impl Lone<'_> {
     }
 }
 
-impl Future for Lone<'_> {
+impl Future for OwnPublish<'_> {
     type Output = Outcome;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
@@ -127,12 +127,12 @@ impl Future for Lone<'_> {
         if let Poll::Ready(outcome) = self.poll_outcome(cx) {
             return Poll::Ready(outcome);
         }
-        std::task::ready!(self.handle.publisher.lock().poll_lone(self.id, cx));
+        std::task::ready!(self.handle.publisher.lock().poll_own(self.id, cx));
         self.poll_outcome(cx)
     }
 }
 
-impl Drop for Lone<'_> {
+impl Drop for OwnPublish<'_> {
     fn drop(&mut self) {
         if !self.is_told {
             self.handle.look();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use lapin::Channel;
 
-use super::aside::Aside;
 use super::connections::Connections;
+use super::control::ControlConnection;
 use super::declared::Declared;
 use crate::error::Result;
 
@@ -15,7 +15,7 @@ use crate::error::Result;
 pub(super) struct Channels {
     pub(super) declared: Arc<Declared>,
     pub(super) connections: Arc<Connections>,
-    pub(super) aside: Arc<Aside>,
+    pub(super) control: Arc<ControlConnection>,
 }
 
 impl Channels {
@@ -25,7 +25,7 @@ impl Channels {
         is_exclusive: bool,
         work: impl AsyncFnOnce(&lapin::Channel) -> Result<T>,
     ) -> Result<T> {
-        if is_exclusive { self.connections.on_consuming(work).await } else { self.aside.run(work).await }
+        if is_exclusive { self.connections.on_consuming(work).await } else { self.control.run(work).await }
     }
 
     /// A channel to walk on: beside those that jobs go by, since a message that cannot be parsed ends the connection; but an
@@ -36,7 +36,7 @@ impl Channels {
             let channel = self.connections.on_consuming(async |channel| Ok(channel.clone())).await?;
             return Ok((channel, Box::new(state)));
         }
-        let (link, channel) = self.aside.channel().await?;
+        let (link, channel) = self.control.channel().await?;
         Ok((channel, Box::new(link)))
     }
 }

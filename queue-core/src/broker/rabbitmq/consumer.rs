@@ -1,5 +1,5 @@
 //! Feeds one [`Consumer`](crate::broker::Consumer): a channel of its own per queue, opened anew with the same
-//! prefetch after whatever ended it. The worker takes its deliveries by `tap`, and settles them by `settle`.
+//! prefetch after whatever ended it. The worker takes its deliveries by `delivery_stream`, and settles them by `settle`.
 
 use std::any::Any;
 use std::collections::HashSet;
@@ -15,6 +15,7 @@ use super::closing::Closing;
 use super::connections::Connections;
 use super::convert::{self, short};
 use super::declared::Declared;
+use super::delivery_stream::{self, Keeper};
 use super::fault::{self, code};
 use super::ledger::{Ledger, STASHED};
 use super::pause::Waiters;
@@ -24,7 +25,6 @@ use super::runtime::Tasks;
 use super::session::{Session, State};
 use super::settle::Receipt;
 use super::tags::Held;
-use super::tap::{self, Keeper};
 use crate::broker::{ConsumeOptions, Consumer, ConsumerHandle, Delivery, Settings};
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::topology::Name;
@@ -249,7 +249,7 @@ impl Feed {
         // Where more are out than one, the ledger sends acks of many.
         let takes_all = self.options.prefetch > 1;
         let read = move |message| delivery(&taken, message);
-        let (keeper, deliveries, mut ended) = tap::open(deliveries, takes_all, read);
+        let (keeper, deliveries, mut ended) = delivery_stream::open(deliveries, takes_all, read);
         self.handle.attach(deliveries);
         let closed = self.with.closing.closed.clone();
         let mut looks = tokio::time::interval(LOOK);

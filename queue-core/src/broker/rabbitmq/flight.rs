@@ -5,8 +5,8 @@
 //! completes many in no order. But messages come back in the order in which they were sent, each before its own confirm:
 //! when a publish and *all earlier ones* are completed, all that came back for them has been handed out. So an answer
 //! counts when all earlier ones are there and everything that had been completed by then has been looked at. For that,
-//! each confirm rings with its number when it is completed, and nothing is released before all who rang have been heard
-//! and all who have no bell yet have been asked.
+//! each confirm notes its number when it is completed, by a waker of its own. Nothing is released before all that are noted
+//! have been looked at, and all that have no waker yet have been asked.
 //!
 //! Answers count in order, so nobody needs to be woken for any but the first. (Of some `wire` knows earlier that they count.)
 
@@ -30,13 +30,13 @@ pub(super) struct Flight<T, W, C, E> {
     first: u64,
     /// The number of the first slot that is not known to be written.
     unwritten: u64,
-    door: Arc<Door>,
-    /// Bells that hang nowhere at the moment.
-    bells: Vec<Arc<Bell>>,
+    completions: Arc<Completions>,
+    /// Wakers that no slot has at the moment.
+    slot_wakers: Vec<Arc<SlotWaker>>,
     /// Those that have waited until something was written, for their memory's sake.
     spares: Vec<W>,
-    /// Who rang and is being heard.
-    rang: Vec<u64>,
+    /// Those that are noted and being looked at.
+    completed: Vec<u64>,
     /// What ends all of this, to be told by [`poll`](Self::poll).
     failed: Option<E>,
 }
@@ -50,8 +50,8 @@ enum Stage<W, C> {
     Writing(W),
     /// Written, and not asked yet.
     Written(C),
-    /// Rings when it is answered.
-    Waiting(C, Arc<Bell>),
+    /// Notes its number when it is answered.
+    Waiting(C, Arc<SlotWaker>),
     Answered,
     /// It was not sent, or will not be answered. Must not be polled again.
     Failed,
@@ -67,10 +67,10 @@ where
             slots: VecDeque::new(),
             first: 0,
             unwritten: 0,
-            door: Arc::default(),
-            bells: Vec::new(),
+            completions: Arc::default(),
+            slot_wakers: Vec::new(),
             spares: Vec::new(),
-            rang: Vec::new(),
+            completed: Vec::new(),
             failed: None,
         }
     }
@@ -117,7 +117,7 @@ where
             Poll::Ready(Ok(answer)) => Stage::Written(answer),
             Poll::Ready(Err(error)) => {
                 self.failed.get_or_insert(error);
-                self.door.owner.wake();
+                self.completions.owner.wake();
                 Stage::Failed
             }
         };
@@ -134,24 +134,24 @@ where
         cx: &mut Context<'_>,
         mut on_answer: impl FnMut(&mut T, A),
     ) -> Result<(), E> {
-        self.door.owner.register(cx.waker());
-        let mut rang = std::mem::take(&mut self.rang);
+        self.completions.owner.register(cx.waker());
+        let mut completed = std::mem::take(&mut self.completed);
         loop {
             if let Some(error) = self.failed.take() {
                 return Err(error);
             }
             let front = self.first_unanswered();
-            self.door.take(&mut rang, front);
+            self.completions.take(&mut completed, front);
             let mut heard = false;
-            for number in rang.drain(..) {
+            for number in completed.drain(..) {
                 heard |= self.ask(number, &mut on_answer)?;
             }
             while self.poll_written(front)? {
                 heard |= self.ask(self.unwritten - 1, &mut on_answer)?;
             }
-            // What was heard now may have been completed after others, which have rung since.
+            // What was heard now may have been completed after others, which have completed since.
             if !heard {
-                self.rang = rang;
+                self.completed = completed;
                 return Ok(());
             }
         }
@@ -180,7 +180,7 @@ where
         }
     }
 
-    /// As [`poll`](Self::poll), where there is only one, and for as long as there is: without a bell. An error is left
+    /// As [`poll`](Self::poll), where there is only one, and for as long as there is: without a waker of its own. An error is left
     /// for `poll` to tell, and whoever called that last is woken.
     pub(super) fn poll_only(&mut self, cx: &mut Context<'_>, on_answer: impl FnOnce(&mut T, A)) -> Poll<()> {
         match self.try_poll_only(cx, on_answer) {
@@ -188,7 +188,7 @@ where
             Poll::Ready(Ok(())) => Poll::Ready(()),
             Poll::Ready(Err(error)) => {
                 self.failed.get_or_insert(error);
-                self.door.owner.wake();
+                self.completions.owner.wake();
                 Poll::Pending
             }
         }
@@ -239,9 +239,9 @@ where
         self.unwritten = self.unwritten.max(self.first);
         let Some(slot) = slot(&mut self.slots, self.first, self.unwritten) else { return Ok(false) };
         if let Stage::Writing(writing) = &mut slot.stage {
-            let door = waker_ref(&self.door);
+            let completions = waker_ref(&self.completions);
             // Behind an unanswered one there would be nothing to release yet.
-            let waker = if self.unwritten == front || !has_room { &*door } else { Waker::noop() };
+            let waker = if self.unwritten == front || !has_room { &*completions } else { Waker::noop() };
             match Pin::new(writing).poll(&mut Context::from_waker(waker)) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(written) => self.spares.extend(slot.stage.written(written)?),
@@ -251,26 +251,28 @@ where
         Ok(true)
     }
 
-    /// Asks a written one for its answer, and hangs up a bell if there is none yet. Whether it was answered.
+    /// Asks a written one for its answer, and gives it a waker if it has none yet. Whether it was answered.
     fn ask(&mut self, number: u64, on_answer: &mut impl FnMut(&mut T, A)) -> Result<bool, E> {
         let Some(slot) = slot(&mut self.slots, self.first, number) else { return Ok(false) };
-        let (mut answer, bell) = match std::mem::replace(&mut slot.stage, Stage::Failed) {
-            Stage::Waiting(answer, bell) => (answer, bell),
-            Stage::Written(answer) => (answer, Bell::hang(self.bells.pop(), &self.door, number)),
+        let (mut answer, slot_waker) = match std::mem::replace(&mut slot.stage, Stage::Failed) {
+            Stage::Waiting(answer, slot_waker) => (answer, slot_waker),
+            Stage::Written(answer) => {
+                (answer, SlotWaker::new(self.slot_wakers.pop(), &self.completions, number))
+            }
             other => {
                 slot.stage = other;
                 return Ok(false);
             }
         };
-        match Pin::new(&mut answer).poll(&mut Context::from_waker(&waker_ref(&bell))) {
+        match Pin::new(&mut answer).poll(&mut Context::from_waker(&waker_ref(&slot_waker))) {
             Poll::Pending => {
-                slot.stage = Stage::Waiting(answer, bell);
+                slot.stage = Stage::Waiting(answer, slot_waker);
                 Ok(false)
             }
             Poll::Ready(answer) => {
                 on_answer(&mut slot.item, answer?);
                 slot.stage = Stage::Answered;
-                self.bells.push(bell);
+                self.slot_wakers.push(slot_waker);
                 Ok(true)
             }
         }
@@ -297,69 +299,70 @@ fn slot<S>(slots: &mut VecDeque<S>, first: u64, number: u64) -> Option<&mut S> {
     slots.get_mut(usize::try_from(number.checked_sub(first)?).ok()?)
 }
 
-/// Where bells ring.
+/// Notes which slots are completed.
 #[derive(Default)]
-struct Door {
+struct Completions {
     /// Who polls the flight.
     owner: AtomicWaker,
-    calls: Mutex<Calls>,
+    noted: Mutex<Noted>,
 }
 
 #[derive(Default)]
-struct Calls {
-    /// Who rang and has not been heard, in their order.
-    rang: Vec<u64>,
-    /// Whose ring wakes the owner.
+struct Noted {
+    /// Those that have not been looked at, in their order.
+    completed: Vec<u64>,
+    /// The slot whose completion wakes the owner.
     front: u64,
 }
 
-impl Door {
-    /// Takes out who rang, and from now on wakes for `front`. `into` is empty.
+impl Completions {
+    /// Takes out those that are noted, and from now on wakes for `front`. `into` is empty.
     fn take(&self, into: &mut Vec<u64>, front: u64) {
-        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.front = front;
-        std::mem::swap(&mut calls.rang, into);
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.front = front;
+        std::mem::swap(&mut noted.completed, into);
     }
 
-    fn ring(&self, number: u64) {
-        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.rang.push(number);
-        let wakes = calls.front == number;
-        drop(calls);
+    fn note(&self, number: u64) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.completed.push(number);
+        let wakes = noted.front == number;
+        drop(noted);
         if wakes {
             self.owner.wake();
         }
     }
 }
 
-/// Being written is no ring: it wakes the owner.
-impl ArcWake for Door {
-    fn wake_by_ref(door: &Arc<Self>) {
-        door.owner.wake();
+/// Being written is not noted: it wakes the owner.
+impl ArcWake for Completions {
+    fn wake_by_ref(completions: &Arc<Self>) {
+        completions.owner.wake();
     }
 }
 
-/// Rings for one slot. Used again for others: one that rings late for its last slot is asked for nothing, no more.
-struct Bell {
-    door: Arc<Door>,
+/// Notes that one slot is completed. Used again for others: if it does so late for its last slot, that one is asked for
+/// nothing, no more.
+struct SlotWaker {
+    completions: Arc<Completions>,
     number: AtomicU64,
 }
 
-impl Bell {
-    fn hang(spare: Option<Arc<Self>>, door: &Arc<Door>, number: u64) -> Arc<Self> {
+impl SlotWaker {
+    fn new(spare: Option<Arc<Self>>, completions: &Arc<Completions>, number: u64) -> Arc<Self> {
         match spare {
-            Some(bell) => {
-                bell.number.store(number, Ordering::Relaxed);
-                bell
+            Some(slot_waker) => {
+                slot_waker.number.store(number, Ordering::Relaxed);
+                slot_waker
             }
-            None => Arc::new(Self { door: door.clone(), number: AtomicU64::new(number) }),
+            None => Arc::new(Self { completions: completions.clone(), number: AtomicU64::new(number) }),
         }
     }
 }
 
-impl ArcWake for Bell {
-    fn wake_by_ref(bell: &Arc<Self>) {
-        bell.door.ring(bell.number.load(Ordering::Relaxed));
+impl ArcWake for SlotWaker {
+    fn wake_by_ref(slot_waker: &Arc<Self>) {
+        slot_waker.completions.note(slot_waker.number.load(Ordering::Relaxed));
     }
 }
 

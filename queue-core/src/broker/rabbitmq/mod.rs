@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::aside::Aside;
 use self::broker::RabbitMq;
 use self::caller::PublisherHandle;
 use self::channels::Channels;
 use self::closing::Closing;
 use self::connections::Connections;
 use self::consumer::Consuming;
+use self::control::ControlConnection;
 use self::declared::Declared;
 use self::declaring::Declarer;
 use self::dial::Dialer;
@@ -40,10 +40,8 @@ use super::{Broker, Settings};
 use crate::error::{Result, chain};
 
 mod address;
-mod aside;
-mod asked;
 mod backlog;
-mod blame;
+mod batch;
 mod broker;
 mod caller;
 mod channel;
@@ -53,11 +51,13 @@ mod command;
 mod connect;
 mod connections;
 mod consumer;
+mod control;
 mod convert;
 mod declare;
 mod declared;
 mod declaring;
 mod delayed;
+mod delivery_stream;
 mod dial;
 mod due;
 mod exact;
@@ -68,13 +68,14 @@ mod ladder;
 mod ledger;
 #[cfg(feature = "management")]
 mod management;
-mod many;
 mod operator;
 mod outgoing;
 mod pause;
+mod probe;
 mod publish;
 mod publisher;
 mod redeclare;
+mod refused;
 mod replier;
 mod reply;
 mod restore;
@@ -84,12 +85,11 @@ mod runtime;
 mod server_clock;
 mod session;
 mod settle;
-mod silence;
 mod supervise;
 mod tags;
-mod tap;
 mod transport;
 mod turn;
+mod unconfirmed;
 mod url;
 mod waiting;
 mod walk;
@@ -134,8 +134,9 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
 
     let tasks = Arc::new(Tasks::new(&handle));
     let connections = Arc::new(Connections::new(supervision, keeps_connections.clone()));
-    let aside = Arc::new(Aside::new(dialer.clone(), keeps_connections.clone(), closing.clone()));
-    let channels = Channels { declared: declared.clone(), connections: connections.clone(), aside };
+    let control =
+        Arc::new(ControlConnection::new(dialer.clone(), keeps_connections.clone(), closing.clone()));
+    let channels = Channels { declared: declared.clone(), connections: connections.clone(), control };
     let restorer = Arc::new(Restorer::new(
         dialer.clone(),
         declared.clone(),

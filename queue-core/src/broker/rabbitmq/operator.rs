@@ -1,4 +1,4 @@
-//! What an operator asks of this broker, each time on the connection aside.
+//! Answers operators, each time on the control connection.
 
 use async_trait::async_trait;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions};

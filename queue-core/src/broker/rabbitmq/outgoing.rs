@@ -40,7 +40,7 @@ pub(super) struct Outgoing {
     /// Whether its confirm came without any returned message: then none was waiting to be handed out, and this one, had it
     /// come back, was handed out with a confirm that was completed before.
     pub(super) is_sure: bool,
-    /// Whether its caller wants to know that RabbitMQ has it. Otherwise it [waits for something else](super::asked).
+    /// Whether its caller wants to know that RabbitMQ has it. Otherwise it [waits for something else](super::unconfirmed).
     pub(super) wants_confirm: bool,
 }
 

@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::address;
 use super::backlog::Backlog;
-use super::blame::Suspects;
 use super::command::{Command, Sent};
 use super::fault;
 use super::outgoing::{One, Outgoing, Remainder};
 use super::pause::{Waiters, Waits};
+use super::probe::Listeners;
+use super::refused::Candidates;
 use super::reply::Replies;
 use super::session::{Session, State};
-use super::silence::Listeners;
 use super::wire::Wire;
 use crate::broker::{ConsumerHandle, closed};
 use crate::error::{Error, ErrorKind, PublishError, Result};
@@ -75,10 +75,10 @@ pub(super) struct Publisher {
     waiters: Arc<Waiters>,
     /// How many of the backlog's first messages are sent one at a time, because one of them closed the channel and the
     /// server did not say which.
-    suspects: usize,
+    one_by_one: usize,
     next_id: i64,
     /// The message whose caller looks after it, which is the only one on its way.
-    lone: Option<i64>,
+    own: Option<i64>,
     /// Fires at the earliest deadline at the time, or earlier.
     timer: Option<Pin<Box<Sleep>>>,
     /// When it fires, if it does.
@@ -102,10 +102,10 @@ impl SharedPublisher {
             opening: None,
             waits: None,
             waiters: setup.waiters.clone(),
-            suspects: 0,
+            one_by_one: 0,
             // Random, so that ids differ between processes too; they wrap around in half an eternity.
             next_id: fastrand::i64(0..i64::MAX / 2),
-            lone: None,
+            own: None,
             timer: None,
             armed: None,
             is_stopping: false,
@@ -164,7 +164,7 @@ impl Publisher {
     /// Does all there is to do, and has `cx` woken when there is more. Ready when there never will be.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // From now on this task looks after it.
-        self.lone = None;
+        self.own = None;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(Duration::ZERO)));
         let is_tick = self.armed.is_some() && timer.as_mut().poll(cx).is_ready();
         if is_tick {
@@ -280,7 +280,7 @@ impl Publisher {
                 return true;
             }
         };
-        self.suspects = self.suspects.saturating_sub(released);
+        self.one_by_one = self.one_by_one.saturating_sub(released);
         let mut is_any = released > 0;
         if is_any {
             self.backlog.progressed();
@@ -364,7 +364,7 @@ impl Publisher {
     }
 
     /// Sends a caller's message at once: a request if there is room for it, another message if nothing else is on its
-    /// way, and then its caller looks after it by [`poll_lone`](Self::poll_lone).
+    /// way, and then its caller looks after it by [`poll_own`](Self::poll_own).
     ///
     /// # Errors
     /// Gives the message back that must go by the task.
@@ -372,7 +372,7 @@ impl Publisher {
         let is_free = self.backlog.is_empty()
             && self.commands.is_empty()
             && !self.is_stopping
-            && self.suspects == 0
+            && self.one_by_one == 0
             && self.state.borrow().blocked.is_none();
         let Some(wire) = self.wire.as_mut().filter(|wire| is_free && wire.is_open()) else {
             return Err(one);
@@ -390,18 +390,18 @@ impl Publisher {
         if self.replies.is_some() {
             wire.send(outgoing);
             let by = Instant::now() + TICK;
-            Ok(Sent { lone: None, is_timed: self.armed.is_some_and(|at| at <= by) })
+            Ok(Sent { own: None, is_timed: self.armed.is_some_and(|at| at <= by) })
         } else {
             wire.send_only(outgoing);
-            self.lone = Some(id);
-            Ok(Sent { lone: Some(id), is_timed: self.armed.is_some() })
+            self.own = Some(id);
+            Ok(Sent { own: Some(id), is_timed: self.armed.is_some() })
         }
     }
 
-    /// Looks after a lone message: `Ready` when its caller has been told. Pending for ever once the task does.
-    pub(super) fn poll_lone(&mut self, id: i64, cx: &mut Context<'_>) -> Poll<()> {
+    /// Looks after a message whose caller has sent it: `Ready` when its caller has been told. Pending for ever once the task does.
+    pub(super) fn poll_own(&mut self, id: i64, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.wire {
-            Some(wire) if self.lone == Some(id) => wire.poll_only(cx),
+            Some(wire) if self.own == Some(id) => wire.poll_only(cx),
             _ => Poll::Pending,
         }
     }
@@ -469,7 +469,7 @@ impl Publisher {
         if self.backlog.is_empty() || self.state.borrow().blocked.is_some() {
             return false;
         }
-        let window = if self.suspects > 0 { 1 } else { WINDOW };
+        let window = if self.one_by_one > 0 { 1 } else { WINDOW };
         let mut is_any = false;
         while let Some(wants_confirm) = self.backlog.next_wants_confirm()
             && wire.has_room(wants_confirm, window)
@@ -484,7 +484,7 @@ impl Publisher {
                 is_any = true;
             } else if outgoing.sent {
                 // Of what was sent before and nobody waits for any more there is no second copy.
-                self.suspects = self.suspects.saturating_sub(1);
+                self.one_by_one = self.one_by_one.saturating_sub(1);
             }
         }
         is_any
@@ -495,14 +495,14 @@ impl Publisher {
         let Some(wire) = &mut self.wire else { return };
         let session = wire.session.clone();
         wire.hear_out();
-        let alone = wire.suspects() == 1;
+        let alone = wire.candidates() == 1;
         let back = self.take_back();
         // The connection's end is nobody's fault.
         if let Some((code, text)) = fault::protocol(error).filter(|_| session.is_connected()) {
             tracing::warn!(code, text, "RabbitMQ closed the publisher's channel");
-            let suspects = Suspects { back, alone, others_have_gone: self.replies.is_some() };
-            let is_known = suspects.tell_guilty(&mut self.backlog.singles, code, text);
-            self.suspects = if is_known { 0 } else { back };
+            let candidates = Candidates { back, alone, others_have_gone: self.replies.is_some() };
+            let is_known = candidates.answer_refused(&mut self.backlog.singles, code, text);
+            self.one_by_one = if is_known { 0 } else { back };
         }
         self.end_requests(Some(fault::lost(error)));
         if session.is_connected() {
@@ -527,14 +527,14 @@ impl Publisher {
     /// Answers all requests that wait, though there is a channel: nobody reads the replies to those any more.
     fn abandon_requests(&mut self) {
         if let Some(wire) = &mut self.wire {
-            let asked = wire.take_asked();
-            asked.into_iter().rev().for_each(|outgoing| self.backlog.singles.push_front(outgoing));
+            let unconfirmed = wire.take_unconfirmed();
+            unconfirmed.into_iter().rev().for_each(|outgoing| self.backlog.singles.push_front(outgoing));
         }
         self.lose_requests();
     }
 
     fn lose_requests(&mut self) {
-        self.suspects = 0;
+        self.one_by_one = 0;
         self.answer_all(|| PublishError::NoReader);
     }
 
@@ -550,7 +550,7 @@ impl Publisher {
     /// Puts what is unresolved back at the head of the backlog, to be sent again on the next channel. How much that was.
     fn take_back(&mut self) -> usize {
         let Some(wire) = self.wire.take() else { return 0 };
-        self.lone = None;
+        self.own = None;
         let mut unanswered = wire.into_unanswered();
         let back = unanswered.len();
         unanswered.append(&mut self.backlog.singles);

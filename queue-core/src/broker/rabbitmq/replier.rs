@@ -36,12 +36,12 @@ pub(super) struct Replier {
     waiters: Arc<Waiters>,
     closing: Closing,
     handle: Handle,
-    line: Mutex<Option<Line>>,
+    channel: Mutex<Option<ReplyChannel>>,
 }
 
 /// Of one session.
 #[derive(Clone)]
-struct Line {
+struct ReplyChannel {
     session: Arc<Session>,
     channel: Arc<Channel>,
 }
@@ -49,7 +49,14 @@ struct Line {
 impl Replier {
     pub(super) fn new(setup: &Setup, closing: Closing, handle: Handle) -> Self {
         let Setup { state, timeout, waiters, .. } = setup.clone();
-        Self { publishing: state, publish_timeout: timeout, waiters, closing, handle, line: Mutex::default() }
+        Self {
+            publishing: state,
+            publish_timeout: timeout,
+            waiters,
+            closing,
+            handle,
+            channel: Mutex::default(),
+        }
     }
 
     /// Whether a message is one for here.
@@ -61,8 +68,8 @@ impl Replier {
             && !address::is_nonsense(publish)
     }
 
-    fn line(&self) -> MutexGuard<'_, Option<Line>> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    fn channel(&self) -> MutexGuard<'_, Option<ReplyChannel>> {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a reply, on the next connection if need be. `Ok` means that it is on its way.
@@ -72,12 +79,12 @@ impl Replier {
         let timeout = self.publish_timeout;
         let sending = async {
             loop {
-                let line = self.open_line().await?;
-                if line.send(publish).await.is_ok() {
+                let open = self.open_channel().await?;
+                if open.send(publish).await.is_ok() {
                     return Ok(());
                 }
                 // It may have arrived; a second one harms nobody.
-                self.line().take_if(|present| Arc::ptr_eq(&present.channel, &line.channel));
+                self.channel().take_if(|present| Arc::ptr_eq(&present.channel, &open.channel));
             }
         };
         tokio::time::timeout(timeout, sending).await.unwrap_or_else(|_| {
@@ -93,13 +100,13 @@ impl Replier {
     }
 
     /// The channel of the present session, or the next.
-    async fn open_line(self: &Arc<Self>) -> Result<Line, PublishError> {
+    async fn open_channel(self: &Arc<Self>) -> Result<ReplyChannel, PublishError> {
         if self.closing.closed.is_cancelled() {
             return Err(PublishError::Closed);
         }
-        let present = self.line().clone();
-        if let Some(line) = present.filter(Line::is_open) {
-            return Ok(line);
+        let present = self.channel().clone();
+        if let Some(open) = present.filter(ReplyChannel::is_open) {
+            return Ok(open);
         }
         let replier = self.clone();
         // lapin opens channels on the broker's runtime.
@@ -110,12 +117,12 @@ impl Replier {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 };
-                let line = Line { session, channel: Arc::new(channel) };
-                let mut present = replier.line();
+                let open = ReplyChannel { session, channel: Arc::new(channel) };
+                let mut present = replier.channel();
                 // Whoever was first.
-                return Ok(match present.as_ref().filter(|line| line.is_open()) {
+                return Ok(match present.as_ref().filter(|open| open.is_open()) {
                     Some(present) => present.clone(),
-                    None => present.insert(line).clone(),
+                    None => present.insert(open).clone(),
                 });
             }
         })
@@ -131,7 +138,7 @@ async fn next_session(replier: &Replier) -> Result<Arc<Session>, PublishError> {
     found.session.clone().ok_or(PublishError::Closed)
 }
 
-impl Line {
+impl ReplyChannel {
     fn is_open(&self) -> bool {
         self.channel.status().connected() && self.session.is_connected()
     }

@@ -196,7 +196,7 @@ impl ServerClock {
 
 /// Asks for the server's clock, until it is known well enough or the broker is closed.
 async fn ask(clock: Arc<ServerClock>) {
-    if let Err(error) = ask_aside(&clock).await {
+    if let Err(error) = ask_on_its_own(&clock).await {
         tracing::debug!(error = %chain(&error), "RabbitMQ's clock cannot be read; delays go by rungs alone");
     }
     clock.known.send_modify(|known| known.is_asking = false);
@@ -208,7 +208,7 @@ async fn ask(clock: Arc<ServerClock>) {
 /// When the broker is closed, it ends between two steps and not within one. lapin closes a channel in the background that
 /// is dropped while it is opened or waits for an answer, and fails if the connection is closed meanwhile. A connection
 /// that ends without a goodbye is a warning in the server's log.
-async fn ask_aside(clock: &ServerClock) -> Result<()> {
+async fn ask_on_its_own(clock: &ServerClock) -> Result<()> {
     let closed = &clock.closing.closed;
     let too_late = async {
         closed.cancelled().await;

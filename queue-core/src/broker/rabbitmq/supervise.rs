@@ -17,9 +17,9 @@ use super::declared::Declared;
 use super::dial::Dialer;
 use super::fault::{self, Cause, Fault};
 use super::pause::{Pauses, Waiters};
+use super::probe::{Listeners, Probe};
 use super::redeclare;
 use super::session::{Session, State, gone};
-use super::silence::{Listeners, Question};
 use crate::error::{Error, chain};
 
 /// The connections' roles, which stand in their names.
@@ -124,8 +124,8 @@ pub(super) async fn supervise(
     state.send_replace(State::default());
 }
 
-/// A question that the node is being asked: yields the question, and whether the node has answered.
-type Asking = Pin<Box<dyn Future<Output = (Question, bool)> + Send>>;
+/// The node is being asked: yields the probe, and whether the node has answered.
+type Asking = Pin<Box<dyn Future<Output = (Probe, bool)> + Send>>;
 
 /// Watches a session until it is dead, or the broker is closed and flushed.
 async fn live(with: &Supervision, role: &str, state: &watch::Sender<State>, session: &Arc<Session>) -> Error {
@@ -135,8 +135,8 @@ async fn live(with: &Supervision, role: &str, state: &watch::Sender<State>, sess
     let mut looks = tokio::time::interval(LOOK);
     let mut blocked_since = None;
     let mut left = with.dialer.hosts.watch();
-    // While the node is being asked, which takes seconds, `asking` has the question.
-    let mut question = (role == PUBLISHER).then(|| Question::new(session.clone()));
+    // While the node is being asked, which takes seconds, `asking` has the probe.
+    let mut probe = (role == PUBLISHER).then(|| Probe::new(session.clone()));
     let mut asking: Option<Asking> = None;
     loop {
         tokio::select! {
@@ -170,7 +170,7 @@ async fn live(with: &Supervision, role: &str, state: &watch::Sender<State>, sess
                 // A server that blocks us has said why it is silent.
                 if blocked_since.is_none()
                     && with.dialer.hosts.has_another(session.link.at, &with.dialer.target.hosts)
-                    && let Some(due) = question.take_if(|question| question.is_due(with.listeners.silent_since()))
+                    && let Some(due) = probe.take_if(|probe| probe.is_due(with.listeners.silent_since()))
                 {
                     asking = Some(Box::pin(due.ask(with.dialer.clone())));
                 }
@@ -179,13 +179,13 @@ async fn live(with: &Supervision, role: &str, state: &watch::Sender<State>, sess
             (asked, answers) = async { asking.as_mut().expect("the arm's condition says so").await },
                 if asking.is_some() =>
             {
-                (asking, question) = (None, Some(asked));
+                (asking, probe) = (None, Some(asked));
                 let host = &session.link.host;
                 // To ask takes seconds, in which callers may have been answered.
                 let is_still_silent =
-                    || question.as_ref().is_some_and(|question| question.lasts(with.listeners.silent_since()));
+                    || probe.as_ref().is_some_and(|probe| probe.lasts(with.listeners.silent_since()));
                 if answers {
-                    question.iter_mut().for_each(Question::say_that_it_answers);
+                    probe.iter_mut().for_each(Probe::say_that_it_answers);
                 } else if blocked_since.is_none() && is_still_silent() {
                     with.dialer.hosts.leave(session.link.at);
                     session.fail(&format!("{host} says nothing while callers wait; going to another host"));

@@ -16,13 +16,13 @@ use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOpti
 use lapin::{Channel, Confirmation, Consumer, PublisherConfirm};
 use tokio::time::Instant;
 
-use super::asked::Asked;
 use super::convert::{self, short};
+use super::delivery_stream::{self, Ended, Keeper};
 use super::flight::Flight;
 use super::outgoing::{Outgoing, Writing};
 use super::returns::Returns;
 use super::session::Session;
-use super::tap::{self, Ended, Keeper};
+use super::unconfirmed::Unconfirmed;
 use crate::broker::{ConsumerHandle, DIRECT_REPLY_TO, Delivery, reply};
 use crate::error::PublishError;
 
@@ -40,13 +40,13 @@ pub(super) struct Wire {
     /// How many in flight have been told, and only stand in line.
     told: usize,
     /// What was sent without confirms.
-    asked: Asked,
+    unconfirmed: Unconfirmed,
     confirms: Confirms,
     returns: Returns,
     /// Ready when the message of [`send_only`](Self::send_only) is confirmed, or will not be.
     confirmed: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// The replies to what is sent here, if those are requests.
-    replies: Option<ReplyTap>,
+    replies: Option<ReplyStream>,
     /// When the server last answered anything, or something was sent while it owed no answer.
     heard: Instant,
     /// Whether replies have come that `heard` does not know of: another task reads them.
@@ -71,7 +71,7 @@ enum Confirms {
 }
 
 /// The replies that come on a channel.
-enum ReplyTap {
+enum ReplyStream {
     /// Nobody reads them.
     Unread(Consumer),
     Read(Keeper, Ended),
@@ -83,7 +83,7 @@ impl Wire {
     pub(super) async fn open(session: Arc<Session>, are_requests: bool) -> lapin::Result<Self> {
         let channel = session.channel(OPEN).await?;
         let (confirms, replies) = if are_requests {
-            (Confirms::Off, Some(ReplyTap::Unread(consume_replies(&channel).await?)))
+            (Confirms::Off, Some(ReplyStream::Unread(consume_replies(&channel).await?)))
         } else {
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             (Confirms::On, None)
@@ -93,7 +93,7 @@ impl Wire {
             session,
             flight: Flight::new(),
             told: 0,
-            asked: Asked::default(),
+            unconfirmed: Unconfirmed::default(),
             confirms,
             returns: Returns::default(),
             confirmed: None,
@@ -111,7 +111,7 @@ impl Wire {
                 let waiting = self.flight.len().saturating_sub(self.told);
                 waiting < window && self.flight.len() < window * WINDOWS && self.flight.has_room()
             }
-            Confirms::Off => !wants_confirm && self.asked.has_room(),
+            Confirms::Off => !wants_confirm && self.unconfirmed.has_room(),
             Confirms::Switching(_) => false,
         }
     }
@@ -140,7 +140,7 @@ impl Wire {
         let writing =
             async move { channel.basic_publish(exchange, routing_key, options, &body, properties).await };
         let is_confirmed = matches!(self.confirms, Confirms::On);
-        let spare = if is_confirmed { self.flight.spare() } else { self.asked.spare() };
+        let spare = if is_confirmed { self.flight.spare() } else { self.unconfirmed.spare() };
         let writing = match spare {
             Some(mut spare) => {
                 spare.set(writing);
@@ -151,7 +151,7 @@ impl Wire {
         if is_confirmed {
             self.flight.send(outgoing, writing);
         } else {
-            self.asked.send(outgoing, writing);
+            self.unconfirmed.send(outgoing, writing);
         }
     }
 
@@ -177,7 +177,7 @@ impl Wire {
         if is_answered {
             self.heard = Instant::now();
         }
-        self.asked.poll(&self.channel, &mut self.returns)?;
+        self.unconfirmed.poll(&self.channel, &mut self.returns)?;
         Ok(self.release())
     }
 
@@ -187,10 +187,10 @@ impl Wire {
     /// # Errors
     /// If the channel is of no more use.
     pub(super) fn poll_room(&mut self, wants_confirm: bool, cx: &mut Context<'_>) -> Poll<lapin::Result<()>> {
-        let written = self.asked.poll_written(cx)?;
+        let written = self.unconfirmed.poll_written(cx)?;
         if matches!(self.confirms, Confirms::Off) {
             if !wants_confirm {
-                return if self.asked.is_full() { Poll::Pending } else { Poll::Ready(Ok(())) };
+                return if self.unconfirmed.is_full() { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
             // RabbitMQ counts what comes after the switch, and lapin would write that before what waits to be written.
             ready!(written);
@@ -276,7 +276,7 @@ impl Wire {
     /// Hears all that was answered before the channel was gone.
     pub(super) fn hear_out(&mut self) {
         // An error of the channel's is what this follows.
-        let _ = self.asked.poll(&self.channel, &mut self.returns);
+        let _ = self.unconfirmed.poll(&self.channel, &mut self.returns);
         let returns = &mut self.returns;
         self.flight.ask_all(|outgoing, confirmation| note(outgoing, confirmation, returns));
         // What came back for these may have been handed out with others, which were asked before that. Confirms that
@@ -287,13 +287,13 @@ impl Wire {
     }
 
     /// How many may have ended the channel, after [`hear_out`](Self::hear_out).
-    pub(super) fn suspects(&self) -> usize {
-        self.asked.iter().chain(self.flight.iter()).filter(|outgoing| outgoing.acked.is_none()).count()
+    pub(super) fn candidates(&self) -> usize {
+        self.unconfirmed.iter().chain(self.flight.iter()).filter(|outgoing| outgoing.acked.is_none()).count()
     }
 
     /// Takes out the requests that went without confirms: nobody waits for their replies any more.
-    pub(super) fn take_asked(&mut self) -> Vec<Outgoing> {
-        self.asked.take(&mut self.returns)
+    pub(super) fn take_unconfirmed(&mut self) -> Vec<Outgoing> {
+        self.unconfirmed.take(&mut self.returns)
     }
 
     /// Whether there are messages whose callers wait, behind another one.
@@ -306,19 +306,19 @@ impl Wire {
         if self.has_replied.swap(false, Ordering::Relaxed) {
             self.heard = Instant::now();
         }
-        let is_owed = self.flight.len() > self.told || !self.asked.is_empty();
+        let is_owed = self.flight.len() > self.told || !self.unconfirmed.is_empty();
         is_owed.then_some(self.heard)
     }
 
     /// Whether something may become certain of what was sent.
     pub(super) fn is_busy(&self) -> bool {
-        self.flight.len() > 0 || !self.asked.is_empty()
+        self.flight.len() > 0 || !self.unconfirmed.is_empty()
     }
 
     /// Tells what is certain although the channel is gone, and gives back all whose callers still wait, in their order.
     pub(super) fn into_unanswered(mut self) -> VecDeque<Outgoing> {
         self.hear_out();
-        let mut unanswered = VecDeque::from(self.take_asked());
+        let mut unanswered = VecDeque::from(self.take_unconfirmed());
         // Behind one that is not answered an ack is not certain: see `flight`.
         let mut is_certain = true;
         for mut outgoing in std::mem::replace(&mut self.flight, Flight::new()).into_items() {
@@ -342,15 +342,15 @@ impl Wire {
     pub(super) fn read_replies(&mut self, reader: &ConsumerHandle) {
         self.leave_replies();
         match self.replies.take() {
-            Some(ReplyTap::Unread(replies)) => {
+            Some(ReplyStream::Unread(replies)) => {
                 let has_replied = self.has_replied.clone();
                 let read = move |message| {
                     has_replied.store(true, Ordering::Relaxed);
                     read_reply(message)
                 };
-                let (keeper, deliveries, ended) = tap::open(replies, false, read);
+                let (keeper, deliveries, ended) = delivery_stream::open(replies, false, read);
                 reader.attach(deliveries);
-                self.replies = Some(ReplyTap::Read(keeper, ended));
+                self.replies = Some(ReplyStream::Read(keeper, ended));
             }
             other => self.replies = other,
         }
@@ -360,10 +360,10 @@ impl Wire {
     pub(super) fn leave_replies(&mut self) {
         match self.replies.take() {
             // Without what brings more, it has ended, which `ended` tells.
-            Some(ReplyTap::Read(keeper, ended)) => {
+            Some(ReplyStream::Read(keeper, ended)) => {
                 self.replies = Some(match keeper.close() {
-                    Some(replies) => ReplyTap::Unread(replies),
-                    None => ReplyTap::Read(keeper, ended),
+                    Some(replies) => ReplyStream::Unread(replies),
+                    None => ReplyStream::Read(keeper, ended),
                 });
             }
             other => self.replies = other,
@@ -382,10 +382,10 @@ impl Wire {
         let cancelled = || lapin::Error::from(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
         match &mut self.replies {
             None => Poll::Pending,
-            Some(ReplyTap::Unread(replies)) => {
+            Some(ReplyStream::Unread(replies)) => {
                 replies.poll_next_unpin(cx).map(|reply| reply.unwrap_or_else(|| Err(cancelled())))
             }
-            Some(ReplyTap::Read(keeper, ended)) => {
+            Some(ReplyStream::Read(keeper, ended)) => {
                 // Between two calls nobody reads, and so nobody would hear of it.
                 if !self.channel.status().connected() {
                     keeper.look();

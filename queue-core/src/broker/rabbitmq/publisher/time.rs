@@ -4,7 +4,7 @@
 use tokio::time::Instant;
 
 use super::{Publisher, SharedPublisher, TICK};
-use crate::broker::rabbitmq::silence::Listener;
+use crate::broker::rabbitmq::probe::Listener;
 use crate::broker::rabbitmq::wire::{Late, OPEN};
 use crate::error::{Error, ErrorKind, PublishError};
 
@@ -47,7 +47,7 @@ impl Publisher {
         }
         let late = self.wire.as_mut().and_then(|wire| wire.expire(timeout));
         for mut outgoing in self.backlog.expired(timeout) {
-            self.suspects = self.suspects.saturating_sub(1);
+            self.one_by_one = self.one_by_one.saturating_sub(1);
             let state = self.state.borrow();
             outgoing.tell(Err(if outgoing.sent {
                 PublishError::Unconfirmed { waited: timeout }
@@ -73,7 +73,7 @@ impl Publisher {
         let is_very_late = late.waited >= self.timeout * 2 + OPEN;
         // Another channel costs all requests their replies, so there it is left later.
         if late.is_alone && session.is_connected() && (is_very_late || self.replies.is_none()) {
-            self.suspects = 0;
+            self.one_by_one = 0;
             self.take_back();
             let words = "RabbitMQ does not confirm a request, and its channel was left";
             self.end_requests(Some(Error::new(ErrorKind::Connection, words)));

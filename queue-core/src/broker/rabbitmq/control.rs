@@ -20,7 +20,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const STALE: Duration = Duration::from_secs(2);
 
 /// The connection, if one is kept.
-pub(super) struct Aside {
+pub(super) struct ControlConnection {
     dialer: Arc<Dialer>,
     /// The task that keeps it is one of these.
     tasks: Arc<Tasks>,
@@ -35,7 +35,7 @@ struct Kept {
     last_used: Instant,
 }
 
-impl Aside {
+impl ControlConnection {
     pub(super) fn new(dialer: Arc<Dialer>, tasks: Arc<Tasks>, closing: Closing) -> Self {
         Self { dialer, tasks, closing, kept: Mutex::default(), opening: tokio::sync::Mutex::default() }
     }
@@ -119,16 +119,16 @@ impl Aside {
     /// Keeps a connection until it is idle, or the broker is closed and has nothing left to say.
     fn keep(self: &Arc<Self>, link: Arc<Link>) {
         *self.kept() = Some(Kept { link: link.clone(), last_used: Instant::now() });
-        let aside = self.clone();
+        let control = self.clone();
         self.tasks.spawn(async move {
-            while let Some(look) = aside.next_look(&link) {
+            while let Some(look) = control.next_look(&link) {
                 tokio::select! {
                     () = tokio::time::sleep_until(look) => {}
                     // Not when `close` begins: walks give back what they hold, and acks are on their way.
-                    () = aside.closing.flushed.cancelled() => break,
+                    () = control.closing.flushed.cancelled() => break,
                 }
             }
-            aside.forget(&link);
+            control.forget(&link);
             link.close(Duration::from_secs(1)).await;
         });
     }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::broker::Delivery;
 
 /// What both ends hold.
-struct Tap {
+struct DeliveryStream {
     read: Box<Read>,
     /// Whether all that is here is taken at once, for those whose `read` keeps count of what is out.
     takes_all: bool,
@@ -37,15 +37,15 @@ struct Flow {
 }
 
 /// The reader's end.
-pub(super) struct Deliveries(Arc<Tap>);
+pub(super) struct Deliveries(Arc<DeliveryStream>);
 
 /// The end of who looks after it. Dropped, it ends the deliveries.
-pub(super) struct Keeper(Arc<Tap>);
+pub(super) struct Keeper(Arc<DeliveryStream>);
 
-/// Tells how a tap has ended by itself: without an error if the server cancelled the consumer.
+/// Tells how a stream has ended by itself: without an error if the server cancelled the consumer.
 pub(super) type Ended = oneshot::Receiver<Option<lapin::Error>>;
 
-/// Both ends of a new tap.
+/// Both ends of a new stream.
 pub(super) fn open(
     fresh: lapin::Consumer,
     takes_all: bool,
@@ -53,11 +53,11 @@ pub(super) fn open(
 ) -> (Keeper, Deliveries, Ended) {
     let (ended, hears) = oneshot::channel();
     let flow = Flow { fresh: Some(fresh), kept: VecDeque::new(), taken: 0, waker: None, ended: Some(ended) };
-    let tap = Arc::new(Tap { read: Box::new(read), takes_all, flow: Mutex::new(flow) });
-    (Keeper(tap.clone()), Deliveries(tap), hears)
+    let stream = Arc::new(DeliveryStream { read: Box::new(read), takes_all, flow: Mutex::new(flow) });
+    (Keeper(stream.clone()), Deliveries(stream), hears)
 }
 
-impl Tap {
+impl DeliveryStream {
     fn flow(&self) -> MutexGuard<'_, Flow> {
         self.flow.lock().unwrap_or_else(PoisonError::into_inner)
     }

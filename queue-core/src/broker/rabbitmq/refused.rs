@@ -1,4 +1,4 @@
-//! Which message the server closed a channel for. Asked by `publisher`.
+//! Finds the message that the server closed a channel for. Used by `publisher`.
 //!
 //! The server's words name an exchange, or the size of a message, and sometimes nothing.
 
@@ -8,8 +8,8 @@ use super::fault::code;
 use super::outgoing::Outgoing;
 use crate::error::PublishError;
 
-/// Who may have ended a channel: of a queue's first `back` messages those that were not answered.
-pub(super) struct Suspects {
+/// Those that may have ended a channel: of a queue's first `back` messages those that were not answered.
+pub(super) struct Candidates {
     pub(super) back: usize,
     /// Whether there is one, whatever the server says.
     pub(super) alone: bool,
@@ -18,19 +18,19 @@ pub(super) struct Suspects {
     pub(super) others_have_gone: bool,
 }
 
-impl Suspects {
+impl Candidates {
     /// Tells those that the server refused, and takes them out. Whether it is clear which they are.
-    pub(super) fn tell_guilty(&self, queue: &mut VecDeque<Outgoing>, code: u16, text: &str) -> bool {
-        let suspects = || queue.iter().take(self.back).filter(|outgoing| outgoing.acked.is_none());
-        let named = suspects().filter(|outgoing| is_named(text, outgoing)).count();
+    pub(super) fn answer_refused(&self, queue: &mut VecDeque<Outgoing>, code: u16, text: &str) -> bool {
+        let candidates = || queue.iter().take(self.back).filter(|outgoing| outgoing.acked.is_none());
+        let named = candidates().filter(|outgoing| is_named(text, outgoing)).count();
         let alone = self.alone && !(self.others_have_gone && names_something(text));
         let mut at = 0;
         queue.retain_mut(|outgoing| {
             at += 1;
             // Requests without confirms may have arrived before their exchange was gone.
             let is_clear = named == 1 || outgoing.wants_confirm || !names_exchange(text, exchange(outgoing));
-            let is_guilty = if named > 0 { is_named(text, outgoing) && is_clear } else { alone };
-            let is_refused = is_guilty && at <= self.back && outgoing.acked.is_none();
+            let is_meant = if named > 0 { is_named(text, outgoing) && is_clear } else { alone };
+            let is_refused = is_meant && at <= self.back && outgoing.acked.is_none();
             if is_refused {
                 let refusal = refusal(outgoing, code, text);
                 outgoing.tell(Err(refusal));

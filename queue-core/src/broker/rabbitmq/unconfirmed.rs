@@ -17,7 +17,7 @@ use super::returns::Returns;
 
 /// The requests of one channel.
 #[derive(Default)]
-pub(super) struct Asked {
+pub(super) struct Unconfirmed {
     /// What waits until each is written. lapin writes them in their order.
     writing: VecDeque<Writing>,
     /// Those that have waited, for their memory's sake.
@@ -28,7 +28,7 @@ pub(super) struct Asked {
     failed: Option<lapin::Error>,
 }
 
-impl Asked {
+impl Unconfirmed {
     /// A box that is free.
     pub(super) fn spare(&mut self) -> Option<Writing> {
         self.spares.pop()

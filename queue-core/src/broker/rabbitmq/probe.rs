@@ -48,7 +48,7 @@ impl Listeners {
 }
 
 /// Asks the node of one session.
-pub(super) struct Question {
+pub(super) struct Probe {
     session: Arc<Session>,
     /// A channel that is still being opened. There is one at most: each that is not answered takes a number.
     opening: Option<JoinHandle<bool>>,
@@ -59,7 +59,7 @@ pub(super) struct Question {
     said: Option<Instant>,
 }
 
-impl Question {
+impl Probe {
     pub(super) fn new(session: Arc<Session>) -> Self {
         Self { session, opening: None, asked: None, silence: None, said: None }
     }
@@ -131,7 +131,7 @@ impl Question {
     }
 }
 
-impl Drop for Question {
+impl Drop for Probe {
     fn drop(&mut self) {
         if let Some(opening) = &self.opening {
             opening.abort();
