@@ -110,12 +110,17 @@ pub mod topology {
     };
 }
 
+/// What [`Client::admin`] takes and returns beside dead letters: pages of messages, and the error of a replay that ended midway.
+pub mod admin {
+    pub use queue_core::admin::{Browsed, Interrupted, Message, MessageState, Page, PageToken};
+}
+
 /// What a broker must do, for one of your own making ([`ClientBuilder::with_broker`]), and for what a client does not do
 /// ([`Client::broker`]).
 pub mod broker {
     pub use queue_core::broker::{
-        Abilities, Broker, ConsumeOptions, Consumer, ConsumerHandle, Delivery, Found, Operator, Place,
-        Publish, Settings, Settler, Walk,
+        Abilities, Broker, ConsumeOptions, Consumer, ConsumerHandle, Delivery, Found, FoundDelayed, Mark,
+        Operator, Place, Publish, Settings, Settler, Walk,
     };
     pub use queue_core::clock::Clock;
     pub use queue_core::envelope::Envelope;

@@ -4,10 +4,10 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use leveret::{EnqueueError, ErrorKind, Job, Properties, PublishError, Task};
-use queue_core::broker::{ConsumeOptions, Consumer};
-use queue_core::envelope::{HeaderValue, header};
+use queue_core::broker::{ConsumeOptions, Consumer, Publish};
+use queue_core::envelope::{Envelope, HeaderValue, header};
 use queue_core::format::Format;
-use queue_core::settlement::{Reason, ReasonKind, Settlement};
+use queue_core::settlement::{Reason, ReasonKind, Settlement, dead_copy};
 use queue_core::task::TaskOptions;
 use queue_core::topology::{QueueDecl, QueueSpec, QueueType, Topology};
 use serde::{Deserialize, Serialize};
@@ -289,6 +289,34 @@ pub(crate) async fn dead_letters_of_a_task_are_those_of_its_queue(t: &Fixture) {
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].error.as_deref(), Some("no luck"));
     assert!(t.client.admin().dead_letters_of::<Dropped>(10).await.unwrap().is_empty());
+}
+
+/// Letters of other tasks, which share the queue, stay; those of a former name are its own.
+pub(crate) async fn replay_of_a_task_leaves_the_letters_of_others(t: &Fixture) {
+    fn renamed() -> TaskOptions {
+        let mut options = TaskOptions::default();
+        options.aliases = &["former"];
+        options
+    }
+    task!(Reborn, |spec| spec, renamed());
+    task!(Lost, |spec: QueueSpec| spec.no_dlx());
+    delete_later::<Reborn>(t);
+    t.client.declare_queue(Reborn::queue()).await.unwrap();
+    let dead = Reborn::queue().dead_queue().unwrap();
+    let reason = Reason::new(ReasonKind::Failed, "no luck");
+    for task in [Some("Reborn"), Some("other"), Some("former"), None] {
+        let mut job = Envelope::new(task.unwrap_or("nameless"));
+        job.task = task.map(str::to_owned);
+        let letter = dead_copy(job, Reborn::queue().name(), &reason, SystemTime::now());
+        t.broker.publish(Publish::to_queue(dead.clone(), letter)).await.unwrap();
+    }
+
+    let replayed = t.client.admin().replay_of::<Reborn>(10, |_| true).await.unwrap();
+
+    assert_eq!(replayed, 2);
+    assert_eq!(take(&mut consume::<Reborn>(t).await, 2).await, ["Reborn", "former"]);
+    until_ready(&*t.broker, &dead, 2).await;
+    assert_eq!(t.client.admin().replay_of::<Lost>(10, |_| true).await.unwrap(), 0);
 }
 
 pub(crate) async fn replay_of_what_is_no_dead_letter_names_its_queue(t: &Fixture) {

@@ -87,6 +87,15 @@ macro_rules! contract {
                     delivery_limit_ends_in_the_dead_letters,
                     replayed_event_that_expired_keeps_where_it_came_from,
                 ]
+                browse: [
+                    browse_shows_a_queue_page_by_page,
+                    browse_shows_why_a_letter_is_dead,
+                    browse_costs_a_message_at_most_one_delivery,
+                    browse_shows_any_number_of_messages,
+                    browse_goes_on_where_it_was_though_messages_came_and_went,
+                    page_of_another_queue_is_refused,
+                    page_of_a_queue_that_was_deleted_is_not_found,
+                ]
                 operator: [
                     abilities_are_those_that_it_has,
                     queues_are_listed_or_the_remedy_is_told,
@@ -103,6 +112,8 @@ macro_rules! contract {
                     replay_reaches_behind_what_it_leaves,
                     replay_does_not_meet_its_own_jobs_again,
                     replay_that_fails_says_how_many_it_replayed,
+                    discard_takes_out_what_is_picked,
+                    purge_drops_all_dead_letters,
                     delayed_job_whose_queue_was_gone_can_be_replayed,
                 ]
                 delay: [
@@ -219,6 +230,7 @@ macro_rules! contract {
                     depth_counts_the_jobs_of_a_task,
                     dead_letters_of_a_task_are_those_of_its_queue,
                     replay_of_what_is_no_dead_letter_names_its_queue,
+                    replay_of_a_task_leaves_the_letters_of_others,
                     longest_publish_timeout_is_taken,
                     twenty_megabytes_are_refused_before_they_are_sent,
                     names_that_amqp_cannot_carry_are_refused,

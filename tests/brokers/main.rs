@@ -10,6 +10,7 @@
 #[macro_use]
 mod contract;
 
+mod browse;
 mod call;
 mod client;
 mod dead_letter;

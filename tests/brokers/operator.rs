@@ -14,7 +14,7 @@ use crate::settle::{dead_letter, retry_in};
 use crate::support::{Fixture, next, ready, take, text, until_ready};
 
 /// A quorum queue of dead letters, as another program may declare it: what comes back more often than `limit` is gone.
-async fn dead_queue(t: &Fixture, limit: i64) -> Name {
+pub(crate) async fn dead_queue(t: &Fixture, limit: i64) -> Name {
     let name = t.name("dead");
     let queue =
         QueueDecl::new(name.clone()).argument("x-queue-type", "quorum").argument("x-delivery-limit", limit);
@@ -23,7 +23,12 @@ async fn dead_queue(t: &Fixture, limit: i64) -> Name {
 }
 
 /// Publishes dead letters that failed in `queue`.
-async fn bury<T: Into<String>>(t: &Fixture, dead: &Name, queue: &str, texts: impl IntoIterator<Item = T>) {
+pub(crate) async fn bury<T: Into<String>>(
+    t: &Fixture,
+    dead: &Name,
+    queue: &str,
+    texts: impl IntoIterator<Item = T>,
+) {
     let reason = Reason::new(ReasonKind::Failed, "no luck");
     let letter = |text: T| dead_copy(Envelope::new(text.into()), queue, &reason, SystemTime::now());
     let publishes = texts.into_iter().map(|text| Publish::to_queue(dead.clone(), letter(text))).collect();
@@ -38,7 +43,7 @@ fn texts(letters: &[DeadLetter]) -> Vec<String> {
 
 /// How often each message of a queue has come back so far, as the broker counts it; and whether it tells a release by an
 /// operator from a loss.
-async fn returns(t: &Fixture, queue: &Name, count: usize) -> Vec<(i64, bool)> {
+pub(crate) async fn returns(t: &Fixture, queue: &Name, count: usize) -> Vec<(i64, bool)> {
     let mut consumer = t.consume_with(ConsumeOptions::new(queue.clone()).prefetch(100)).await;
     let mut returns = Vec::new();
     for _ in 0..count {
@@ -339,8 +344,35 @@ pub(crate) async fn replay_that_fails_says_how_many_it_replayed(t: &Fixture) {
 
     let words = queue_core::error::chain(&failed);
     assert!(words.contains("2 dead letters were replayed before it"), "{words}");
+    assert_eq!((failed.done(), failed.kind()), (2, ErrorKind::Topology));
     assert_eq!(texts(&admin.dead_letters(&dead, 10).await.unwrap()), ["lost", "c"]);
     assert_eq!(take(&mut t.consume(&queue).await, 2).await, ["a", "b"]);
+}
+
+pub(crate) async fn discard_takes_out_what_is_picked(t: &Fixture) {
+    let dead = dead_queue(t, 1_000_000).await;
+    bury(t, &dead, "jobs", ["keep", "a", "b", "c"]).await;
+    let admin = t.client.admin();
+    let is_short = |letter: &DeadLetter| letter.payload.len() == 1;
+
+    assert_eq!(admin.discard(&dead, 2, is_short).await.unwrap(), 2);
+
+    assert_eq!(texts(&admin.dead_letters(&dead, 10).await.unwrap()), ["keep", "c"]);
+    assert_eq!(admin.discard(&dead, 10, is_short).await.unwrap(), 1);
+    assert_eq!(admin.discard(&dead, 10, is_short).await.unwrap(), 0);
+    until_ready(&*t.broker, &dead, 1).await;
+    let missing = admin.discard(&t.name("missing"), 10, is_short).await.unwrap_err();
+    assert_eq!((missing.done(), missing.kind()), (0, ErrorKind::NotFound));
+}
+
+pub(crate) async fn purge_drops_all_dead_letters(t: &Fixture) {
+    let dead = dead_queue(t, 1_000_000).await;
+    bury(t, &dead, "jobs", ["a", "b"]).await;
+    until_ready(&*t.broker, &dead, 2).await;
+
+    assert_eq!(t.client.admin().purge(&dead).await.unwrap(), 2);
+
+    assert!(t.client.admin().dead_letters(&dead, 10).await.unwrap().is_empty());
 }
 
 /// Its queue was deleted while it was delayed, and is back.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use leveret::{CallError, Client, Error, ErrorKind, Task as _, Worker};
+use queue_core::admin::Page;
 use queue_core::broker::memory::MemoryBroker;
 use queue_core::broker::{Broker, BrokerInfo, ConsumeOptions, Consumer, Publish, Settings};
 use queue_core::error::PublishError;
@@ -82,7 +83,10 @@ async fn broker_without_an_operator_says_so_to_operators() {
     assert_unsupported(&client.depth::<Double>().await.unwrap_err());
     assert_unsupported(&admin.depth("own.double").await.unwrap_err());
     assert_unsupported(&admin.dead_letters("own.double.dead", 1).await.unwrap_err());
-    assert_unsupported(&admin.replay("own.double.dead", 1, |_| true).await.unwrap_err());
+    assert_unsupported(&admin.replay("own.double.dead", 1, |_| true).await.unwrap_err().into());
+    assert_unsupported(&admin.discard("own.double.dead", 1, |_| true).await.unwrap_err().into());
+    assert_unsupported(&admin.browse("own.double", Page::new(1)).await.unwrap_err());
+    assert_unsupported(&admin.purge("own.double").await.unwrap_err());
 }
 
 /// It could not know when nothing is left, so it does not begin.

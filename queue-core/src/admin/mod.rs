@@ -1,17 +1,26 @@
-//! Looks into queues and acts on what is there: depth, dead letters, replay. For operators and their tools; a
+//! Looks into queues and acts on what is there: depth, messages, dead letters, replay. For operators and their tools; a
 //! job's own way does not come through here.
 //!
-//! A look and a replay walk through a queue ([`Walk`]); `letter` is what they find there, `replay` what becomes of it.
+//! All walk through a queue ([`Walk`]). `browse` shows a `page` of `message`s; `letter` is a dead letter, which `replay` and
+//! `discard` act on, and `interrupted` is their error.
 
 use crate::broker::{QueueStats, Walk};
 use crate::client::Client;
 use crate::error::Result;
 use crate::task::Task;
 
+pub use interrupted::Interrupted;
 pub use letter::DeadLetter;
+pub use message::{Message, MessageState};
+pub use page::{Browsed, Page, PageToken};
 use replay::Replay;
 
+mod browse;
+mod discard;
+mod interrupted;
 mod letter;
+mod message;
+mod page;
 mod replay;
 
 /// Looks into queues and acts on what is there. Made by [`Client::admin`].
@@ -58,12 +67,63 @@ impl Admin {
         self.client.operator()?.inspect(queue).await
     }
 
+    /// Shows a page of a queue: first the messages that are ready, or dead letters in a dead-letter queue, in the order of their
+    /// delivery, then the delayed ones by the moment that they are due, where the broker
+    /// [shows them](crate::broker::Abilities::shows_delayed). They stay where they are; see
+    /// [what a look costs](Self#what-a-look-costs). Jobs that are being worked on are not shown.
+    ///
+    /// On `memory:` and `sqlite:` the next page begins where this one ended, whatever happened in between. On RabbitMQ it
+    /// counts from the head of the queue, and passes what stands before it once more: what was delivered in between moves
+    /// the others up, and the page begins as much further on. Under load, messages that have just been shown may stand in
+    /// another order for a moment, so that a page may show one again or pass one over.
+    ///
+    /// ```
+    /// use queue_core::admin::Page;
+    /// # use queue_core::broker::Publish;
+    /// # use queue_core::client::Client;
+    /// # use queue_core::envelope::Envelope;
+    /// # use queue_core::topology::{QueueDecl, Topology};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> queue_core::error::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// # client.declare(&Topology::new().queue(QueueDecl::new("emails"))).await?;
+    /// # client.broker().publish(Publish::to_queue("emails", Envelope::new("{}"))).await?;
+    /// let admin = client.admin();
+    /// let mut page = Page::new(100);
+    /// loop {
+    ///     let browsed = admin.browse("emails", page).await?;
+    ///     for message in &browsed.messages {
+    ///         println!("{} {:?}, attempt {}", message.id, message.state, message.attempt);
+    ///     }
+    ///     // As text, the token goes into the link to the next page.
+    ///     let Some(next) = browsed.next else { break };
+    ///     page = Page::new(100).after(next);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::error::ErrorKind::NotFound) if the queue does not exist, [`Config`](crate::error::ErrorKind::Config) if
+    /// the page is of another queue; if the queue may not be consumed, or the broker goes away meanwhile.
+    pub async fn browse(&self, queue: &str, page: Page) -> Result<Browsed> {
+        browse::browse(self.client.operator()?, queue, page).await
+    }
+
+    /// Drops all messages that are ready in a queue, dead letters or jobs, and says how many there were.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::error::ErrorKind::NotFound) if the queue does not exist.
+    pub async fn purge(&self, queue: &str) -> Result<u64> {
+        self.client.operator()?.purge(queue).await
+    }
+
     /// The oldest `limit` dead letters of a dead-letter queue, such as `emails.dead`. They stay where they are; see
     /// [what a look costs](Self#what-a-look-costs).
     ///
     /// # Errors
     /// If the queue does not exist or may not be consumed, or the broker goes away meanwhile.
-    pub async fn dead_letters(&self, queue: &str, limit: u16) -> Result<Vec<DeadLetter>> {
+    pub async fn dead_letters(&self, queue: &str, limit: usize) -> Result<Vec<DeadLetter>> {
         if limit == 0 {
             return Ok(Vec::new());
         }
@@ -78,7 +138,7 @@ impl Admin {
     ///
     /// # Errors
     /// If the queue cannot be declared, or may not be consumed.
-    pub async fn dead_letters_of<T: Task>(&self, limit: u16) -> Result<Vec<DeadLetter>> {
+    pub async fn dead_letters_of<T: Task>(&self, limit: usize) -> Result<Vec<DeadLetter>> {
         let Some(queue) = T::queue().dead_queue() else { return Ok(Vec::new()) };
         self.client.declare_queue(T::queue()).await?;
         self.dead_letters(&queue, limit).await
@@ -95,19 +155,73 @@ impl Admin {
     /// id.
     ///
     /// # Errors
-    /// If the queue does not exist, or at the first letter whose queue is unknown or takes no jobs; that one and
-    /// those behind it stay. The error says how many were replayed before.
+    /// [`Interrupted`], which says how many were replayed before: if the queue does not exist, the broker goes away, or at the
+    /// first letter whose queue is unknown or takes no jobs; that one and those behind it stay.
     pub async fn replay(
         &self,
         queue: &str,
-        limit: u16,
+        limit: usize,
         choose: impl FnMut(&DeadLetter) -> bool + Send,
-    ) -> Result<usize> {
+    ) -> Result<usize, Interrupted> {
         let mut walk = self.walk(queue).await?;
         let replay = Replay::new(&**self.client.broker(), queue);
-        let replayed = replay.run(&mut *walk, limit.into(), choose).await;
+        let replayed = replay.run(&mut *walk, limit, choose).await;
         walk.end().await;
         replayed
+    }
+
+    /// Like [`replay`](Self::replay), for the jobs of one task in the dead-letter queue of its queue, also those of the names that
+    /// it had before. Letters of other tasks in that queue stay. Declares the queue first if needed; with `dlx = none` there is
+    /// nothing to replay.
+    ///
+    /// ```no_run
+    /// # use queue_core::task::Task;
+    /// # async fn f<SendEmail: Task>(client: queue_core::client::Client) -> queue_core::error::Result<()> {
+    /// let replayed = client.admin().replay_of::<SendEmail>(1000, |letter| letter.replays == 0).await?;
+    /// println!("{replayed} mails are sent again");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As `replay`, and if the queue cannot be declared.
+    pub async fn replay_of<T: Task>(
+        &self,
+        limit: usize,
+        mut choose: impl FnMut(&DeadLetter) -> bool + Send,
+    ) -> Result<usize, Interrupted> {
+        let Some(queue) = T::queue().dead_queue() else { return Ok(0) };
+        self.client.declare_queue(T::queue()).await?;
+        let options = T::options();
+        let is_its = |letter: &DeadLetter| match letter.task.as_deref() {
+            None => options.is_default,
+            Some(task) => task == T::NAME || options.aliases.contains(&task),
+        };
+        self.replay(&queue, limit, |letter| is_its(letter) && choose(letter)).await
+    }
+
+    /// Throws dead letters away that `choose` picks, the oldest `limit` of them, and says how many. They cannot be had back.
+    /// [`purge`](Self::purge) throws all away at once.
+    ///
+    /// ```no_run
+    /// # async fn f(client: queue_core::client::Client) -> queue_core::error::Result<()> {
+    /// let is_hopeless = |letter: &queue_core::admin::DeadLetter| letter.kind.as_deref() == Some("bad-message");
+    /// let discarded = client.admin().discard("emails.dead", 1000, is_hopeless).await?;
+    /// println!("{discarded} letters were thrown away");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Interrupted`], which says how many were discarded before: if the queue does not exist, or the broker goes away.
+    pub async fn discard(
+        &self,
+        queue: &str,
+        limit: usize,
+        choose: impl FnMut(&DeadLetter) -> bool + Send,
+    ) -> Result<usize, Interrupted> {
+        let mut walk = self.walk(queue).await?;
+        let discarded = discard::discard(&mut *walk, limit, choose).await;
+        walk.end().await;
+        discarded
     }
 
     async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>> {
@@ -116,15 +230,15 @@ impl Admin {
 }
 
 /// The next `limit` letters of a walk, whose pages may be shorter.
-async fn letters(walk: &mut dyn Walk, limit: u16) -> Result<Vec<DeadLetter>> {
-    let (mut letters, mut left) = (Vec::new(), limit);
-    while left > 0 {
+async fn letters(walk: &mut dyn Walk, limit: usize) -> Result<Vec<DeadLetter>> {
+    let mut letters = Vec::new();
+    while letters.len() < limit {
+        let left = u16::try_from(limit - letters.len()).unwrap_or(u16::MAX);
         let found = walk.next(left).await?;
         if found.is_empty() {
             break;
         }
         letters.extend(found.iter().map(|found| DeadLetter::new(&found.envelope)));
-        left = left.saturating_sub(u16::try_from(found.len()).unwrap_or(u16::MAX));
     }
     Ok(letters)
 }

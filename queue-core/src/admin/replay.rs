@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 
-use crate::admin::DeadLetter;
+use super::DeadLetter;
+use super::interrupted::Interrupted;
 use crate::broker::{Broker, Delivery, Found, Publish, Walk};
 use crate::clock::from_millis;
 use crate::envelope::{Envelope, HeaderValue, JobId, header};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, PublishError, Result};
 use crate::settlement::{Settlement, replay_copy};
 
 /// How many letters are looked at in one go, at first and at most: a walk that is over soon has passed few in vain.
-const PAGES: (u16, u16) = (16, 1024);
+pub(super) const PAGES: (u16, u16) = (16, 1024);
 /// How many bytes of payload a page may have, as far as the page before it tells.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -38,14 +39,10 @@ impl<'a> Replay<'a> {
         walk: &mut dyn Walk,
         limit: usize,
         choose: impl FnMut(&DeadLetter) -> bool + Send,
-    ) -> Result<usize> {
+    ) -> Result<usize, Interrupted> {
         match self.go(walk, limit, choose).await {
             Ok(()) => Ok(self.replayed),
-            Err(error) => Err(match self.replayed {
-                0 => error,
-                1 => error.reword(|words| format!("{words}; 1 dead letter was replayed before it")),
-                more => error.reword(|words| format!("{words}; {more} dead letters were replayed before it")),
-            }),
+            Err(error) => Err(Interrupted::new(self.replayed, "replayed", error)),
         }
     }
 
@@ -91,8 +88,7 @@ impl<'a> Replay<'a> {
         let Some(delivery) = walk.take(found).await? else { return Ok(()) };
         if let Err(error) = self.broker.publish(publish(delivery.envelope.clone(), target.clone())).await {
             release(delivery).await;
-            let words = format!("dead letter `{id}` could not be replayed into queue `{target}`");
-            return Err(Error::new(ErrorKind::Topology, words).with_source(error));
+            return Err(not_replayed(&id, &target, error));
         }
         self.replayed += 1;
         let settled = delivery.settle(Settlement::Ack).await.map_err(|error| {
@@ -104,8 +100,25 @@ impl<'a> Replay<'a> {
     }
 }
 
+/// Why a letter was not replayed. A broker that is away is not the fault of the letter, or of its queue.
+fn not_replayed(id: &JobId, target: &str, error: PublishError) -> Error {
+    let (kind, why) = match &error {
+        PublishError::Unavailable { .. } | PublishError::Silent { .. } | PublishError::Blocked { .. } => {
+            (ErrorKind::Connection, ": the broker is away, or takes nothing at the moment")
+        }
+        PublishError::Unconfirmed { .. } => {
+            (ErrorKind::Connection, ": the broker went away meanwhile, and may have the job as well")
+        }
+        PublishError::Closed => (ErrorKind::Closed, ""),
+        PublishError::Refused(_) => (ErrorKind::Refused, ""),
+        _ => (ErrorKind::Topology, ""),
+    };
+    let words = format!("dead letter `{id}` could not be replayed into queue `{target}`{why}");
+    Error::new(kind, words).with_source(error)
+}
+
 /// How many letters to look at after a page of letters with so many bytes each.
-fn next_page(page: u16, bytes: impl ExactSizeIterator<Item = usize>) -> u16 {
+pub(super) fn next_page(page: u16, bytes: impl ExactSizeIterator<Item = usize>) -> u16 {
     let (_, most) = PAGES;
     let len = bytes.len();
     let average = bytes.sum::<usize>() / len.max(1);
@@ -137,6 +150,19 @@ mod tests {
         let (first, _) = PAGES;
         let next = |page: &u16| Some(next_page(*page, std::iter::repeat_n(bytes, (*page).into())));
         std::iter::successors(Some(first), next).take(8).collect()
+    }
+
+    #[test]
+    fn broker_that_is_away_is_no_fault_of_the_letter() {
+        let replayed = |error| not_replayed(&"7".into(), "emails", error);
+        let waited = std::time::Duration::from_secs(30);
+
+        let away = replayed(PublishError::Unavailable { waited, source: None });
+        let full = replayed(PublishError::QueueFull { routing_key: "emails".to_owned() });
+
+        assert_eq!((away.kind(), full.kind()), (ErrorKind::Connection, ErrorKind::Topology));
+        assert!(away.to_string().contains("the broker is away"), "{away}");
+        assert!(!full.to_string().contains("away"), "{full}");
     }
 
     #[test]

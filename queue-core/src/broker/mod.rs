@@ -29,7 +29,7 @@ pub use api::Broker;
 pub use consumer::{ConsumeOptions, Consumer, ConsumerHandle, Unflushed};
 pub use delivery::{Delivery, Settler};
 pub use info::{BrokerInfo, Health};
-pub use operator::{Abilities, Found, Operator, Place, QueueStats, Walk};
+pub use operator::{Abilities, Found, FoundDelayed, Mark, Operator, Place, QueueStats, Walk};
 pub use publish::Publish;
 pub use reply::DIRECT_REPLY_TO;
 pub use settings::{ManagementUrl, Settings};

@@ -2,6 +2,7 @@
 //! it. The seam for `admin`; no job comes through here.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
@@ -71,6 +72,18 @@ pub trait Operator: fmt::Debug + Send + Sync {
     /// If the broker refuses.
     async fn delete(&self, queue: &str) -> Result<()>;
 
+    /// The messages for a queue that are not due yet, delayed jobs and retries, by the moment that they are due: the next
+    /// `count` behind a mark at most, and fewer where they are large. None at all is the end. Looking takes nothing.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) where the broker cannot show them, see
+    /// [`shows_delayed`](Abilities::shows_delayed). [`NotFound`](ErrorKind::NotFound) if the queue does not exist.
+    async fn delayed(&self, queue: &str, after: Option<Mark>, count: u16) -> Result<Vec<FoundDelayed>> {
+        let (_, _) = (after, count);
+        let words = format!("this broker cannot show what is delayed for queue `{queue}`");
+        Err(Error::new(ErrorKind::Unsupported, words))
+    }
+
     /// Begins a walk through the messages that are ready in a queue. To walk changes nothing: what the walk passes is in the
     /// queue, in its place, when the walk has ended. Where only a consumer sees what a queue holds (RabbitMQ), the walk
     /// holds what it has passed until then, and others do not get it.
@@ -94,6 +107,17 @@ pub trait Walk: fmt::Debug + Send {
     /// If the queue has gone, or the broker has; what the walk held goes back to the queue.
     async fn next(&mut self, count: u16) -> Result<Vec<Found>>;
 
+    /// Says where the walk is: behind the messages that it has passed. `None` while it has passed none.
+    fn mark(&self) -> Option<Mark>;
+
+    /// Goes to where an earlier walk through the same queue was. Call it before anything else. What was delivered, or came
+    /// back, in between is no matter where the broker knows its messages by number; on RabbitMQ, a mark is a count of
+    /// messages from the head of the queue, which are passed once more.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    async fn go_to(&mut self, mark: Mark) -> Result<()>;
+
     /// Takes out a message that was found, so that nobody else gets it. Settle the delivery before the walk ends. `None` if
     /// another consumer or operator was quicker.
     ///
@@ -108,6 +132,34 @@ pub trait Walk: fmt::Debug + Send {
 /// Where a walk found a message. Only that walk knows what it means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place(pub u64);
+
+/// A point in a queue between two messages, which outlives the walk that told it. Only the queue's broker knows what it means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark {
+    /// The level of priority, or the moment that it is due.
+    pub level: u64,
+    /// The place in that level.
+    pub place: u64,
+}
+
+/// A message that is not due yet.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct FoundDelayed {
+    /// Behind it, for [`Operator::delayed`].
+    pub mark: Mark,
+    /// When it is due.
+    pub due: SystemTime,
+    /// The message.
+    pub envelope: Envelope,
+}
+
+impl FoundDelayed {
+    /// A message that is due at a moment.
+    pub fn new(mark: Mark, due: SystemTime, envelope: Envelope) -> Self {
+        Self { mark, due, envelope }
+    }
+}
 
 /// A message that a walk came by.
 #[derive(Debug)]
@@ -135,6 +187,7 @@ impl Found {
 /// | [`lists_queues`](Self::lists_queues) | yes | with the management API |
 /// | [`counts_unsettled`](Self::counts_unsettled) | yes | no |
 /// | [`counts_delayed`](Self::counts_delayed) | yes | no |
+/// | [`shows_delayed`](Self::shows_delayed) | yes | no |
 /// | [`looks_for_free`](Self::looks_for_free) | yes | no |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -146,6 +199,8 @@ pub struct Abilities {
     pub counts_unsettled: bool,
     /// [`QueueStats::delayed`] is told.
     pub counts_delayed: bool,
+    /// [`Operator::delayed`] shows the messages that are not due yet.
+    pub shows_delayed: bool,
     /// A walk takes nothing: consumers get what it passes meanwhile, and no message is counted as delivered. Without this, a
     /// walk holds what it has passed until it ends, and may cost each message a delivery.
     pub looks_for_free: bool,
@@ -154,8 +209,13 @@ pub struct Abilities {
 impl Abilities {
     /// What a broker can that keeps its queues itself.
     #[cfg(any(feature = "memory", feature = "sqlite-system"))]
-    pub(crate) const EMBEDDED: Self =
-        Self { lists_queues: true, counts_unsettled: true, counts_delayed: true, looks_for_free: true };
+    pub(crate) const EMBEDDED: Self = Self {
+        lists_queues: true,
+        counts_unsettled: true,
+        counts_delayed: true,
+        shows_delayed: true,
+        looks_for_free: true,
+    };
 }
 
 /// How deep a queue is.

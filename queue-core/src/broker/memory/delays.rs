@@ -3,9 +3,11 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::broker::Mark;
 use crate::broker::amqp::Delayed;
+use crate::envelope::Envelope;
 
 /// All that waits for its time, by due time and then in the order in which it came.
 #[derive(Debug, Default)]
@@ -43,6 +45,20 @@ impl Delays {
     /// How many jobs wait for a queue.
     pub(super) fn jobs_for(&self, queue: &str) -> u64 {
         self.by_queue.get(queue).copied().unwrap_or(0)
+    }
+
+    /// The jobs that wait for a queue, each with the mark of its due time in microseconds and its place in the order.
+    pub(super) fn jobs<'a>(&'a self, queue: &str) -> impl Iterator<Item = (Mark, SystemTime, &'a Envelope)> {
+        let micros = |due: SystemTime| {
+            let since = due.duration_since(UNIX_EPOCH).unwrap_or_default();
+            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        };
+        self.by_time.iter().filter_map(move |((due, order), delayed)| match delayed {
+            Delayed::Job { target, envelope, .. } if **target == *queue => {
+                Some((Mark { level: micros(*due), place: *order }, *due, envelope))
+            }
+            _ => None,
+        })
     }
 
     /// When the next one is due.

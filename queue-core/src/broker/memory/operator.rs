@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::MemoryBroker;
 use super::walk::MemoryWalk;
-use crate::broker::{Abilities, Operator, QueueStats, Walk};
+use crate::broker::{Abilities, FoundDelayed, Mark, Operator, QueueStats, Walk};
 use crate::error::Result;
 
 #[async_trait]
@@ -27,6 +27,17 @@ impl Operator for MemoryBroker {
 
     async fn delete(&self, queue: &str) -> Result<()> {
         self.act(|state| state.delete(self.client, queue))?
+    }
+
+    async fn delayed(&self, queue: &str, after: Option<Mark>, count: u16) -> Result<Vec<FoundDelayed>> {
+        self.look(|state| {
+            state.ready(self.client, queue)?;
+            let mut all: Vec<_> =
+                state.delayed.jobs(queue).filter(|(mark, ..)| Some(*mark) > after).collect();
+            all.sort_unstable_by_key(|(mark, ..)| *mark);
+            let found = all.into_iter().take(count.into());
+            Ok(found.map(|(mark, due, job)| FoundDelayed::new(mark, due, job.clone())).collect())
+        })?
     }
 
     async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>> {

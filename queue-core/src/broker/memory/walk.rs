@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::MemoryBroker;
-use crate::broker::{ConsumeOptions, Delivery, Found, Place, Walk};
+use crate::broker::{ConsumeOptions, Delivery, Found, Mark, Place, Walk};
 use crate::error::Result;
 
 #[derive(Debug)]
@@ -35,6 +35,15 @@ impl Walk for MemoryWalk<'_> {
             *last = reached;
             Ok(found)
         })?
+    }
+
+    fn mark(&self) -> Option<Mark> {
+        self.last.map(|(level, place)| Mark { level: level.into(), place })
+    }
+
+    async fn go_to(&mut self, mark: Mark) -> Result<()> {
+        self.last = Some((u8::try_from(mark.level).unwrap_or(u8::MAX), mark.place));
+        Ok(())
     }
 
     async fn take(&mut self, found: Found) -> Result<Option<Delivery>> {

@@ -25,7 +25,7 @@ use super::settle::Receipt;
 use super::turn::{Lock, Turn, Turns};
 use super::{declare, fault};
 use crate::broker::tries::is_refusal;
-use crate::broker::{ConsumeOptions, Delivery, Found, Place, Publish, Settings, Walk, closed};
+use crate::broker::{ConsumeOptions, Delivery, Found, Mark, Place, Publish, Settings, Walk, closed};
 use crate::envelope::{Envelope, HeaderValue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::settlement::renewed_copy;
@@ -36,6 +36,8 @@ use crate::topology::Name;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the server may take for an answer.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How many messages are passed at once on the way to a mark.
+const SKIPPED: u16 = 1024;
 /// How often a message may have come back to be given back once more. RabbitMQ 4 drops it after twenty times, and after
 /// fewer where a policy says so, of which AMQP tells nothing.
 const WORN: i64 = 10;
@@ -56,13 +58,15 @@ pub(super) struct RabbitWalk {
     with: Arc<Walking>,
     /// `None` while a step has it, and after a step that nobody waited for.
     hold: Option<Hold>,
+    /// How many messages it has passed.
+    passed: u64,
 }
 
 impl RabbitWalk {
     /// Waits for a turn at the queue, and begins to walk. Runs on the broker's runtime.
     pub(super) async fn begin(with: Arc<Walking>, queue: Name) -> Result<Self> {
         let hold = Hold::open(with.clone(), queue).await?;
-        Ok(Self { with, hold: Some(hold) })
+        Ok(Self { with, hold: Some(hold), passed: 0 })
     }
 }
 
@@ -105,7 +109,23 @@ impl Walk for RabbitWalk {
         let (hold, found) = told.await.map_err(|_| closed())?;
         // After an error there is no channel, and the server has taken everything back.
         self.hold = found.is_ok().then_some(hold);
+        self.passed += found.as_ref().map_or(0, |found| found.len() as u64);
         found
+    }
+
+    fn mark(&self) -> Option<Mark> {
+        (self.passed > 0).then_some(Mark { level: 0, place: self.passed })
+    }
+
+    async fn go_to(&mut self, mark: Mark) -> Result<()> {
+        while self.passed < mark.place {
+            let left = mark.place - self.passed;
+            // The messages themselves are let go at once.
+            if self.next(u16::try_from(left).unwrap_or(SKIPPED).min(SKIPPED)).await?.is_empty() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     async fn take(&mut self, found: Found) -> Result<Option<Delivery>> {

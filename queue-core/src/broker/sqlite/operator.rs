@@ -6,8 +6,8 @@ use rusqlite::{Connection, OptionalExtension as _};
 use super::SqliteBroker;
 use super::command::Command;
 use super::ids::{ClientId, QueueId};
-use super::walk::SqliteWalk;
-use crate::broker::{Abilities, Operator, QueueStats, Walk, amqp, closed};
+use super::walk::{self, SqliteWalk};
+use crate::broker::{Abilities, FoundDelayed, Mark, Operator, QueueStats, Walk, amqp, closed};
 use crate::error::Result;
 
 #[async_trait]
@@ -44,7 +44,21 @@ impl Operator for SqliteBroker {
         self.ask(|reply| Command::Delete { queue, reply }).await.unwrap_or_else(|| Err(closed()))
     }
 
+    async fn delayed(&self, queue: &str, after: Option<Mark>, count: u16) -> Result<Vec<FoundDelayed>> {
+        self.shown(queue).await?;
+        let name = queue.to_owned();
+        self.reader.read(move |reader| walk::delayed(reader, &name, after, count)).await
+    }
+
     async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>> {
+        let id = self.shown(queue).await?;
+        Ok(Box::new(SqliteWalk::new(self, id, queue)))
+    }
+}
+
+impl SqliteBroker {
+    /// The queue of this name, if there is one and this client may use it.
+    async fn shown(&self, queue: &str) -> Result<QueueId> {
         let name = queue.to_owned();
         let find = move |reader: &Connection| -> rusqlite::Result<Option<(QueueId, Option<ClientId>)>> {
             let mut select =
@@ -54,7 +68,7 @@ impl Operator for SqliteBroker {
         match self.reader.read(find).await? {
             None => Err(amqp::queue_not_found(queue)),
             Some((_, Some(owner))) if owner != self.me => Err(amqp::locked(queue)),
-            Some((id, _)) => Ok(Box::new(SqliteWalk::new(self, id, queue))),
+            Some((id, _)) => Ok(id),
         }
     }
 }

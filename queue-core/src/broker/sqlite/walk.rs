@@ -10,7 +10,7 @@ use super::ids::QueueId;
 use super::settler::SqliteSettler;
 use super::state::State;
 use super::{SqliteBroker, row};
-use crate::broker::{Delivery, Found, Place, Walk, amqp, closed};
+use crate::broker::{Delivery, Found, FoundDelayed, Mark, Place, Walk, amqp, closed};
 use crate::error::Result;
 use crate::topology::Name;
 
@@ -50,6 +50,16 @@ impl Walk for SqliteWalk<'_> {
         Ok(found.collect())
     }
 
+    fn mark(&self) -> Option<Mark> {
+        // Neither level nor number is below 0.
+        self.last.map(|(level, job)| Mark { level: level.unsigned_abs(), place: job.unsigned_abs() })
+    }
+
+    async fn go_to(&mut self, mark: Mark) -> Result<()> {
+        self.last = Some((signed(mark.level), signed(mark.place)));
+        Ok(())
+    }
+
     async fn take(&mut self, found: Found) -> Result<Option<Delivery>> {
         let Found { place: Place(job), envelope } = found;
         let (queue, job) = (self.queue, i64::try_from(job).unwrap_or(i64::MAX));
@@ -60,6 +70,40 @@ impl Walk for SqliteWalk<'_> {
     }
 
     async fn end(self: Box<Self>) {}
+}
+
+/// A number of a mark, as SQLite has it.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The next `count` jobs for a queue that are not due yet, behind a mark; fewer if they are large. First the rows are chosen,
+/// so that no payload is sorted.
+pub(super) fn delayed(
+    reader: &Connection,
+    queue: &str,
+    after: Option<Mark>,
+    count: u16,
+) -> rusqlite::Result<Vec<FoundDelayed>> {
+    let (due, place) = after.map_or((-1, -1), |mark| (signed(mark.level), signed(mark.place)));
+    let columns = row::COLUMNS;
+    let mut select = reader.prepare_cached(&format!(
+        "SELECT due, delayed, {columns} FROM leveret_delayed WHERE delayed IN \
+         (SELECT delayed FROM leveret_delayed WHERE exchange IS NULL AND queue = ?1 AND (due, delayed) > (?2, ?3) \
+         ORDER BY due, delayed LIMIT ?4) ORDER BY due, delayed"
+    ))?;
+    let mut rows = select.query(params![queue, due, place, count])?;
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    while bytes < PAGE_BYTES
+        && let Some(row) = rows.next()?
+    {
+        let (due, number): (i64, i64) = (row.get(0)?, row.get(1)?);
+        let envelope = row::read(row, 2)?;
+        bytes += envelope.payload.len();
+        let mark = Mark { level: due.unsigned_abs(), place: number.unsigned_abs() };
+        found.push(FoundDelayed::new(mark, row::moment(due), envelope));
+    }
+    Ok(found)
 }
 
 /// The level and number of a job, and what it is.

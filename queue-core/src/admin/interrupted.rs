@@ -1,0 +1,96 @@
+//! The error of what an operator does to many dead letters, and that ended midway.
+
+use std::fmt;
+
+use crate::error::{Error, ErrorKind};
+
+/// A replay or a discard ended before its time. What it had done by then stays done, and [`done`](Self::done) says how much
+/// that is; called again, it goes on with what is left.
+///
+/// `?` makes an [`Error`] of it, whose words tell the number, too.
+pub struct Interrupted {
+    done: usize,
+    /// What was done to them, as a participle.
+    deed: &'static str,
+    error: Error,
+}
+
+impl Interrupted {
+    pub(super) fn new(done: usize, deed: &'static str, error: Error) -> Self {
+        Self { done, deed, error }
+    }
+
+    /// How many dead letters were replayed or discarded before the error.
+    pub fn done(&self) -> usize {
+        self.done
+    }
+
+    /// What kind of error ended it: [`Connection`](ErrorKind::Connection) if the broker went away or took nothing for the whole
+    /// publish timeout, [`Topology`](ErrorKind::Topology) if a letter's queue is unknown, missing or full.
+    pub fn kind(&self) -> ErrorKind {
+        self.error.kind()
+    }
+}
+
+/// Before the first letter: nothing was done.
+impl From<Error> for Interrupted {
+    fn from(error: Error) -> Self {
+        Self { done: 0, deed: "handled", error }
+    }
+}
+
+impl From<Interrupted> for Error {
+    fn from(interrupted: Interrupted) -> Self {
+        let words = interrupted.to_string();
+        interrupted.error.reword(|_| words)
+    }
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { done, deed, error } = self;
+        match done {
+            0 => error.fmt(f),
+            1 => write!(f, "{error}; 1 dead letter was {deed} before it"),
+            more => write!(f, "{error}; {more} dead letters were {deed} before it"),
+        }
+    }
+}
+
+/// As that of [`Error`], since a `main` prints it.
+impl fmt::Debug for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return f.write_str(&crate::error::chain(self));
+        }
+        let Self { done, deed, error } = self;
+        f.debug_struct("Interrupted").field("done", done).field("deed", deed).field("error", error).finish()
+    }
+}
+
+impl std::error::Error for Interrupted {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_and_cause_are_said_once_each() {
+        let error = || Error::new(ErrorKind::Connection, "the broker is away").with_source("no route");
+        let one = Interrupted::new(1, "replayed", error());
+        let many = Interrupted::new(7, "discarded", error());
+
+        assert_eq!(format!("{one:?}"), "the broker is away; 1 dead letter was replayed before it: no route");
+        assert_eq!((many.done(), many.kind()), (7, ErrorKind::Connection));
+        let error = Error::from(many);
+        assert_eq!(
+            format!("{error:?}"),
+            "the broker is away; 7 dead letters were discarded before it: no route"
+        );
+        assert_eq!(error.kind(), ErrorKind::Connection);
+    }
+}
