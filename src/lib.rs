@@ -29,7 +29,7 @@
 //! | to | see |
 //! |---|---|
 //! | describe a task and its queue | [`#[task]`](macro@task), every option with its default |
-//! | enqueue, one job or many, later or with a priority | [`Client::enqueue`], [`Client::enqueue_all`], [`Enqueue`] |
+//! | enqueue, one job or many, later or with a priority | [`Client::enqueue`], [`Client::enqueue_all`], [`Job`] |
 //! | enqueue and wait for what the task returns | [`Client::call`] |
 //! | publish events and subscribe to them | [`Event`](derive@Event), [`Client::publish`], [`#[subscriber]`](macro@subscriber) |
 //! | run jobs | [`Worker`]; what is told of each: [`Worker::events`]; what stands around each: [`Worker::layer`] |
@@ -69,7 +69,7 @@
 //! | `memory` | `memory:` | yes |
 //! | `rabbitmq` | `amqp://` and `amqps://` | yes |
 //! | `management` | `bindings = "exact"` on RabbitMQ, by its management API ([`ClientBuilder::management`]) | no |
-//! | `sqlite` | `sqlite:` with SQLite built in, and [`Enqueue::into_sql`]: enqueue in a transaction of your own | no |
+//! | `sqlite` | `sqlite:` with SQLite built in, and [`Job::into_sql`]: enqueue in a transaction of your own | no |
 //! | `sqlite-system` | the same with the system's SQLite | no |
 //! | `schema` | [`asyncapi`]: a document of all tasks, events and queues, with JSON Schemas | no |
 //! | `testing` | [`testing`]: unit tests of tasks, with a clock that the test moves | no |

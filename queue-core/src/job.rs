@@ -94,7 +94,7 @@ impl<T: Task> Job<T> {
     /// If the job cannot be encoded, or is too large.
     #[cfg(feature = "sqlite-system")]
     pub fn into_sql(self) -> Result<SqlInsert, EnqueueError> {
-        Ok(SqlInsert::new(&Sealer::without_client(&Clock::system()).job(&self.payload, self.options)?))
+        Ok(SqlInsert::of_job(&Sealer::without_client(&Clock::system()).job(&self.payload, self.options)?))
     }
 
     /// Says which feature it takes.

@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use crate::broker::Publish;
+#[cfg(feature = "sqlite-system")]
+use crate::broker::sqlite::SqlInsert;
 use crate::client::Client;
 use crate::envelope::{Envelope, HeaderValue, JobId};
 use crate::error::{EventError, PublishError};
@@ -115,6 +117,20 @@ impl<E: Event> PublishEvent<E> {
     pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
         self.0.message().options.headers.insert(name, value);
         self
+    }
+}
+
+#[cfg(feature = "sqlite-system")]
+impl<E: Event> PublishEvent<E> {
+    /// The event as a row to insert in a transaction of your own: it is published if, and only if, that commits. See
+    /// [`SqlInsert`], and [`SqlInsert::event`] for a program that has no client. That nobody listens is no error then,
+    /// whatever [`must_route`](Self::must_route) says.
+    ///
+    /// # Errors
+    /// If the event cannot be encoded or is too large, or its fields make no routing key.
+    pub fn into_sql(self) -> Result<SqlInsert, EventError> {
+        let Occurrence { client, event, options, .. } = self.0.into_message();
+        Ok(SqlInsert::of_event(&client.sealer().event(&event, options)?))
     }
 }
 

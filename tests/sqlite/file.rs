@@ -123,16 +123,28 @@ async fn older_tables_are_brought_up_to_date_with_what_is_in_them() {
             older.execute_batch(&format!("ALTER TABLE {table} DROP COLUMN {column}")).unwrap();
         }
     }
-    older.execute_batch("UPDATE leveret_meta SET schema = 1").unwrap();
+    older
+        .execute_batch(
+            "DROP INDEX leveret_outbox_jobs;
+             DROP INDEX leveret_outbox_events;
+             ALTER TABLE leveret_outbox DROP COLUMN exchange;
+             ALTER TABLE leveret_outbox DROP COLUMN routing_key;
+             CREATE INDEX leveret_outbox_waiting ON leveret_outbox (queue) WHERE refused IS NULL;
+             INSERT INTO leveret_outbox (queue, id, payload) VALUES ('jobs', 'inserted', 'inserted');
+             UPDATE leveret_meta SET schema = 1;",
+        )
+        .unwrap();
     drop(older);
 
     let client = database.client("").await;
 
+    let mut consumer = client.broker().consume(ConsumeOptions::new("jobs").prefetch(3)).await.unwrap();
+    let (old, inserted) = (next(&mut consumer).await, next(&mut consumer).await);
+    assert_eq!(&*inserted.envelope.payload, b"inserted");
     let mut new = Envelope::new("new");
     new.app_id = Some("billing".to_owned());
     client.broker().publish(Publish::to_queue("jobs", new)).await.unwrap();
-    let mut consumer = client.broker().consume(ConsumeOptions::new("jobs").prefetch(2)).await.unwrap();
-    let (old, new) = (next(&mut consumer).await, next(&mut consumer).await);
+    let new = next(&mut consumer).await;
     assert_eq!((&*old.envelope.payload, old.envelope.app_id.as_deref()), (&b"old"[..], None));
     assert_eq!((&*new.envelope.payload, new.envelope.app_id.as_deref()), (&b"new"[..], Some("billing")));
     client.close().await;

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use leveret::{Client, EnqueueError, Error, Job, Outbox, PublishError, Task, task};
+use leveret::{Client, EnqueueError, Error, Event, Job, Outbox, PublishError, SqlInsert, Task, task};
 use queue_core::broker::{ConsumeOptions, Consumer};
 use queue_core::settlement::Settlement;
-use queue_core::topology::{QueueDecl, Topology};
+use queue_core::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Topology};
 use rusqlite::{Connection, TransactionBehavior, params_from_iter};
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -175,6 +176,115 @@ async fn outbox_relays_to_another_broker_in_order_and_takes_out_what_is_confirme
     let left: i64 =
         application.query_row("SELECT count(*) FROM leveret_outbox", [], |row| row.get(0)).unwrap();
     assert_eq!(left, 0);
+}
+
+/// An account was opened.
+#[derive(Serialize, Deserialize, Event)]
+#[event(exchange = "account.events", kind = "topic", key = "account.opened.{plan}")]
+struct AccountOpened {
+    name: String,
+    plan: String,
+}
+
+fn opened(name: &str, plan: &str) -> AccountOpened {
+    AccountOpened { name: name.to_owned(), plan: plan.to_owned() }
+}
+
+/// Has a queue take the events of those who pay.
+async fn audit(client: &Client) -> Consumer {
+    let topology = Topology::new()
+        .exchange(ExchangeDecl::new("account.events", ExchangeKind::Topic))
+        .queue(QueueDecl::new("audit"))
+        .binding(BindingDecl::new("account.events", "audit", "account.opened.paid"));
+    client.declare(&topology).await.unwrap();
+    client.broker().consume(ConsumeOptions::new("audit").prefetch(10)).await.unwrap()
+}
+
+fn insert(connection: &Connection, message: &SqlInsert) {
+    connection.execute(message.sql(), params_from_iter(message.params())).unwrap();
+}
+
+#[tokio::test]
+async fn event_is_published_if_and_only_if_the_transaction_commits() {
+    let database = Database::new();
+    let client = database.client("").await;
+    let mut application = application(&database);
+    let mut audit = audit(&client).await;
+
+    let undone = application.transaction().unwrap();
+    insert(&undone, &SqlInsert::event(&opened("Bob", "paid")).unwrap());
+    undone.rollback().unwrap();
+    let done = application.transaction().unwrap();
+    insert(&done, &SqlInsert::event(&opened("Eve", "free")).unwrap());
+    let ada = client.publish(opened("Ada", "paid")).id("ada").header("tenant", "blue");
+    insert(&done, &ada.into_sql().unwrap());
+    let grace = SqlInsert::event(&opened("Grace", "paid")).unwrap();
+    insert(&done, &grace);
+    done.commit().unwrap();
+
+    let first = next(&mut audit).await;
+    assert_eq!(text(&first), r#"{"name":"Ada","plan":"paid"}"#);
+    let envelope = &first.envelope;
+    assert_eq!((envelope.id.as_str(), envelope.task.as_deref()), ("ada", Some("AccountOpened")));
+    assert_eq!(envelope.content_type.as_deref(), Some("application/json"));
+    assert_eq!(envelope.headers.get("tenant"), Some(&"blue".into()));
+    assert!(envelope.enqueued_at.is_some());
+    let second = next(&mut audit).await;
+    assert_eq!(text(&second), r#"{"name":"Grace","plan":"paid"}"#);
+    assert_eq!(second.envelope.id, *grace.id());
+    client.close().await;
+    // What nobody listens to is no message that waits.
+    assert_eq!(left(&application), 0);
+}
+
+#[tokio::test]
+async fn inserted_events_wait_for_their_exchange_and_hold_up_no_job() {
+    let database = Database::new();
+    let client = database.client("").await;
+    client.declare_queue(Welcome::queue()).await.unwrap();
+    let application = application(&database);
+    let mut consumer = consume(&client).await;
+
+    for n in 0..20 {
+        insert(&application, &SqlInsert::event(&opened(&n.to_string(), "paid")).unwrap());
+    }
+    sign_up(&application, &client, "Ada");
+    assert_eq!(text(&next(&mut consumer).await), r#"{"name":"Ada"}"#);
+    assert_eq!(left(&application), 20);
+
+    // The queue is bound in the same step in which the exchange comes to be.
+    let mut audit = audit(&client).await;
+    for n in 0..20 {
+        let delivery = next(&mut audit).await;
+        assert_eq!(text(&delivery), format!(r#"{{"name":"{n}","plan":"paid"}}"#));
+        delivery.settle(Settlement::Ack).await.unwrap();
+    }
+    client.close().await;
+    assert_eq!(left(&application), 0);
+}
+
+#[tokio::test]
+async fn outbox_relays_events_in_order_and_jobs_beside_them() {
+    let database = Database::new();
+    let relaying = Relaying::start(&database).await;
+    let application = application(&database);
+    let mut consumer = consume(&relaying.broker).await;
+
+    for n in 0..30 {
+        insert(&application, &SqlInsert::event(&opened(&n.to_string(), "paid")).unwrap());
+    }
+    insert(&application, &Job::new(job("Ada")).into_sql().unwrap());
+    // The exchange is missing, which holds up events alone.
+    assert_eq!(text(&next(&mut consumer).await), r#"{"name":"Ada"}"#);
+    let mut audit = audit(&relaying.broker).await;
+
+    for n in 0..30 {
+        let delivery = next(&mut audit).await;
+        assert_eq!(text(&delivery), format!(r#"{{"name":"{n}","plan":"paid"}}"#));
+        delivery.settle(Settlement::Ack).await.unwrap();
+    }
+    relaying.stop().await;
+    assert_eq!(left(&application), 0);
 }
 
 /// A relay to a broker in memory, until it is stopped.

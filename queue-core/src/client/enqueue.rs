@@ -93,7 +93,7 @@ impl<T: Task> Enqueue<T> {
     #[cfg(feature = "sqlite-system")]
     pub fn into_sql(self) -> Result<SqlInsert, EnqueueError> {
         let Outgoing { client, job: Job { payload, options } } = self.0.into_message();
-        Ok(SqlInsert::new(&client.sealer().job(&payload, options)?))
+        Ok(SqlInsert::of_job(&client.sealer().job(&payload, options)?))
     }
 
     /// Says which feature it takes.

@@ -1,18 +1,31 @@
-//! A job as a row of `leveret_outbox`, which a program inserts in a transaction of its own.
+//! A job or event as a row of `leveret_outbox`, which a program inserts in a transaction of its own.
 
 use std::fmt;
 
 use super::headers;
 use super::row::{micros, micros_after};
 use crate::broker::Publish;
-use crate::envelope::JobId;
+use crate::clock::Clock;
+use crate::envelope::{Envelope, JobId};
+use crate::error::EventError;
+use crate::event::Event;
+use crate::seal::{Options, Sealer};
 
-/// A job to be enqueued in a transaction of your own, on an SQLite database that Leveret has open or relays from: made
-/// by [`Enqueue::into_sql`](crate::client::Enqueue::into_sql), executed by whatever library you use.
+const INSERT_JOB: &str = "INSERT INTO leveret_outbox \
+    (queue, due, id, task, payload, encoding, content_type, priority, enqueued_at, headers) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+const INSERT_EVENT: &str = "INSERT INTO leveret_outbox \
+    (exchange, routing_key, id, task, payload, encoding, content_type, priority, enqueued_at, headers, queue) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, '')";
+
+/// A job to be enqueued, or an event to be published, in a transaction of your own, on an SQLite database that Leveret has
+/// open or relays from. [`Job::into_sql`](crate::job::Job::into_sql) and [`event`](Self::event) make it, and the library
+/// of your choice executes it.
 ///
-/// The job is there if, and only if, your transaction commits, and is as durable as that. A client that has the file
+/// The message is there if, and only if, your transaction commits, and is as durable as that. A client that has the file
 /// open as its broker (`sqlite:app.db`) puts it into its queue within some 20 ms; on RabbitMQ an
-/// [`Outbox`](super::Outbox) does. A queue that nobody has declared yet, or that is full, is waited for. A row that no
+/// [`Outbox`](super::Outbox) does. A message waits for a queue that is full, and for a queue or exchange that has not been
+/// declared yet: a worker or subscriber declares it, or a client that enqueues or publishes the same type. A row that no
 /// broker can ever take, because somebody wrote it by hand, is set aside: it stays in `leveret_outbox` with the reason in
 /// its column `refused`, which is logged as an error, and holds up nothing. Put it right and set `refused` to NULL, or
 /// delete it.
@@ -20,9 +33,9 @@ use crate::envelope::JobId;
 /// The parameters are texts or NULL, so that every library can bind them:
 ///
 /// ```
-/// # use queue_core::{client::Client, error::BoxError, task::Task};
-/// # fn f<T: Task>(client: &Client, welcome: T, database: &mut rusqlite::Connection) -> Result<(), BoxError> {
-/// let job = client.enqueue(welcome).into_sql()?;
+/// # use queue_core::{error::BoxError, job::Job, task::Task};
+/// # fn f<T: Task>(welcome: T, database: &mut rusqlite::Connection) -> Result<(), BoxError> {
+/// let job = Job::new(welcome).into_sql()?;
 /// let transaction = database.transaction()?;
 /// transaction.execute("INSERT INTO account (name) VALUES ('Ada')", [])?;
 /// transaction.execute(job.sql(), rusqlite::params_from_iter(job.params()))?;
@@ -32,8 +45,9 @@ use crate::envelope::JobId;
 ///
 /// With sqlx: `job.params().into_iter().fold(sqlx::query(job.sql()), |query, value| query.bind(value))`.
 #[derive(Clone)]
-#[must_use = "nothing is enqueued until it is inserted"]
+#[must_use = "nothing is sent until it is inserted"]
 pub struct SqlInsert {
+    sql: &'static str,
     id: JobId,
     params: [Option<String>; SqlInsert::PARAMS],
 }
@@ -49,12 +63,45 @@ impl SqlInsert {
     /// How many parameters the statement has.
     pub const PARAMS: usize = 10;
 
-    pub(crate) fn new(publish: &Publish) -> Self {
-        let envelope = &publish.envelope;
+    /// An event to be published when your transaction commits. It takes no client, as
+    /// [`Job::into_sql`](crate::job::Job::into_sql); [`PublishEvent::into_sql`](crate::publish::PublishEvent::into_sql)
+    /// takes one, and sets headers and an id.
+    ///
+    /// ```
+    /// # use queue_core::{broker::sqlite::SqlInsert, error::BoxError, event::Event};
+    /// # fn f<E: Event>(account_opened: E, database: &mut rusqlite::Connection) -> Result<(), BoxError> {
+    /// let event = SqlInsert::event(&account_opened)?;
+    /// let transaction = database.transaction()?;
+    /// transaction.execute("INSERT INTO account (name) VALUES ('Ada')", [])?;
+    /// transaction.execute(event.sql(), rusqlite::params_from_iter(event.params()))?;
+    /// transaction.commit()?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// If the event cannot be encoded or is too large, or its fields make no routing key.
+    pub fn event<E: Event>(event: &E) -> Result<Self, EventError> {
+        let clock = Clock::system();
+        Ok(Self::of_event(&Sealer::without_client(&clock).event(event, Options::default())?))
+    }
+
+    /// A job's, which goes to a queue.
+    pub(crate) fn of_job(publish: &Publish) -> Self {
+        let due = publish.not_before.map(|due| micros_after(due).to_string());
+        Self::new(INSERT_JOB, publish.route.routing_key.clone().into_owned(), due, &publish.envelope)
+    }
+
+    /// An event's, which goes to an exchange.
+    pub(crate) fn of_event(publish: &Publish) -> Self {
+        let key = publish.route.routing_key.clone().into_owned();
+        Self::new(INSERT_EVENT, publish.route.exchange.clone().into_owned(), Some(key), &publish.envelope)
+    }
+
+    fn new(sql: &'static str, target: String, second: Option<String>, envelope: &Envelope) -> Self {
         let text = std::str::from_utf8(&envelope.payload);
         let params = [
-            Some(publish.route.routing_key.clone().into_owned()),
-            publish.not_before.map(|due| micros_after(due).to_string()),
+            Some(target),
+            second,
             Some(envelope.id.as_str().to_owned()),
             envelope.task.clone(),
             Some(text.map_or_else(|_| headers::hex(&envelope.payload), str::to_owned)),
@@ -64,14 +111,12 @@ impl SqlInsert {
             envelope.enqueued_at.map(|at| micros(at).to_string()),
             headers::write(&envelope.headers),
         ];
-        Self { id: envelope.id.clone(), params }
+        Self { sql, id: envelope.id.clone(), params }
     }
 
     /// The statement, with parameters `?1` to `?10`. Columns that hold numbers make numbers of texts.
     pub fn sql(&self) -> &'static str {
-        "INSERT INTO leveret_outbox \
-         (queue, due, id, task, payload, encoding, content_type, priority, enqueued_at, headers) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+        self.sql
     }
 
     /// What is to be bound, in this order.
@@ -79,7 +124,7 @@ impl SqlInsert {
         self.params.each_ref().map(Option::as_deref)
     }
 
-    /// The job's id.
+    /// The id of the job or event.
     pub fn id(&self) -> &JobId {
         &self.id
     }

@@ -1,4 +1,4 @@
-//! Takes jobs that were inserted by SQL into the queues of this file: a step in each transaction, so that no command
+//! Takes jobs and events that were inserted by SQL into the queues of this file: a step in each transaction, so that no command
 //! waits long for a bulk insert, and none for rows that no queue can take.
 
 use std::time::SystemTime;
@@ -22,7 +22,7 @@ impl State {
         }
         let mut left = STEP;
         while left > 0 {
-            let Some(target) = outbox::next_queue(&self.connection, self.intake.at.as_ref())? else {
+            let Some(target) = outbox::next_target(&self.connection, self.intake.at.as_ref())? else {
                 let is_to_be_repeated = self.end_walk();
                 if is_to_be_repeated && left == STEP {
                     continue;
@@ -47,7 +47,7 @@ impl State {
         let now = self.setup.clock.now();
         let mut at = None;
         for _ in 0..STEP {
-            match outbox::next_queue(&self.connection, at.as_ref())? {
+            match outbox::next_target(&self.connection, at.as_ref())? {
                 None => return Ok(false),
                 Some(target) if self.is_waiting(&target, now) => at = Some(target),
                 Some(_) => return Ok(true),
@@ -67,7 +67,8 @@ impl State {
     }
 
     fn is_declared(&self, target: &Target) -> bool {
-        target.name().is_some_and(|name| self.names.contains_key(name))
+        target.queue().is_some_and(|name| self.names.contains_key(name))
+            || target.exchange().is_some_and(|name| self.exchanges.get(name).is_some())
     }
 
     /// Takes at most `limit` rows for a queue, and says how many it has looked at.
@@ -87,9 +88,10 @@ impl State {
             if !self.is_declared(target) {
                 if self.wait_for(target, None) {
                     tracing::warn!(
-                        queue = %target,
-                        job = publish.message.envelope.id.as_str(),
-                        "a job inserted by SQL waits for its queue to be declared"
+                        queue = target.queue(),
+                        exchange = target.exchange(),
+                        id = publish.message.envelope.id.as_str(),
+                        "a message inserted by SQL waits for its queue or exchange to be declared"
                     );
                 }
                 return Ok(looked_at);
@@ -100,7 +102,7 @@ impl State {
                     self.refuse_entry(target, number, &error.to_string())?;
                 }
                 Err(error) => {
-                    tracing::debug!(queue = %target, %error, "a job inserted by SQL waits");
+                    tracing::debug!(%target, %error, "a message inserted by SQL waits");
                     self.wait_for(target, Some(micros_after(self.now + AGAIN)));
                     return Ok(looked_at);
                 }

@@ -1,4 +1,4 @@
-//! Relays jobs that were inserted by SQL to another broker: the transactional outbox.
+//! Relays jobs and events that were inserted by SQL to another broker: the transactional outbox.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -21,13 +21,13 @@ use crate::error::{Error, ErrorKind, PublishError, Result, chain};
 
 /// How often a relay looks for new rows.
 const POLL: Duration = Duration::from_millis(20);
-/// How many queues are sent to at once, so that their rows take a bounded amount of memory.
+/// How many queues and exchanges are sent to at once, so that their rows take a bounded amount of memory.
 const QUEUES: usize = 64;
 
-/// Relays jobs that were inserted by SQL into a database of yours to the broker that works them, such as RabbitMQ: the
+/// Relays jobs and events that were inserted by SQL into a database of yours to another broker, such as RabbitMQ: the
 /// transactional outbox. Made from the database's URL; see [`SqlInsert`](super::SqlInsert) for how jobs get in.
 ///
-/// In order for each queue, each confirmed by the broker before it is taken out: a crash in between sends it twice,
+/// In order for each queue and each exchange, each confirmed by the broker before it is taken out: a crash in between sends it twice,
 /// under one job id, never not at all. One relay works at a time, however many run. A client must not have the same
 /// file open as its broker, which would take the jobs itself.
 #[derive(Debug)]
@@ -79,8 +79,8 @@ impl Outbox {
     /// # fn main() {}
     /// ```
     ///
-    /// What the broker does not take (away, full, no such queue) stays, is tried again each second, and holds up
-    /// nothing but its own queue. What no broker can ever take (a name that is too long, a payload above the broker's
+    /// What the broker does not take (away, full, no such queue or exchange) stays, is tried again each second, and holds
+    /// up nothing but its own queue or exchange. What no broker can ever take (a name that is too long, a payload above the broker's
     /// limit) is set aside: it stays in `leveret_outbox` with the reason in `refused`, which is logged as an error, and
     /// holds up nothing. Put it right and set `refused` to NULL, or delete it. A file that another program has locked
     /// for longer than the client's publish timeout is a warning, and tried again each second; so are a full disk, and a
@@ -261,9 +261,14 @@ impl Relay {
             }
             let error = chain(&error);
             if self.stuck.insert(target.clone(), Instant::now() + AGAIN).is_none() {
-                tracing::warn!(queue = %target, error, "jobs inserted by SQL wait: the broker did not take them");
+                tracing::warn!(
+                    queue = target.queue(),
+                    exchange = target.exchange(),
+                    error,
+                    "messages inserted by SQL wait: the broker did not take them"
+                );
             } else {
-                tracing::debug!(queue = %target, error, "jobs inserted by SQL still wait");
+                tracing::debug!(%target, error, "messages inserted by SQL still wait");
             }
         }
         Ok(true)
@@ -369,7 +374,7 @@ fn find(
     let version = schema::pragma(connection, "data_version")?;
     let mut batches = Vec::new();
     while batches.len() < room {
-        let Some(target) = outbox::next_queue(connection, at.as_ref())? else {
+        let Some(target) = outbox::next_target(connection, at.as_ref())? else {
             at = None;
             break;
         };
@@ -455,7 +460,7 @@ impl Database {
             Err(moved) => return Err(Fault::from(&moved).error()),
         };
         if self.waits.as_ref() != Some(&words) {
-            tracing::warn!("jobs inserted by SQL wait: {words}");
+            tracing::warn!("messages inserted by SQL wait: {words}");
         }
         self.waits = Some(words);
         Ok(None)

@@ -9,7 +9,7 @@ use super::fault::{self, Trouble};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The version of the tables that this program writes.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 /// `Lvrt`: the file was made by us. One that has another program's mark is refused; one without a mark is shared with
 /// the tables of an application, and so is one of ours that an application has given its own mark.
 const APPLICATION_ID: i64 = 0x4c76_7274;
@@ -27,6 +27,13 @@ const STEPS: [&str; VERSION as usize - 1] = ["
     ALTER TABLE leveret_reply ADD COLUMN app_id TEXT;
     ALTER TABLE leveret_reply ADD COLUMN cluster_id TEXT;
     UPDATE leveret_meta SET schema = 2;
+", "
+    ALTER TABLE leveret_outbox ADD COLUMN exchange TEXT;
+    ALTER TABLE leveret_outbox ADD COLUMN routing_key TEXT;
+    DROP INDEX leveret_outbox_waiting;
+    CREATE INDEX leveret_outbox_jobs ON leveret_outbox (queue) WHERE refused IS NULL AND exchange IS NULL;
+    CREATE INDEX leveret_outbox_events ON leveret_outbox (exchange) WHERE refused IS NULL AND exchange IS NOT NULL;
+    UPDATE leveret_meta SET schema = 3;
 "];
 /// How many bytes of a log are kept to be written over.
 const LOG_LIMIT: u64 = 32 << 20;

@@ -9,7 +9,7 @@ CREATE TABLE leveret_meta (
     sequence INTEGER NOT NULL,  -- the last number given to a client, consumer, queue or job; none is given twice
     topology INTEGER NOT NULL   -- counts changes to exchanges, queues and bindings
 );
-INSERT INTO leveret_meta VALUES (1, 2, 0, 0);
+INSERT INTO leveret_meta VALUES (1, 3, 0, 0);
 
 -- Programs that have the file open.
 CREATE TABLE leveret_client (
@@ -143,10 +143,11 @@ CREATE TABLE leveret_reply (
     cluster_id     TEXT
 );
 
--- Jobs that a program enqueued in a transaction of its own, until a client of this file puts them into their queues.
+-- Jobs and events of a program that wrote them in a transaction of its own, until a client of this file puts them into
+-- their queues.
 CREATE TABLE leveret_outbox (
     entry        INTEGER PRIMARY KEY AUTOINCREMENT,
-    queue        TEXT NOT NULL,
+    queue        TEXT NOT NULL,     -- a job's; empty for an event
     due          INTEGER,           -- not before; NULL is at once
     id           TEXT NOT NULL,
     task         TEXT,
@@ -156,7 +157,10 @@ CREATE TABLE leveret_outbox (
     priority     INTEGER,
     enqueued_at  INTEGER,
     headers      TEXT,
-    refused      TEXT               -- why no broker can ever take it: put it right, and set this to NULL again
+    refused      TEXT,              -- why no broker can ever take it: put it right, and set this to NULL again
+    exchange     TEXT,              -- an event's; NULL for a job
+    routing_key  TEXT               -- an event's; NULL is an empty one
 );
--- What waits for each queue, past all that waits for others.
-CREATE INDEX leveret_outbox_waiting ON leveret_outbox (queue) WHERE refused IS NULL;
+-- What waits for each queue or exchange, past all that waits for others.
+CREATE INDEX leveret_outbox_jobs ON leveret_outbox (queue) WHERE refused IS NULL AND exchange IS NULL;
+CREATE INDEX leveret_outbox_events ON leveret_outbox (exchange) WHERE refused IS NULL AND exchange IS NOT NULL;
