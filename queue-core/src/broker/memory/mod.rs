@@ -60,7 +60,7 @@ static SHARED: Mutex<Option<HashMap<String, Weak<Shared>>>> = Mutex::new(None);
 /// use std::time::{Duration, SystemTime};
 ///
 /// use queue_core::broker::memory::MemoryBroker;
-/// use queue_core::broker::{Broker, Publish, Settings};
+/// use queue_core::broker::{Broker, Operator, Publish, Settings};
 /// use queue_core::clock::Clock;
 /// use queue_core::envelope::Envelope;
 /// use queue_core::topology::{QueueDecl, Topology};
