@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use queue_core::error::{BoxError, chain};
 use queue_core::event::EventBody;
-use queue_core::format::{DecodeError, Format};
+use queue_core::format::{DecodeError, Format, from_object};
 use queue_core::outcome::{Outcome, ReasonKind};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -96,7 +96,7 @@ impl Call {
             Outcome::dead(ReasonKind::BadMessage, words)
         };
         match upcast(from, older).map_err(|error| bad(chain(&*error.into())))? {
-            payload @ Value::Object(_) => serde_json::from_value(payload)
+            Value::Object(payload) => from_object(payload)
                 .map_err(|error| bad(format!("`upcast` made of it what does not fit: {error}"))),
             _ => Err(bad("`upcast` made of it what is not a JSON object".to_owned())),
         }

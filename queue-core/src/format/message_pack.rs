@@ -9,6 +9,9 @@ use super::checked::{self, MAX_DEPTH};
 use crate::error::BoxError;
 
 mod depth;
+mod map;
+
+pub(super) use map::Map;
 
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, BoxError> {
     let mut body = Vec::with_capacity(128);
@@ -29,14 +32,17 @@ pub(super) fn is_map(body: &[u8]) -> bool {
 }
 
 pub(super) fn decode<T: DeserializeOwned>(mut body: &[u8]) -> Result<T, BoxError> {
-    if depth::is_too_deep(body) {
-        return Err(too_deep());
-    }
+    refuse_depth(body)?;
     let mut deserializer = Deserializer::new(&mut body).with_human_readable();
     deserializer.set_max_depth(MAX_DEPTH);
     let value = T::deserialize(&mut deserializer).map_err(words)?;
     refuse_rest(body)?;
     Ok(value)
+}
+
+/// Refuses what is nested more deeply than readers take.
+pub(super) fn refuse_depth(body: &[u8]) -> Result<(), BoxError> {
+    if depth::is_too_deep(body) { Err(too_deep()) } else { Ok(()) }
 }
 
 fn words(error: Error) -> BoxError {

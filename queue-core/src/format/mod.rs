@@ -12,13 +12,19 @@ use std::fmt;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::BoxError;
 
 mod cbor;
 mod checked;
+mod json;
+mod key;
 mod message_pack;
+mod object;
+mod reader;
+
+use reader::Reader;
 
 /// How a payload is written as bytes. A worker reads all of them, by the message's `content_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -108,24 +114,32 @@ impl Format {
     /// # Errors
     /// If the body is something else, or does not fit `T`.
     pub fn decode<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, DecodeError> {
+        let mut packed = Vec::new();
+        match self.reader(body, &mut packed) {
+            Ok(reader) => read(reader),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What reads a payload. CBOR is packed anew.
+    fn reader<'de>(self, body: &'de [u8], packed: &'de mut Vec<u8>) -> Result<Reader<'de>, DecodeError> {
         match self {
             Self::Json => {
                 let body = without_mark(body);
-                if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
-                    return Err(DecodeError::NotAnObject(self));
+                match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
+                    Some(b'{') => Ok(Reader::json(body)),
+                    _ => Err(DecodeError::NotAnObject(self)),
                 }
-                serde_json::from_slice(body).map_err(misfit)
             }
             Self::MessagePack if !message_pack::is_map(body) => Err(DecodeError::NotAnObject(self)),
-            Self::MessagePack => {
-                message_pack::decode(body).map_err(|error| explain::<T>(message_pack::decode(body), error))
-            }
+            Self::MessagePack => Reader::message_pack(body).map_err(DecodeError::Misfit),
             Self::Cbor => {
                 let tree = cbor::tree(body).map_err(DecodeError::Misfit)?;
                 if !tree.is_map() {
                     return Err(DecodeError::NotAnObject(self));
                 }
-                cbor::from_tree(&tree).map_err(|error| explain::<T>(Ok(tree), error))
+                *packed = message_pack::encode_unchecked(&tree).map_err(DecodeError::Misfit)?;
+                Reader::message_pack(packed).map_err(DecodeError::Misfit)
             }
         }
     }
@@ -163,11 +177,29 @@ fn without_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
-/// Why a body did not fit `T`, in serde's words: "expected u32", where MessagePack's crate says "wrong marker".
-fn explain<T: DeserializeOwned>(tree: Result<ciborium::Value, BoxError>, error: BoxError) -> DecodeError {
-    match tree.map(|tree| serde_json::from_value::<T>(cbor::to_json(tree))) {
-        Ok(Err(words)) => misfit(words),
-        _ => DecodeError::Misfit(error),
+/// Reads a JSON object as a payload: what an `upcast` made.
+///
+/// # Errors
+/// If it does not fit.
+#[doc(hidden)]
+pub fn from_object<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, DecodeError> {
+    read(Reader::object(object))
+}
+
+/// All that is compiled for each payload.
+fn read<T: DeserializeOwned>(mut reader: Reader<'_>) -> Result<T, DecodeError> {
+    loop {
+        let error = match T::deserialize(&mut reader) {
+            Ok(payload) => match reader.end() {
+                Ok(()) => return Ok(payload),
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        reader = match reader.explaining(error) {
+            Ok(reader) => reader,
+            Err(words) => return Err(DecodeError::Misfit(words)),
+        };
     }
 }
 

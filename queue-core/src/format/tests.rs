@@ -494,6 +494,142 @@ fn refusals_are_in_words() {
     }
 }
 
+#[test]
+fn binary_formats_may_name_fields_by_number_and_by_bytes() {
+    for body in [&b"\x81\x00\x0a"[..], b"\x81\xcc\x00\x0a", b"\x81\xc4\x05price\x0a"] {
+        assert_eq!(Format::MessagePack.decode::<Price>(body).unwrap(), Price { price: 10.0 });
+    }
+    assert_eq!(Format::Cbor.decode::<Price>(b"\xa1\x00\x0a").unwrap(), Price { price: 10.0 });
+    assert_eq!(Format::Cbor.decode::<Price>(b"\xa1\x45price\x0a").unwrap(), Price { price: 10.0 });
+}
+
+#[test]
+fn binary_formats_carry_what_json_cannot() {
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Numbers {
+        big: u128,
+        small: i128,
+        maybe: Option<u128>,
+        rates: BTreeMap<u64, bool>,
+    }
+    let numbers =
+        Numbers { big: u128::MAX, small: i128::MIN, maybe: Some(1 << 100), rates: [(u64::MAX, true)].into() };
+
+    for format in ALL {
+        assert_eq!(
+            format.decode::<Numbers>(&format.encode(&numbers).unwrap()).unwrap(),
+            numbers,
+            "{format:?}"
+        );
+    }
+    // Infinity, as other programs write it.
+    let infinite = Price { price: f64::INFINITY };
+    assert_eq!(
+        Format::MessagePack.decode::<Price>(b"\x81\xa5price\xcb\x7f\xf0\0\0\0\0\0\0").unwrap(),
+        infinite
+    );
+    assert_eq!(Format::Cbor.decode::<Price>(b"\xa1\x65price\xf9\x7c\x00").unwrap(), infinite);
+}
+
+/// A payload that is no struct to serde is read by the format's own deserializer.
+#[test]
+fn payloads_may_be_enums_wrappers_and_flat() {
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    enum Either {
+        Left { price: f64 },
+        Right(u8),
+    }
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Wrapper(Price);
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(tag = "kind")]
+    enum Tagged {
+        Sale { price: f64 },
+    }
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Flat {
+        name: String,
+        #[serde(flatten)]
+        price: Price,
+    }
+    fn comes_back<T: Serialize + DeserializeOwned + PartialEq + fmt::Debug>(value: T) {
+        for format in ALL {
+            assert_eq!(format.decode::<T>(&format.encode(&value).unwrap()).unwrap(), value, "{format:?}");
+        }
+    }
+
+    comes_back(Either::Left { price: 1.0 });
+    comes_back(Either::Right(7));
+    comes_back(Wrapper(Price { price: 1.0 }));
+    comes_back(Tagged::Sale { price: 1.0 });
+    comes_back(Flat { name: "x".into(), price: Price { price: 1.0 } });
+    comes_back(Some(Price { price: 1.0 }));
+    comes_back(BTreeMap::from([("x".to_owned(), 1)]));
+    comes_back(json!({"x": [1, {"y": null}]}));
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Strict {
+    name: String,
+    price: Option<f64>,
+    kind: Kind,
+}
+
+fn strict() -> Strict {
+    Strict { name: "a \"b\" \u{1f600}".into(), price: Some(1.5), kind: Kind::Gift { wrap: false } }
+}
+
+/// What serde_json would say, and of which place.
+fn by_serde_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(body).map_err(|error| error.to_string())
+}
+
+fn by_us<T: DeserializeOwned>(format: Format, body: &[u8]) -> Result<T, String> {
+    format.decode(body).map_err(|error| error.to_string())
+}
+
+#[test]
+fn json_is_refused_in_serde_jsons_words_and_at_its_place() {
+    for body in [
+        "{",
+        "{ ",
+        "{}",
+        "{\n}",
+        "{,}",
+        "{1:1}",
+        "{\"name\"",
+        "{\"name\" ",
+        "{\"name\":",
+        "{\"name\" 1}",
+        "{\"name\":}",
+        "{\"name\":\n\n  7}",
+        "{\n\"name\": \"x\",\n}",
+        "{\"name\":\"x\" \"kind\"}",
+        "{\"name\":\"x\",",
+        "{\"name\":\"x\",1}",
+        "{\"name\":\"x\",\"name\":\"y\"}",
+        "{\"nam\":\"x\"\n}",
+        "{\"name\":\"x\"} ",
+        "{\"name\":\"x\"} x",
+        "{\"name\":\"x\",\"kind\":\"Plain\"} \nx",
+        "{\"name\":\"x\",\"kind\":\"Plain\"]",
+        "{\"kind\":\"Plai\"}",
+        "{\"n\\u0061me\":\"x\",\"kind\":\"Plain\"}",
+        "{\"n\\uD800\":1}",
+        "{\"n\n\":1}",
+        "{\"name",
+        "{\"name\":\"x",
+        "{\"price\":1e999}",
+        "{\"kind\":{\"Gift\":{\"wrap\":\n1}}}",
+        "\n {\"price\":\n[}",
+    ] {
+        let body = body.as_bytes();
+        assert_eq!(by_us::<Strict>(Format::Json, body), by_serde_json(body), "{}", body.escape_ascii());
+        assert_eq!(by_us::<Price>(Format::Json, body), by_serde_json(body), "{}", body.escape_ascii());
+    }
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -518,6 +654,32 @@ proptest! {
         for format in BINARY {
             prop_assert_eq!(format.to_json(&format.encode(&value).unwrap()).unwrap(), value.clone());
         }
+    }
+
+    #[test]
+    fn damaged_json_is_read_or_refused_as_by_serde_json(
+        at in any::<prop::sample::Index>(),
+        cut in 0..3_usize,
+        put in "[{}\\[\\]\",:\\\\ \n1naé-]{0,2}",
+    ) {
+        let mut body = serde_json::to_vec_pretty(&strict()).unwrap();
+        let at = 1 + at.index(body.len() - 1);
+        body.splice(at..(at + cut).min(body.len()), put.bytes());
+        prop_assert_eq!(by_us::<Strict>(Format::Json, &body), by_serde_json(&body));
+        prop_assert_eq!(by_us::<Price>(Format::Json, &body), by_serde_json(&body));
+    }
+
+    #[test]
+    fn damaged_message_pack_is_read_as_by_its_crate(
+        at in any::<prop::sample::Index>(),
+        cut in 0..3_usize,
+        put in prop::collection::vec(any::<u8>(), 0..3),
+    ) {
+        let mut body = Format::MessagePack.encode(&strict()).unwrap();
+        let at = 1 + at.index(body.len() - 1);
+        body.splice(at..(at + cut).min(body.len()), put);
+        prop_assert_eq!(by_us::<Strict>(Format::MessagePack, &body).ok(), message_pack::decode(&body).ok());
+        prop_assert_eq!(by_us::<Price>(Format::MessagePack, &body).ok(), message_pack::decode(&body).ok());
     }
 
     #[test]
