@@ -24,9 +24,12 @@ pub use crate::{__describe as describe, __shape_of as shape_of};
 #[cfg(feature = "schema")]
 pub use {inventory, schemars};
 
+use std::sync::LazyLock;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::error::BoxError;
 use crate::outcome::{Failure, ReasonKind, Verdict};
 
 /// What a by-value parameter of a task must be. Checked before serde's derives, whose words would lead to deriving
@@ -42,6 +45,12 @@ pub trait PayloadField {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned> PayloadField for T {}
 
+/// How the jobs of a task are run that has no options of its own.
+pub fn default_options() -> &'static TaskOptions {
+    static DEFAULT: LazyLock<TaskOptions> = LazyLock::new(TaskOptions::default);
+    &DEFAULT
+}
+
 /// Compiles where `T` can be a field of a payload.
 pub const fn check_field<T: PayloadField>() {}
 
@@ -52,16 +61,25 @@ pub fn outcome<T: Task, R: IntoOutcome<Output = T::Output>>(
     is_permanent: bool,
     reply: Option<Format>,
 ) -> Outcome {
+    outcome_of(T::NAME, result, is_permanent, reply)
+}
+
+/// Not generic over the task, so that it is compiled once for each type that tasks return.
+fn outcome_of<R: IntoOutcome>(task: &str, result: R, is_permanent: bool, reply: Option<Format>) -> Outcome {
     match (result.into_result(), reply) {
-        (Ok(result), Some(format)) => match format.encode(&result) {
-            Ok(reply) => Outcome::Reply(reply.into()),
-            Err(error) => {
-                let words = format!("the reply of task `{}` could not be encoded: {error}", T::NAME);
-                Outcome::dead(ReasonKind::Permanent, words)
-            }
-        },
+        (Ok(result), Some(format)) => replied(task, format.encode(&result)),
         (Ok(_), None) => Outcome::Success,
         (Err(failure), _) => failed(failure, is_permanent),
+    }
+}
+
+fn replied(task: &str, reply: Result<Vec<u8>, BoxError>) -> Outcome {
+    match reply {
+        Ok(reply) => Outcome::Reply(reply.into()),
+        Err(error) => {
+            let words = format!("the reply of task `{task}` could not be encoded: {error}");
+            Outcome::dead(ReasonKind::Permanent, words)
+        }
     }
 }
 

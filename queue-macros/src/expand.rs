@@ -115,7 +115,15 @@ fn task(model: &Model) -> TokenStream {
     let conditions = function.conditions();
     let allowances = allowances(model);
     let queue = queue(attribute, private);
-    let options = options(attribute, private);
+    let options = match changed_options(attribute, private) {
+        Some(options) => quote! {
+            static OPTIONS: ::std::sync::LazyLock<#private::TaskOptions> =
+                ::std::sync::LazyLock::new(|| #options);
+            &OPTIONS
+        },
+        // A static and a closure less to compile, for most tasks.
+        None => quote!(#private::default_options()),
+    };
     let reply = reply(model);
     quote! {
         #(#conditions)*
@@ -133,9 +141,7 @@ fn task(model: &Model) -> TokenStream {
             }
 
             fn options() -> &'static #private::TaskOptions {
-                static OPTIONS: ::std::sync::LazyLock<#private::TaskOptions> =
-                    ::std::sync::LazyLock::new(|| #options);
-                &OPTIONS
+                #options
             }
         }
     }
@@ -198,6 +204,12 @@ pub(crate) fn queue(attribute: &Attribute, private: &TokenStream) -> TokenStream
 
 /// How jobs are run: the defaults, and each option that was written.
 pub(crate) fn options(attribute: &Attribute, private: &TokenStream) -> TokenStream {
+    changed_options(attribute, private)
+        .unwrap_or_else(|| quote!(<#private::TaskOptions as ::core::default::Default>::default()))
+}
+
+/// The same, if an option was written.
+fn changed_options(attribute: &Attribute, private: &TokenStream) -> Option<TokenStream> {
     let options = Ident::new("__options", Span::mixed_site());
     let mut changes = TokenStream::new();
     if let Some(Written { value: retries, .. }) = &attribute.retries {
@@ -237,7 +249,7 @@ pub(crate) fn options(attribute: &Attribute, private: &TokenStream) -> TokenStre
         changes.extend(quote!(#options.version = #version;));
     }
     let defaults = quote!(<#private::TaskOptions as ::core::default::Default>::default());
-    if changes.is_empty() { defaults } else { quote!({ let mut #options = #defaults; #changes #options }) }
+    (!changes.is_empty()).then(|| quote!({ let mut #options = #defaults; #changes #options }))
 }
 
 /// What describes the task, in a program that wants to know.

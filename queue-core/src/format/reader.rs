@@ -126,15 +126,15 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        if let Err(error) = self.open() {
-            return Err(error);
-        }
-        match visitor.visit_map(&mut *self) {
-            Ok(value) => match self.close() {
-                Ok(()) => Ok(value),
-                Err(error) => Err(error),
+        match self.open() {
+            Ok(()) => match visitor.visit_map(&mut *self) {
+                Ok(value) => match self.close() {
+                    Ok(()) => Ok(value),
+                    Err(error) => Err(error),
+                },
+                Err(error) => Err(self.place(error)),
             },
-            Err(error) => Err(self.place(error)),
+            Err(error) => Err(error),
         }
     }
 
