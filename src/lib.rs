@@ -78,8 +78,6 @@
 pub use queue_macros::{Event, subscriber, task};
 
 pub use queue_core::admin::{Admin, DeadLetter};
-#[cfg(feature = "sqlite-system")]
-pub use queue_core::broker::sqlite::{CancellationToken, Outbox, SqlInsert};
 pub use queue_core::broker::{BrokerInfo, Health, QueueStats};
 pub use queue_core::call::{CallError, Request};
 pub use queue_core::client::{Client, ClientBuilder, Enqueue, EnqueueAllError, EnqueueResults, Enqueued};
@@ -90,6 +88,8 @@ pub use queue_core::error::{
 pub use queue_core::event::{Event, RawMessage};
 pub use queue_core::format::Format;
 pub use queue_core::job::{IntoJob, Job};
+#[cfg(feature = "sqlite-system")]
+pub use queue_core::outbox::{CancellationToken, Outbox, SqlInsert};
 pub use queue_core::outcome::{Failure, Outcome, ResultExt, TaskError, TaskResult, Verdict};
 pub use queue_core::publish::{Properties, PublishEvent, PublishRaw};
 pub use queue_core::retry::{Backoff, RetryPolicy};

@@ -3,11 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 #[cfg(feature = "sqlite-system")]
-use crate::broker::sqlite::SqlInsert;
-#[cfg(feature = "sqlite-system")]
 use crate::clock::Clock;
 use crate::envelope::{HeaderValue, JobId};
 use crate::error::EnqueueError;
+#[cfg(feature = "sqlite-system")]
+use crate::outbox::SqlInsert;
 #[cfg(feature = "sqlite-system")]
 use crate::seal::Sealer;
 use crate::seal::{Due, Options};

@@ -16,6 +16,8 @@ pub mod error;
 pub mod event;
 pub mod format;
 pub mod job;
+#[cfg(feature = "sqlite-system")]
+pub mod outbox;
 pub mod outcome;
 #[doc(hidden)]
 pub mod private;

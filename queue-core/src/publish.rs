@@ -8,12 +8,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use crate::broker::Publish;
-#[cfg(feature = "sqlite-system")]
-use crate::broker::sqlite::SqlInsert;
 use crate::client::Client;
 use crate::envelope::{Envelope, HeaderValue, JobId};
 use crate::error::{EventError, PublishError};
 use crate::event::Event;
+#[cfg(feature = "sqlite-system")]
+use crate::outbox::SqlInsert;
 use crate::seal::Options;
 use crate::sending::Sending;
 use crate::topology::{ExchangeDecl, Name, Topology};

@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use super::{Client, Enqueued};
 use crate::broker::Publish;
-#[cfg(feature = "sqlite-system")]
-use crate::broker::sqlite::SqlInsert;
 use crate::envelope::{HeaderValue, JobId};
 use crate::error::EnqueueError;
 use crate::job::{IntoJob, Job};
+#[cfg(feature = "sqlite-system")]
+use crate::outbox::SqlInsert;
 use crate::seal::Due;
 use crate::sending::Sending;
 use crate::task::Task;

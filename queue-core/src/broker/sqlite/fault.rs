@@ -10,7 +10,7 @@ use crate::error::{BoxError, Error, ErrorKind, PublishError, chain};
 
 /// What kind of trouble the file is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// Another program has it locked.
     Busy,
     /// There is no room on the disk.
@@ -31,7 +31,7 @@ pub(super) enum Trouble {
     Other,
 }
 
-pub(super) fn trouble(error: &rusqlite::Error) -> Trouble {
+pub(crate) fn trouble(error: &rusqlite::Error) -> Trouble {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Trouble::Busy,
         Some(ErrorCode::DiskFull) => Trouble::Full,
@@ -45,7 +45,7 @@ pub(super) fn trouble(error: &rusqlite::Error) -> Trouble {
 }
 
 /// What is the matter with the file, and the remedy.
-pub(super) fn words(path: &Path, trouble: Trouble) -> String {
+pub(crate) fn words(path: &Path, trouble: Trouble) -> String {
     let path = path.display();
     match trouble {
         Trouble::Busy => {
@@ -86,14 +86,14 @@ pub(super) fn kind(trouble: Trouble) -> ErrorKind {
 }
 
 /// The error of an administrative call.
-pub(super) fn error(path: &Path, fault: rusqlite::Error) -> Error {
+pub(crate) fn error(path: &Path, fault: rusqlite::Error) -> Error {
     let trouble = trouble(&fault);
     Error::new(kind(trouble), words(path, trouble)).with_source(fault)
 }
 
 /// Why a transaction was not carried out. Nothing of it was kept.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     pub(super) trouble: Trouble,
     /// What is the matter, and the remedy. The same words as long as the matter is the same.
     pub(super) words: String,
@@ -116,7 +116,7 @@ impl Fault {
     }
 
     /// The error of an administrative call.
-    pub(super) fn error(&self) -> Error {
+    pub(crate) fn error(&self) -> Error {
         Error::new(kind(self.trouble), self.in_full())
     }
 

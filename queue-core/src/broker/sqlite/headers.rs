@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::envelope::{HeaderValue, Headers};
 
 /// The column's text; `None` for no headers.
-pub(super) fn write(headers: &Headers) -> Option<String> {
+pub(crate) fn write(headers: &Headers) -> Option<String> {
     (!headers.is_empty()).then(|| Value::Object(table(headers)).to_string())
 }
 
@@ -85,7 +85,7 @@ fn special(map: &Map<String, Value>) -> Option<HeaderValue> {
 }
 
 /// Bytes as text.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::outbox::Target;
+use super::outbox_table::Target;
 
 /// A walk through the outbox, from queue to queue. It goes on from transaction to transaction, and is repeated as long
 /// as there may be more.

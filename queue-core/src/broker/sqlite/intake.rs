@@ -4,7 +4,7 @@
 use std::time::SystemTime;
 
 use super::inserted::Waiting;
-use super::outbox::{self, AGAIN, Entry, STEP, Target};
+use super::outbox_table::{self, AGAIN, Entry, STEP, Target};
 use super::row::{micros, micros_after};
 use super::state::State;
 use crate::broker::amqp::Published;
@@ -22,7 +22,7 @@ impl State {
         }
         let mut left = STEP;
         while left > 0 {
-            let Some(target) = outbox::next_target(&self.connection, self.intake.at.as_ref())? else {
+            let Some(target) = outbox_table::next_target(&self.connection, self.intake.at.as_ref())? else {
                 let is_to_be_repeated = self.end_walk();
                 if is_to_be_repeated && left == STEP {
                     continue;
@@ -47,7 +47,7 @@ impl State {
         let now = self.setup.clock.now();
         let mut at = None;
         for _ in 0..STEP {
-            match outbox::next_target(&self.connection, at.as_ref())? {
+            match outbox_table::next_target(&self.connection, at.as_ref())? {
                 None => return Ok(false),
                 Some(target) if self.is_waiting(&target, now) => at = Some(target),
                 Some(_) => return Ok(true),
@@ -75,7 +75,7 @@ impl State {
     fn take_from(&mut self, target: &Target, limit: usize) -> rusqlite::Result<usize> {
         // A queue that did not take its first row is asked by that alone.
         let limit = if self.intake.waiting.contains_key(target) { 1 } else { limit };
-        let (entries, is_all) = outbox::entries(&self.connection, target, limit)?;
+        let (entries, is_all) = outbox_table::entries(&self.connection, target, limit)?;
         let looked_at = entries.len();
         for Entry { number, publish } in entries {
             let publish = match publish {
@@ -97,8 +97,8 @@ impl State {
                 return Ok(looked_at);
             }
             match self.publish(&publish)? {
-                Ok(()) => outbox::remove(&self.connection, number)?,
-                Err(error) if outbox::is_for_good(&error) => {
+                Ok(()) => outbox_table::remove(&self.connection, number)?,
+                Err(error) if outbox_table::is_for_good(&error) => {
                     self.refuse_entry(target, number, &error.to_string())?;
                 }
                 Err(error) => {
@@ -114,8 +114,8 @@ impl State {
     }
 
     fn refuse_entry(&self, target: &Target, number: i64, reason: &str) -> rusqlite::Result<()> {
-        outbox::set_aside(&self.connection, number, reason)?;
-        outbox::tell(target, number, reason);
+        outbox_table::set_aside(&self.connection, number, reason)?;
+        outbox_table::tell(target, number, reason);
         Ok(())
     }
 

@@ -23,11 +23,6 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, PublishError, Result};
 use crate::topology::Topology;
 
-pub use insert::SqlInsert;
-pub use relay::Outbox;
-/// Stops [`Outbox::relay`].
-pub use tokio_util::sync::CancellationToken;
-
 use batch::{Batch, IN_FLIGHT};
 use command::{Command, Reply};
 use ids::{ClientId, ConsumerId};
@@ -45,23 +40,21 @@ mod command;
 mod consumer;
 mod deadlines;
 mod declare;
-mod fault;
-mod headers;
+pub(crate) mod fault;
+pub(crate) mod headers;
 mod ids;
-mod insert;
 mod inserted;
 mod intake;
 mod lease;
 mod log;
 mod neighbours;
 mod operator;
-mod outbox;
-mod place;
+pub(crate) mod outbox_table;
+pub(crate) mod place;
 mod reader;
-mod relay;
 mod reply;
-mod row;
-mod schema;
+pub(crate) mod row;
+pub(crate) mod schema;
 mod settle;
 mod settler;
 mod state;
@@ -72,7 +65,7 @@ mod tenure;
 #[cfg(test)]
 mod tests;
 mod time;
-mod url;
+pub(crate) mod url;
 mod walk;
 mod writer;
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The files of a database as they were when it was opened.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     database: Watched,
     /// The log and its index, and what else must stay where it is.
     beside: Vec<Watched>,
@@ -52,7 +52,7 @@ impl Identity {
 
 /// What has become of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Moved {
+pub(crate) struct Moved {
     /// The database that is open.
     database: PathBuf,
     /// The file that is not what it was.
@@ -70,7 +70,7 @@ enum How {
 impl Place {
     /// Where the database is now that it is open. `asked` is the path by which it was opened, which may lead there by
     /// links; `database` is the file itself, beside which SQLite keeps its log. Call it when the log is there.
-    pub(super) fn of(asked: &Path, database: &Path) -> io::Result<Self> {
+    pub(crate) fn of(asked: &Path, database: &Path) -> io::Result<Self> {
         // A program may change its directory.
         let asked = std::path::absolute(asked)?;
         let mut place =
@@ -87,7 +87,7 @@ impl Place {
     }
 
     /// Watches one more file.
-    pub(super) fn watch(&mut self, file: &Path) -> io::Result<()> {
+    pub(crate) fn watch(&mut self, file: &Path) -> io::Result<()> {
         self.beside.push(Watched::new(file.to_owned())?);
         Ok(())
     }
@@ -96,7 +96,7 @@ impl Place {
     ///
     /// # Errors
     /// The first that is not. A file that was moved may come back, and all is well then.
-    pub(super) fn look(&self) -> Result<(), Moved> {
+    pub(crate) fn look(&self) -> Result<(), Moved> {
         let moved = |watched: &Watched, how| {
             Err(Moved { database: self.database.path.clone(), file: watched.path.clone(), how })
         };
@@ -140,7 +140,7 @@ fn is_absence(error: &io::Error) -> bool {
 
 impl Moved {
     /// Whether all is well again when the file comes back.
-    pub(super) fn may_come_back(&self) -> bool {
+    pub(crate) fn may_come_back(&self) -> bool {
         self.how == How::Gone && self.file == self.database
     }
 }

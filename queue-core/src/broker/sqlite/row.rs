@@ -136,12 +136,12 @@ fn int(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<i64>> {
 }
 
 /// Microseconds since 1970: finer than a delay is asked for, so that none is early. Before 1970 is 0.
-pub(super) fn micros(moment: SystemTime) -> i64 {
+pub(crate) fn micros(moment: SystemTime) -> i64 {
     moment.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// As [`micros`], but a moment within a microsecond is the end of it, so that what waits for it is not early.
-pub(super) fn micros_after(moment: SystemTime) -> i64 {
+pub(crate) fn micros_after(moment: SystemTime) -> i64 {
     let micros = micros(moment);
     let is_whole = self::moment(micros) >= moment;
     if is_whole { micros } else { micros.saturating_add(1) }

@@ -46,7 +46,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 /// If it is a directory, no database, somebody else's, damaged, newer than this program, or cannot be written.
-pub(super) fn open(path: &Path) -> Result<Connection> {
+pub(crate) fn open(path: &Path) -> Result<Connection> {
     check_place(path)?;
     let mut connection = connect(path)?;
     prepare(&mut connection, path)?;
@@ -208,6 +208,6 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
 }
 
 /// A pragma whose value is a number.
-pub(super) fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
+pub(crate) fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
     connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use rusqlite::Connection;
 
 use super::batch::CHUNK;
-use super::outbox::{AGAIN, STEP};
+use super::outbox_table::{AGAIN, STEP};
 use super::*;
 use crate::broker::{DIRECT_REPLY_TO, Delivery};
 use crate::clock::Clock;

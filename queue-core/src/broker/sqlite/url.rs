@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 
 /// Where the file is, and how it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Options {
-    pub(super) path: PathBuf,
+pub(crate) struct Options {
+    pub(crate) path: PathBuf,
     /// How long jobs that are done stay in the file.
     pub(super) keep: Duration,
     /// How long a program may be silent before its jobs go to others.
@@ -23,7 +23,7 @@ const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 impl Options {
-    pub(super) fn parse(url: &str) -> Result<Self> {
+    pub(crate) fn parse(url: &str) -> Result<Self> {
         let rest = url.split_once(':').map_or("", |(_, rest)| rest);
         // As sqlx writes it: `sqlite://jobs.db` is relative, `sqlite:///var/jobs.db` is not.
         let rest = rest.strip_prefix("//").unwrap_or(rest);

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::headers;
-use super::row::{micros, micros_after};
 use crate::broker::Publish;
+use crate::broker::sqlite::headers;
+use crate::broker::sqlite::row::{micros, micros_after};
 use crate::clock::Clock;
 use crate::envelope::{Envelope, JobId};
 use crate::error::EventError;

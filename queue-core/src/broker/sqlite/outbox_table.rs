@@ -16,11 +16,11 @@ use crate::broker::{Publish, amqp};
 use crate::error::PublishError;
 
 /// How many rows one step takes, so that none takes long.
-pub(super) const STEP: usize = 500;
+pub(crate) const STEP: usize = 500;
 /// How many bytes of payload end a step before, so that none takes much memory.
 const STEP_BYTES: usize = 4 * 1024 * 1024;
 /// How long a queue's rows wait when the first of them was not taken.
-pub(super) const AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const AGAIN: Duration = Duration::from_secs(1);
 
 const FIRST_QUEUE: &str =
     "SELECT queue FROM leveret_outbox WHERE refused IS NULL AND exchange IS NULL ORDER BY queue LIMIT 1";
@@ -48,14 +48,14 @@ const ROWS_OF_EXCHANGE: &str = rows!("exchange IS NOT NULL AND exchange = ?1");
 
 /// Where rows are to go: jobs to a queue, events to an exchange.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Target {
+pub(crate) enum Target {
     Queue(Written),
     Exchange(Written),
 }
 
 /// The value of a column as it stands there, also if it is no name, so that a walk from one to the next gets past it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Written {
+pub(crate) enum Written {
     Text(Vec<u8>),
     Blob(Vec<u8>),
 }
@@ -75,12 +75,12 @@ impl Target {
     }
 
     /// The queue, if it is one and can be one's name.
-    pub(super) fn queue(&self) -> Option<&str> {
+    pub(crate) fn queue(&self) -> Option<&str> {
         self.name().filter(|_| matches!(self, Self::Queue(_)))
     }
 
     /// The exchange, if it is one and can be one's name.
-    pub(super) fn exchange(&self) -> Option<&str> {
+    pub(crate) fn exchange(&self) -> Option<&str> {
         self.name().filter(|_| matches!(self, Self::Exchange(_)))
     }
 }
@@ -107,14 +107,14 @@ impl ToSql for Written {
 
 /// A row.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) number: i64,
+pub(crate) struct Entry {
+    pub(crate) number: i64,
     /// The job; or why no broker can ever take it.
-    pub(super) publish: Result<Publish, String>,
+    pub(crate) publish: Result<Publish, String>,
 }
 
 /// The first target behind `after` for which rows wait: the queues, then the exchanges.
-pub(super) fn next_target(
+pub(crate) fn next_target(
     connection: &Connection,
     after: Option<&Target>,
 ) -> rusqlite::Result<Option<Target>> {
@@ -145,7 +145,7 @@ fn first(connection: &Connection, sql: &str, params: impl Params) -> rusqlite::R
 }
 
 /// The first rows for a target, at most `limit`, and whether these are all.
-pub(super) fn entries(
+pub(crate) fn entries(
     connection: &Connection,
     target: &Target,
     limit: usize,
@@ -211,17 +211,17 @@ fn read(row: &Row<'_>, target: &Target) -> rusqlite::Result<Result<Publish, Stri
 }
 
 /// Whether a broker that said this will say it for ever.
-pub(super) fn is_for_good(error: &PublishError) -> bool {
+pub(crate) fn is_for_good(error: &PublishError) -> bool {
     matches!(error, PublishError::Invalid(_) | PublishError::TooLarge { .. })
 }
 
 /// Takes a row out.
-pub(super) fn remove(connection: &Connection, entry: i64) -> rusqlite::Result<()> {
+pub(crate) fn remove(connection: &Connection, entry: i64) -> rusqlite::Result<()> {
     connection.prepare_cached("DELETE FROM leveret_outbox WHERE entry = ?1")?.execute([entry]).map(|_| ())
 }
 
 /// Sets a row aside which can never be taken, so that it does not hold up those behind it.
-pub(super) fn set_aside(connection: &Connection, entry: i64, reason: &str) -> rusqlite::Result<()> {
+pub(crate) fn set_aside(connection: &Connection, entry: i64, reason: &str) -> rusqlite::Result<()> {
     connection
         .prepare_cached("UPDATE leveret_outbox SET refused = ?2 WHERE entry = ?1")?
         .execute(params![entry, reason])
@@ -229,7 +229,7 @@ pub(super) fn set_aside(connection: &Connection, entry: i64, reason: &str) -> ru
 }
 
 /// Tells whoever can put a row right that was set aside.
-pub(super) fn tell(target: &Target, entry: i64, reason: &str) {
+pub(crate) fn tell(target: &Target, entry: i64, reason: &str) {
     tracing::error!(
         queue = target.queue(),
         exchange = target.exchange(),
@@ -243,8 +243,9 @@ pub(super) fn tell(target: &Target, entry: i64, reason: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::sqlite::{SqlInsert, schema};
+    use crate::broker::sqlite::schema;
     use crate::envelope::Envelope;
+    use crate::outbox::SqlInsert;
 
     fn first_entry(connection: &Connection) -> (Target, Entry) {
         let target = next_target(connection, None).unwrap().unwrap();

@@ -11,11 +11,11 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::fault::{self, Fault, Trouble};
-use super::outbox::{self, AGAIN, Entry, STEP, Target};
-use super::place::Place;
-use super::schema;
-use super::url::Options;
+use crate::broker::sqlite::fault::{self, Fault, Trouble};
+use crate::broker::sqlite::outbox_table::{self, AGAIN, Entry, STEP, Target};
+use crate::broker::sqlite::place::Place;
+use crate::broker::sqlite::schema;
+use crate::broker::sqlite::url::Options;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, PublishError, Result, chain};
 
@@ -248,7 +248,7 @@ impl Relay {
         }
         for Sent { target, rows, end } in ended.drain(..) {
             for (entry, reason) in rows.refused {
-                outbox::tell(&target, entry, &reason);
+                outbox_table::tell(&target, entry, &reason);
             }
             self.sending.remove(&target);
             self.is_to_look = true;
@@ -327,7 +327,7 @@ async fn send(client: Client, target: Target, entries: Vec<Entry>, stop: Cancell
         }
         match client.broker().publish(publish).await {
             Ok(()) => rows.sent.push(number),
-            Err(error) if outbox::is_for_good(&error) => rows.refused.push((number, chain(&error))),
+            Err(error) if outbox_table::is_for_good(&error) => rows.refused.push((number, chain(&error))),
             Err(error) => {
                 end = Some(error);
                 break;
@@ -374,13 +374,13 @@ fn find(
     let version = schema::pragma(connection, "data_version")?;
     let mut batches = Vec::new();
     while batches.len() < room {
-        let Some(target) = outbox::next_target(connection, at.as_ref())? else {
+        let Some(target) = outbox_table::next_target(connection, at.as_ref())? else {
             at = None;
             break;
         };
         let limit = limits.get(&target).copied().unwrap_or(STEP);
         if limit > 0 {
-            let (entries, _) = outbox::entries(connection, &target, limit)?;
+            let (entries, _) = outbox_table::entries(connection, &target, limit)?;
             batches.push((target.clone(), entries));
         }
         at = Some(target);
@@ -393,10 +393,10 @@ fn settle(connection: &mut Connection, done: &[Rows]) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     for Rows { sent, refused } in done {
         for entry in sent {
-            outbox::remove(&transaction, *entry)?;
+            outbox_table::remove(&transaction, *entry)?;
         }
         for (entry, reason) in refused {
-            outbox::set_aside(&transaction, *entry, reason)?;
+            outbox_table::set_aside(&transaction, *entry, reason)?;
         }
     }
     transaction.commit()
