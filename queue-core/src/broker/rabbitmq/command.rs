@@ -17,7 +17,7 @@ pub(super) enum Command {
 
 /// A message that its caller has sent.
 pub(super) struct Sent {
-    /// Its [`Outgoing::id`], if its caller also looks after it.
+    /// Its [`Outgoing::id`](super::outgoing::Outgoing::id), if its caller also looks after it.
     pub(super) own: Option<i64>,
     /// Whether the task wakes by itself when time is up.
     pub(super) is_timed: bool,

@@ -1,4 +1,4 @@
-//! Opens one connection under one deadline over TCP, TLS and login. Called by `session`.
+//! Opens one connection under one deadline over TCP, TLS and login. Called by `dial`.
 //!
 //! lapin has no such deadline: a connect that is dropped leaves its thread and socket behind. So the socket is
 //! duplicated before lapin gets it, and shut down when the deadline passes or nobody waits any more, which ends lapin's

@@ -54,7 +54,7 @@ pub(super) struct Consuming {
     /// Counts those who wait for a connection.
     pub(super) waiters: Arc<Waiters>,
     pub(super) closing: Closing,
-    /// These feed consumers.
+    /// These feed consumers, or are to end before the connections do for another reason.
     pub(super) tasks: Arc<Tasks>,
     /// Queues that were given up because of a message that ends connections: consumed again, they get one of their
     /// own from the beginning.

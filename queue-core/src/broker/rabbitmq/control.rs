@@ -1,4 +1,4 @@
-//! The connection on which queues are asked about and emptied, beside those that jobs go by: a refusal closes its
+//! The connection on which queues are asked about, emptied and walked through, beside those that jobs go by: a refusal closes its
 //! channel, and a queue that answers slowly holds up nobody. It is kept for a while, since who watches queues asks often.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -96,6 +96,7 @@ impl ControlConnection {
         if let Some(found) = self.kept_channel().await {
             return Ok(found);
         }
+        // Operators know it by this name.
         let link = self.dialer.dial("questions").await.map_err(|fault| fault.error)?;
         let link = Arc::new(link);
         let channel = channel::on_new(&link, deadline, async |channel| Ok(channel.clone())).await?;

@@ -1,5 +1,5 @@
-//! Declares topology over a short-lived connection of its own, so that a conflict never ends traffic, and says
-//! in words what conflicts.
+//! Declares topology on a channel, and says in words what conflicts. `redeclare` opens a short-lived connection for it, so
+//! that a conflict never ends traffic.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Knows the topology that this client has declared, which is declared again on every connect, and when it turns out to be gone.
+//! Knows the topology that this client has declared, which is declared again on every connect, and when it turns out to be
+//! gone.
 //!
 //! Exclusive queues stand apart: they belong to the connection that consumes, and go with it. Nobody else may declare,
 //! bind, ask about or consume them.

@@ -32,7 +32,7 @@ impl Dialer {
     /// soon is still waited for while the next is tried: a node that has frozen must not hold up the others.
     ///
     /// # Errors
-    /// The one of the greatest [`Cause`]; of several such the last.
+    /// The one of the greatest [`Cause`](super::fault::Cause); of several such the last.
     pub(super) async fn dial(&self, role: &str) -> Result<Link, Fault> {
         let Self { target, hosts, name } = self;
         let name = format!("{name} {role}");

@@ -41,7 +41,7 @@ pub(super) struct Routing {
     pub(super) closing: Closing,
 }
 
-/// Routes until `stop`. Owned by the broker's consumers: it runs while there is one.
+/// Routes until `stop`. Started and ended by `router`: it runs while a consumer needs it.
 pub(super) async fn route(with: Routing, stop: CancellationToken) {
     let router = Router { with, complaints: Mutex::default() };
     loop {

@@ -1,5 +1,5 @@
 //! The order in which the URL's hosts are tried: first the one that last worked, last those that were left because they
-//! said nothing. Used by `session`.
+//! said nothing. Used by `dial` and `supervise`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -214,10 +214,16 @@ impl Management {
                 Err(Error::new(ErrorKind::Connection, format!("RabbitMQ's management API at {base} failed"))
                     .with_source(BoxError::from(format!("{status} to a request about {about}"))))
             }
-            _ => Err(Error::config(format!(
-                "{base} answers `{status}` about {about} in vhost `{vhost}`, which we use: it is no management API, or that of \
-                 another server"
-            ))),
+            _ => {
+                let known = match about {
+                    About::Bindings(_) => ", which was just declared",
+                    About::Queues => "",
+                };
+                Err(Error::config(format!(
+                    "{base} answers `{status}` about {about} in vhost `{vhost}`{known}: it is no management API, or that of \
+                     another server"
+                )))
+            }
         }
     }
 }

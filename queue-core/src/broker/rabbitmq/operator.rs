@@ -1,4 +1,5 @@
-//! Answers operators, each time on the control connection.
+//! Answers operators: on the control connection, about exclusive queues on the one that consumes, and lists queues by the
+//! management API.
 
 use async_trait::async_trait;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions};

@@ -13,7 +13,8 @@ use crate::error::PublishError;
 
 pub(super) type Outcome = Result<(), PublishError>;
 
-/// Waits until a message is written, and gives its confirm. A box that is used again: lapin's future is so large that allocating it is slow.
+/// Waits until a message is written, and gives its confirm. A box that is used again: lapin's future is so large that
+/// allocating it is slow.
 pub(super) type Writing = ReusableBoxFuture<'static, lapin::Result<PublisherConfirm>>;
 
 /// A message that is to be published, and who waits for its outcome.

@@ -1,5 +1,5 @@
 //! When a connection is tried again: after growing pauses, and while somebody waits for it, within a second. Used by
-//! `session`.
+//! `supervise`, and by `connect` for the first connection.
 //!
 //! To look whether a server listens costs a TCP connect. To log in costs the server much more, so all pauses are
 //! jittered: many clients that wait for one server come back one after another.

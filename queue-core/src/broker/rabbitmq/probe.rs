@@ -1,4 +1,4 @@
-//! Tells a node that has frozen from one that only has nothing to say. Used by `session`, where the URL names other hosts
+//! Tells a node that has frozen from one that only has nothing to say. Used by `supervise`, where the URL names other hosts
 //! to go to: a lone host is left to the heartbeat.
 //!
 //! While callers wait and nothing is confirmed, the node is asked something that no queue has a part in: to open a channel,
@@ -77,7 +77,7 @@ impl Probe {
         silent_since.zip(self.silence).is_some_and(|(now, then)| now <= then)
     }
 
-    /// Whether the node answers anything. Gives the question back, to be asked again later.
+    /// Whether the node answers anything. Gives the probe back, to be asked again later.
     pub(super) async fn ask(mut self, dialer: Arc<Dialer>) -> (Self, bool) {
         let answers = self.opens_a_channel().await || self.lets_us_in(&dialer).await;
         self.asked = Some(Instant::now());

@@ -1,4 +1,4 @@
-//! Declares again what this client has declared: when it has connected, and when it turns out to be gone.
+//! Declares on a connection of its own, and again what this client has declared: when it has connected, and when it turns out to be gone.
 
 use std::time::Duration;
 

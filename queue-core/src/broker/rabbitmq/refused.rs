@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guilty_message_is_found_in_the_servers_words() {
+    fn refused_message_is_found_in_the_servers_words() {
         let missing = "NOT_FOUND - no exchange 'it's' in vhost '/'";
         let forbidden = "ACCESS_REFUSED - write access to exchange 'a.b' in vhost '/' refused for user 'u'";
         let large = "PRECONDITION_FAILED - message size 20 is larger than configured max size 16";

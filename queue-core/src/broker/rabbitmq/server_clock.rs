@@ -29,10 +29,10 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// How exactly it is told at best.
 const EXACT: Duration = Duration::from_millis(20);
 /// How many messages that takes at most.
-const PROBES: u32 = 8;
-/// How long one of them may take, and how long a router waits for the first.
+const MESSAGES: u32 = 8;
+/// How long the server may take for each answer, and how long a router waits until the clock is known.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long the connection may take to be made and closed once the broker is closed.
+/// How long the step that is under way may take once the broker is closed, and then the goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// From what difference on it is said that this machine's clock is wrong, and how often.
 const WRONG: Duration = Duration::from_secs(2);
@@ -205,7 +205,7 @@ async fn ask(clock: Arc<ServerClock>) {
 
 /// Asks on a connection of its own: one that publishes is not read while memory is short, and a refusal closes channels.
 ///
-/// When the broker is closed, it ends between two steps and not within one. lapin closes a channel in the background that
+/// When the broker is closed, it ends between two steps, and within one only if that takes longer than [`GOODBYE`]. lapin closes a channel in the background that
 /// is dropped while it is opened or waits for an answer, and fails if the connection is closed meanwhile. A connection
 /// that ends without a goodbye is a warning in the server's log.
 async fn ask_on_its_own(clock: &ServerClock) -> Result<()> {
@@ -220,7 +220,7 @@ async fn ask_on_its_own(clock: &ServerClock) -> Result<()> {
         () = &mut too_late => return Ok(()),
     };
     let asked = tokio::select! {
-        asked = probe(clock, &link) => asked,
+        asked = read(clock, &link) => asked,
         () = too_late => Ok(()),
     };
     // Its queues go with it.
@@ -228,19 +228,29 @@ async fn ask_on_its_own(clock: &ServerClock) -> Result<()> {
     asked
 }
 
-async fn probe(clock: &ServerClock, link: &Link) -> Result<()> {
-    let closed = &clock.closing.closed;
-    if closed.is_cancelled() {
+/// Opens a channel for the question, and closes it whatever became of that.
+async fn read(clock: &ServerClock, link: &Link) -> Result<()> {
+    if clock.closing.closed.is_cancelled() {
         return Ok(());
     }
     let channel = within(link.connection.create_channel()).await?.map_err(|error| fault::lost(&error))?;
     let name = format!("{}.clock.{:016x}", clock.settings.namespace, fastrand::u64(..));
     let mut told = within(declare(&channel, &name)).await?.map_err(|error| fault::lost(&error))?;
-    for _ in 0..PROBES {
+    let read = read_on(clock, &channel, &name, &mut told).await;
+    // Before `told` is dropped: lapin cancels a consumer that is dropped on an open channel. Not for ever: while the server
+    // blocks the connection, lapin does not even send this.
+    let _ = tokio::time::timeout(GOODBYE, channel.close(200, short("the clock is read"))).await;
+    read
+}
+
+/// Sends messages until the time is known well enough, or the broker is closed.
+async fn read_on(clock: &ServerClock, channel: &Channel, name: &str, told: &mut Consumer) -> Result<()> {
+    let closed = &clock.closing.closed;
+    for _ in 0..MESSAGES {
         if closed.is_cancelled() {
             break;
         }
-        let bounds = clock.learn(within(tell(&channel, &name, &mut told)).await??);
+        let bounds = clock.learn(within(tell(channel, name, told)).await??);
         if bounds.latest - bounds.earliest < EXACT {
             break;
         }
@@ -249,8 +259,6 @@ async fn probe(clock: &ServerClock, link: &Link) -> Result<()> {
             () = closed.cancelled() => {}
         }
     }
-    // Before `told` is dropped: lapin cancels a consumer that is dropped on an open channel.
-    let _ = channel.close(200, short("the clock is read")).await;
     Ok(())
 }
 
@@ -313,15 +321,15 @@ mod tests {
             let begin = Instant::now();
             let mut sent = Duration::ZERO;
             let mut known = told(begin, ahead, sent, trip);
-            let mut probes = 1;
+            let mut messages = 1;
             while known.latest - known.earliest >= EXACT {
                 sent += trip + known.until_it_tells();
                 known = known.with(told(begin, ahead, sent, trip));
-                probes += 1;
+                messages += 1;
                 let now = ahead + known.at.duration_since(begin);
                 assert!(known.earliest <= now && now <= known.latest, "{millis}: {known:?} at {now:?}");
             }
-            assert!(probes <= PROBES, "{millis}: {probes}");
+            assert!(messages <= MESSAGES, "{millis}: {messages}");
         }
     }
 
