@@ -1,4 +1,4 @@
-//! What enqueues. First hop of a job: `client` → `envelope` → `broker/*`.
+//! What enqueues. The way of a job: `job` → `client` → `seal` → `broker/*`.
 //!
 //! `Ok` means that the broker has the job: confirmed, and routed to the task's queue.
 
@@ -214,7 +214,7 @@ impl Client {
     /// Whether a queue that has refused a job is not full, as far as can be seen: RabbitMQ also refuses what comes while a
     /// queue is being deleted. Waits for a moment then.
     pub(crate) async fn refuses_for_a_moment(&self, spec: &QueueSpec) -> bool {
-        // A broker that shows nothing is believed.
+        // Without an operator the depth is unknown, so the refusal stands.
         let Ok(operator) = self.operator() else { return false };
         match operator.inspect(spec.name()).await {
             Ok(stats) if spec.is_full_at(stats.ready) => return false,

@@ -27,7 +27,8 @@ pub enum ErrorKind {
     Topology,
     /// What an operator asked about does not exist, such as a queue of that name.
     NotFound,
-    /// A job was not enqueued, or an event not published; the source is the [`EnqueueError`] or [`PublishError`].
+    /// A job was not enqueued, or an event not published. The source is the [`EnqueueError`] or [`PublishError`], and of a
+    /// batch the [`EnqueueAllError`](crate::client::EnqueueAllError).
     Enqueue,
     /// A call has no result; the source is the [`CallError`](crate::call::CallError).
     Call,

@@ -66,6 +66,7 @@ pub(crate) async fn abilities_are_those_that_it_has(t: &Fixture) {
     assert_eq!(abilities.counts_unsettled, stats.unsettled.is_some());
     assert_eq!(abilities.counts_delayed, stats.delayed.is_some());
     assert_eq!(abilities.lists_queues, operator.queues().await.is_ok());
+    assert_eq!(abilities.shows_delayed, operator.delayed(&queue, None, 1).await.is_ok());
     let mut walk = operator.walk(&queue).await.unwrap();
     assert_eq!(walk.next(10).await.unwrap().len(), 1);
     assert_eq!(abilities.looks_for_free, operator.inspect(&queue).await.unwrap().ready == 1);

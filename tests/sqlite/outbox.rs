@@ -92,8 +92,11 @@ async fn job_is_inserted_without_a_client() {
     let database = Database::new();
     Outbox::open(&database.url("")).unwrap();
     let application = application(&database);
+    let client = database.client("").await;
+    client.declare_queue(Welcome::queue()).await.unwrap();
+    let mut consumer = consume(&client).await;
     let before = SystemTime::now();
-    let delay = Duration::from_millis(300);
+    let delay = Duration::from_secs(2);
 
     let later = Job::new(job("Ada")).delay(delay).id("later").header("tenant", "blue").priority(3);
     for job in [later, Job::new(job("Bob"))] {
@@ -101,9 +104,6 @@ async fn job_is_inserted_without_a_client() {
         application.execute(job.sql(), params_from_iter(job.params())).unwrap();
     }
 
-    let client = database.client("").await;
-    client.declare_queue(Welcome::queue()).await.unwrap();
-    let mut consumer = consume(&client).await;
     let first = next(&mut consumer).await;
     assert_eq!(text(&first), r#"{"name":"Bob"}"#);
     assert!(first.envelope.enqueued_at.is_some_and(|at| at + Duration::from_secs(1) > before));

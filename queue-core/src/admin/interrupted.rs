@@ -1,4 +1,4 @@
-//! The error of what an operator does to many dead letters, and that ended midway.
+//! The error of a replay or discard that ended midway.
 
 use std::fmt;
 
@@ -10,14 +10,14 @@ use crate::error::{Error, ErrorKind};
 /// `?` makes an [`Error`] of it, whose words tell the number, too.
 pub struct Interrupted {
     done: usize,
-    /// What was done to them, as a participle.
-    deed: &'static str,
+    /// What was done to them: "replayed".
+    participle: &'static str,
     error: Error,
 }
 
 impl Interrupted {
-    pub(super) fn new(done: usize, deed: &'static str, error: Error) -> Self {
-        Self { done, deed, error }
+    pub(super) fn new(done: usize, participle: &'static str, error: Error) -> Self {
+        Self { done, participle, error }
     }
 
     /// How many dead letters were replayed or discarded before the error.
@@ -26,7 +26,8 @@ impl Interrupted {
     }
 
     /// What kind of error ended it: [`Connection`](ErrorKind::Connection) if the broker went away or took nothing for the whole
-    /// publish timeout, [`Topology`](ErrorKind::Topology) if a letter's queue is unknown, missing or full.
+    /// publish timeout, [`Topology`](ErrorKind::Topology) if a letter's queue is unknown, missing or full,
+    /// [`NotFound`](ErrorKind::NotFound) if the dead-letter queue does not exist, and others as [`ErrorKind`] says.
     pub fn kind(&self) -> ErrorKind {
         self.error.kind()
     }
@@ -35,7 +36,7 @@ impl Interrupted {
 /// Before the first letter: nothing was done.
 impl From<Error> for Interrupted {
     fn from(error: Error) -> Self {
-        Self { done: 0, deed: "handled", error }
+        Self { done: 0, participle: "handled", error }
     }
 }
 
@@ -48,11 +49,11 @@ impl From<Interrupted> for Error {
 
 impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { done, deed, error } = self;
+        let Self { done, participle, error } = self;
         match done {
             0 => error.fmt(f),
-            1 => write!(f, "{error}; 1 dead letter was {deed} before it"),
-            more => write!(f, "{error}; {more} dead letters were {deed} before it"),
+            1 => write!(f, "{error}; 1 dead letter was {participle} before it"),
+            more => write!(f, "{error}; {more} dead letters were {participle} before it"),
         }
     }
 }
@@ -63,8 +64,12 @@ impl fmt::Debug for Interrupted {
         if !f.alternate() {
             return f.write_str(&crate::error::chain(self));
         }
-        let Self { done, deed, error } = self;
-        f.debug_struct("Interrupted").field("done", done).field("deed", deed).field("error", error).finish()
+        let Self { done, participle, error } = self;
+        f.debug_struct("Interrupted")
+            .field("done", done)
+            .field("participle", participle)
+            .field("error", error)
+            .finish()
     }
 }
 

@@ -200,7 +200,8 @@ impl Admin {
     }
 
     /// Throws dead letters away that `choose` picks, the oldest `limit` of them, and says how many. They cannot be had back.
-    /// [`purge`](Self::purge) throws all away at once.
+    /// [`purge`](Self::purge) throws all away at once. It does not look whether a message is a dead letter: in a work queue it
+    /// throws jobs away.
     ///
     /// ```no_run
     /// # async fn f(client: queue_core::client::Client) -> queue_core::error::Result<()> {

@@ -21,7 +21,7 @@ impl Page {
         Self { size: size.max(1), after: None }
     }
 
-    /// Those behind an earlier page of the same queue, whose [`next`](Browsed::next) this is.
+    /// Continues behind the page that gave this token as its [`next`](Browsed::next).
     #[must_use]
     pub fn after(mut self, token: PageToken) -> Self {
         self.after = Some(token);
@@ -40,8 +40,8 @@ pub struct Browsed {
     pub next: Option<PageToken>,
 }
 
-/// Where a page ended, for the next one. Its text goes into a link of a web page, and is read again by `parse`; what it says
-/// is Leveret's own affair, but for the queue, whose other pages it does not take.
+/// Where a page ended, for the next one. Its text goes into a link of a web page, and is read again by `parse`; its
+/// content may change between versions. A token of one queue is refused for another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageToken {
     queue: String,

@@ -23,7 +23,7 @@ struct Again {
 }
 
 impl Client {
-    /// Enqueues many jobs of one task, payloads or [`Job`](crate::job::Job)s, pipelined, and reports each by itself, in
+    /// Enqueues many jobs of one task, payloads or [`Job`]s, pipelined, and reports each by itself, in
     /// their order. One that fails does not keep the others from being enqueued;
     /// [`all_ok`](EnqueueResults::all_ok) asks whether all went well. However many there are: a job's time is up only
     /// when the broker has taken none of them for the whole publish timeout.

@@ -21,7 +21,7 @@ use crate::envelope::JobId;
 /// ```
 ///
 /// The job is always a new one: brokers do not look for another job of the same id.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Enqueued {
     id: JobId,
 }

@@ -72,7 +72,6 @@ impl FromIterator<Result<Enqueued, EnqueueError>> for EnqueueResults {
 
 /// Some jobs of [`Client::enqueue_all`](super::Client::enqueue_all) were not enqueued: how many, and why the first of
 /// them was not.
-#[derive(Debug)]
 pub struct EnqueueAllError {
     results: EnqueueResults,
     /// The first that is an error.
@@ -96,6 +95,17 @@ impl EnqueueAllError {
     }
 }
 
+/// As that of [`Error`], since a `main` prints it: the chain of causes, and each result only by `{:#?}`.
+impl std::fmt::Debug for EnqueueAllError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if !f.alternate() {
+            return f.write_str(&crate::error::chain(self));
+        }
+        let Self { results, first } = self;
+        f.debug_struct("EnqueueAllError").field("results", results).field("first", first).finish()
+    }
+}
+
 impl std::fmt::Display for EnqueueAllError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (failed, total, first) = (self.failed(), self.results.len(), self.first + 1);
@@ -112,7 +122,7 @@ impl std::error::Error for EnqueueAllError {
 /// So that `?` works where both meet. What went wrong stays in `source()`.
 impl From<EnqueueAllError> for Error {
     fn from(error: EnqueueAllError) -> Self {
-        Self::new(ErrorKind::Enqueue, "not all jobs were enqueued").with_source(error)
+        Self::new(ErrorKind::Enqueue, "a batch was not enqueued as a whole").with_source(error)
     }
 }
 

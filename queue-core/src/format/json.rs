@@ -1,8 +1,9 @@
 //! The object that a JSON body is: what stands between its values is read here, the values by serde_json.
 //!
-//! serde_json reads an object by code that is compiled for each type. Nothing here but [`Text::value`] is generic, and
-//! that over the type of a field, so that a hundred payloads of numbers and text share it. The refusals are serde_json's,
-//! with the same words and places.
+//! serde_json reads an object by code that is compiled for each type. Nothing here but [`Text::read`] and
+//! [`Text::value`] is generic, and that over the type of a field, so that a hundred payloads of numbers and text share it. The refusals are serde_json's,
+//! with the same words and places, save that each value may be nested as deeply as serde_json takes a body: one level
+//! deeper than what `encode` writes.
 
 use std::borrow::Cow;
 

@@ -14,7 +14,7 @@ pub(super) struct Object {
     whole: Value,
     entries: IntoIter,
     entry: Value,
-    /// Why it is read at all, if only to be told why that fails.
+    /// The error of the format that the payload came in, returned at `end` if this reading fits.
     because: Option<Error>,
 }
 

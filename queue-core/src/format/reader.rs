@@ -53,7 +53,7 @@ impl<'de> Reader<'de> {
     }
 
     /// Reads again what could not be read, as JSON would have it, for its words: "expected u32", where MessagePack's crate
-    /// says "wrong marker". That reading does not end well, even if it fits.
+    /// says "wrong marker". The second reading always returns an error, also if it fits.
     ///
     /// # Errors
     /// The words, if they are JSON's.
@@ -77,7 +77,7 @@ impl<'de> Reader<'de> {
     }
 
     #[inline]
-    fn key(&mut self) -> Result<Option<Key<'_>>, Error> {
+    fn key(&mut self) -> Result<Option<Key<'de>>, Error> {
         match self {
             Self::Json(text) => text.key(),
             Self::MessagePack(map) => map.key(),

@@ -568,6 +568,49 @@ fn payloads_may_be_enums_wrappers_and_flat() {
     comes_back(json!({"x": [1, {"y": null}]}));
 }
 
+/// Code that is written by hand may ask for its keys as it likes.
+#[test]
+fn keys_may_be_text_names_and_enums() {
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Name(String);
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Field {
+        Price,
+    }
+    #[derive(Debug, PartialEq)]
+    struct ByHand<K>(K, f64);
+
+    struct OneEntry<K>(std::marker::PhantomData<K>);
+
+    impl<'de, K: Deserialize<'de>> serde::de::Visitor<'de> for OneEntry<K> {
+        type Value = ByHand<K>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("one entry")
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<ByHand<K>, A::Error> {
+            let (key, price) = map.next_entry()?.expect("an entry");
+            Ok(ByHand(key, price))
+        }
+    }
+
+    impl<'de, K: Deserialize<'de>> Deserialize<'de> for ByHand<K> {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_struct("ByHand", &["price"], OneEntry(std::marker::PhantomData))
+        }
+    }
+
+    for format in ALL {
+        let body = format.encode(&Price { price: 1.0 }).unwrap();
+        assert_eq!(format.decode(&body).ok(), Some(ByHand("price".to_owned(), 1.0)), "{format:?}");
+        assert_eq!(format.decode(&body).ok(), Some(ByHand(Name("price".into()), 1.0)), "{format:?}");
+        assert_eq!(format.decode(&body).ok(), Some(ByHand(Some("price".to_owned()), 1.0)), "{format:?}");
+        assert_eq!(format.decode(&body).ok(), Some(ByHand(Field::Price, 1.0)), "{format:?}");
+    }
+}
+
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Strict {

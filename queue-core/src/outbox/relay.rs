@@ -21,14 +21,18 @@ use crate::error::{Error, ErrorKind, PublishError, Result, chain};
 
 /// How often a relay looks for new rows.
 const POLL: Duration = Duration::from_millis(20);
+/// The longest that an exchange is left in peace. Each attempt may cost others something: a missing exchange ends the
+/// channel that is published on, and where one of several queues is full, the others get the event at each attempt.
+const LONGEST: Duration = Duration::from_secs(60);
 /// How many queues and exchanges are sent to at once, so that their rows take a bounded amount of memory.
 const QUEUES: usize = 64;
 
 /// Relays jobs and events that were inserted by SQL into a database of yours to another broker, such as RabbitMQ: the
 /// transactional outbox. Made from the database's URL; see [`SqlInsert`](super::SqlInsert) for how jobs get in.
 ///
-/// In order for each queue and each exchange, each confirmed by the broker before it is taken out: a crash in between sends it twice,
-/// under one job id, never not at all. One relay works at a time, however many run. A client must not have the same
+/// In order for each queue and each exchange, each confirmed by the broker before it is taken out: a crash in between sends
+/// it twice, under one job id, never not at all. On RabbitMQ, an event that the full queue of one subscriber refuses reaches
+/// the other subscribers at each attempt, under one id. One relay works at a time, however many run. A client must not have the same
 /// file open as its broker, which would take the jobs itself.
 #[derive(Debug)]
 pub struct Outbox {
@@ -79,9 +83,9 @@ impl Outbox {
     /// # fn main() {}
     /// ```
     ///
-    /// What the broker does not take (away, full, no such queue or exchange) stays, is tried again each second, and holds
-    /// up nothing but its own queue or exchange. What no broker can ever take (a name that is too long, a payload above the broker's
-    /// limit) is set aside: it stays in `leveret_outbox` with the reason in `refused`, which is logged as an error, and
+    /// What the broker does not take (away, full, no such queue or exchange) stays, and holds up nothing but its own queue
+    /// or exchange. A queue is tried again each second, an exchange after 1 s, 2 s, 4 s … and then each minute. What no
+    /// broker can ever take (a name that is too long, a payload above the broker's limit) is set aside: it stays in `leveret_outbox` with the reason in `refused`, which is logged as an error, and
     /// holds up nothing. Put it right and set `refused` to NULL, or delete it. A file that another program has locked
     /// for longer than the client's publish timeout is a warning, and tried again each second; so are a full disk, and a
     /// database that was moved away.
@@ -152,8 +156,8 @@ struct Relay {
     tasks: JoinSet<Sent>,
     /// Queues that a task sends to, or whose rows it sent have not been taken out.
     sending: HashSet<Target>,
-    /// When the queues are tried again that did not take their first row.
-    stuck: HashMap<Target, Instant>,
+    /// Those that did not take their first row.
+    stuck: HashMap<Target, Stuck>,
     /// The queue behind which the next look begins, because the last one found more than `QUEUES`.
     at: Option<Target>,
     /// SQLite's number of the content that was looked through.
@@ -198,7 +202,7 @@ impl Relay {
         if room == 0 {
             return Ok(false);
         }
-        self.is_to_look |= self.stuck.values().any(|until| *until <= now);
+        self.is_to_look |= self.stuck.values().any(|stuck| stuck.until <= now);
         if !self.is_to_look {
             let version = self.database.run(|connection| schema::pragma(connection, "data_version")).await?;
             if version.is_none() || version == self.seen {
@@ -206,8 +210,8 @@ impl Relay {
             }
         }
         let mut limits: HashMap<Target, usize> = HashMap::new();
-        for (target, until) in &self.stuck {
-            limits.insert(target.clone(), usize::from(*until <= now));
+        for (target, stuck) in &self.stuck {
+            limits.insert(target.clone(), usize::from(stuck.until <= now));
         }
         limits.extend(self.sending.iter().map(|target| (target.clone(), 0)));
         let at = self.at.take();
@@ -222,7 +226,7 @@ impl Relay {
         if is_from_the_start && is_to_the_end {
             // Those whose rows have gone are no longer stuck.
             let found: HashSet<&Target> = batches.iter().map(|(target, _)| target).collect();
-            self.stuck.retain(|target, until| *until > now || found.contains(target));
+            self.stuck.retain(|target, stuck| stuck.until > now || found.contains(target));
         }
         for (target, entries) in batches {
             self.sending.insert(target.clone());
@@ -260,7 +264,10 @@ impl Relay {
                 return Err(error.into());
             }
             let error = chain(&error);
-            if self.stuck.insert(target.clone(), Instant::now() + AGAIN).is_none() {
+            let before = self.stuck.get(&target).map(|stuck| stuck.pause);
+            let pause = pause_after(before, &target);
+            self.stuck.insert(target.clone(), Stuck { until: Instant::now() + pause, pause });
+            if before.is_none() {
                 tracing::warn!(
                     queue = target.queue(),
                     exchange = target.exchange(),
@@ -272,6 +279,22 @@ impl Relay {
             }
         }
         Ok(true)
+    }
+}
+
+/// A queue or exchange that did not take its first row.
+struct Stuck {
+    /// When it is tried again.
+    until: Instant,
+    /// How long it is left in peace.
+    pause: Duration,
+}
+
+/// How long a queue or exchange is left in peace that did not take its row, after a pause before.
+fn pause_after(before: Option<Duration>, target: &Target) -> Duration {
+    match (before, target) {
+        (Some(before), Target::Exchange(_)) => (before * 2).min(LONGEST),
+        _ => AGAIN,
     }
 }
 
@@ -372,6 +395,9 @@ fn find(
 ) -> rusqlite::Result<Found> {
     // First the number, then the content: what comes in between is looked at next time.
     let version = schema::pragma(connection, "data_version")?;
+    // A newer program may have brought the file up to date meanwhile, and insert what this one would misread.
+    let mut schema = connection.prepare_cached("SELECT schema FROM leveret_meta")?;
+    schema::check(schema.query_row([], |row| row.get(0))?)?;
     let mut batches = Vec::new();
     while batches.len() < room {
         let Some(target) = outbox_table::next_target(connection, at.as_ref())? else {
@@ -472,6 +498,21 @@ mod tests {
     use rusqlite::TransactionBehavior;
 
     use super::*;
+    use crate::broker::sqlite::outbox_table::Written;
+
+    #[test]
+    fn exchange_that_takes_nothing_is_left_in_peace_for_longer_each_time_and_a_queue_is_not() {
+        let exchange = Target::Exchange(Written::Text(b"orders".to_vec()));
+        let queue = Target::Queue(Written::Text(b"emails".to_vec()));
+        let mut pauses = vec![pause_after(None, &exchange)];
+        for _ in 0..7 {
+            pauses.push(pause_after(pauses.last().copied(), &exchange));
+        }
+
+        let seconds: Vec<_> = pauses.iter().map(Duration::as_secs).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(pause_after(Some(AGAIN), &queue), AGAIN);
+    }
 
     #[tokio::test]
     async fn locked_file_is_tried_again() {

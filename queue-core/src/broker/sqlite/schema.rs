@@ -177,7 +177,7 @@ fn look(connection: &Connection, path: &Path) -> Result<Option<i64>> {
 
 /// Refuses tables of this version if they are newer than we know: a newer program may bring the file up to date while
 /// we have it open.
-pub(super) fn check(version: i64) -> rusqlite::Result<()> {
+pub(crate) fn check(version: i64) -> rusqlite::Result<()> {
     if version <= VERSION {
         return Ok(());
     }
