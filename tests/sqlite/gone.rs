@@ -235,6 +235,17 @@ async fn all_clients_of_a_program_notice() {
 }
 
 /// The relay would wait for rows of a file that no application writes to any more.
+/// A relay has begun when it has sent something.
+async fn until_it_has_begun(database: &Database, client: &Client) {
+    let application = Connection::open(&database.0).unwrap();
+    application
+        .execute("INSERT INTO leveret_outbox (queue, id, payload) VALUES ('jobs', 'first', '{}')", [])
+        .unwrap();
+    drop(application);
+    let mut consumer = client.broker().consume(ConsumeOptions::new("jobs")).await.unwrap();
+    next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+}
+
 #[tokio::test]
 async fn relay_ends_when_its_file_was_replaced() {
     let (database, new) = (Database::new(), Database::new());
@@ -246,20 +257,42 @@ async fn relay_ends_when_its_file_was_replaced() {
         let client = client.clone();
         tokio::spawn(async move { outbox.relay(&client, CancellationToken::new()).await })
     };
-    // It has begun when it has sent something.
-    let application = Connection::open(&database.0).unwrap();
-    application
-        .execute("INSERT INTO leveret_outbox (queue, id, payload) VALUES ('jobs', 'first', '{}')", [])
-        .unwrap();
-    drop(application);
-    let mut consumer = client.broker().consume(ConsumeOptions::new("jobs")).await.unwrap();
-    next(&mut consumer).await.settle(Settlement::Ack).await.unwrap();
+    until_it_has_begun(&database, &client).await;
 
     std::fs::rename(&new.0, &database.0).unwrap();
 
     let ended = tokio::time::timeout(PATIENCE, relaying).await.expect("it goes on").unwrap();
     let words = leveret::error_chain(&ended.expect_err("it was replaced"));
     assert!(words.contains("replaced by another file"), "{words}");
+    client.close().await;
+}
+
+/// It would set aside what it cannot read, such as the events that an older program did not know.
+#[tokio::test]
+async fn relay_ends_when_a_newer_program_changes_the_tables() {
+    let database = Database::new();
+    let outbox = Outbox::open(&database.url("")).unwrap();
+    let client = Client::connect("memory:").await.unwrap();
+    declare(&client).await;
+    let relaying = {
+        let client = client.clone();
+        tokio::spawn(async move { outbox.relay(&client, CancellationToken::new()).await })
+    };
+    until_it_has_begun(&database, &client).await;
+    let newer = Connection::open(&database.0).unwrap();
+    newer
+        .execute_batch(
+            "BEGIN IMMEDIATE; UPDATE leveret_meta SET schema = 99; \
+             INSERT INTO leveret_outbox (queue, id, payload) VALUES ('', 'of a new kind', '{}'); COMMIT",
+        )
+        .unwrap();
+
+    let ended = tokio::time::timeout(PATIENCE, relaying).await.expect("it goes on").unwrap();
+
+    let words = leveret::error_chain(&ended.expect_err("the tables are newer"));
+    assert!(words.contains("newer Leveret: update this program"), "{words}");
+    let waiting = "SELECT count(*) FROM leveret_outbox WHERE refused IS NULL";
+    assert_eq!(newer.query_row(waiting, [], |row| row.get::<_, i64>(0)).unwrap(), 1);
     client.close().await;
 }
 
