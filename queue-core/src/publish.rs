@@ -120,7 +120,6 @@ impl<E: Event> PublishEvent<E> {
     }
 }
 
-#[cfg(feature = "sqlite-system")]
 impl<E: Event> PublishEvent<E> {
     /// The event as a row to insert in a transaction of your own: it is published if, and only if, that commits. See
     /// [`SqlInsert`], and [`SqlInsert::event`] for a program that has no client. That nobody listens is no error then,
@@ -128,9 +127,20 @@ impl<E: Event> PublishEvent<E> {
     ///
     /// # Errors
     /// If the event cannot be encoded or is too large, or its fields make no routing key.
+    #[cfg(feature = "sqlite-system")]
     pub fn into_sql(self) -> Result<SqlInsert, EventError> {
         let Occurrence { client, event, options, .. } = self.0.into_message();
         Ok(SqlInsert::of_event(&client.sealer().event(&event, options)?))
+    }
+
+    /// Says which feature it takes.
+    #[cfg(not(feature = "sqlite-system"))]
+    #[doc(hidden)]
+    pub fn into_sql(self) -> Result<crate::without_sqlite::NoInsert, EventError>
+    where
+        Self: crate::without_sqlite::IntoSql,
+    {
+        unreachable!("nothing is `IntoSql`")
     }
 }
 

@@ -41,6 +41,10 @@ pub struct Message {
     pub content_type: Option<String>,
     /// AMQP `content_encoding`: how the payload is packed, such as `gzip`.
     pub content_encoding: Option<String>,
+    /// AMQP `app_id`: the program that published the job, if it says so.
+    pub app_id: Option<String>,
+    /// AMQP `cluster_id`.
+    pub cluster_id: Option<String>,
     /// All headers as they crossed the wire: the job's, Leveret's (`q-`) and the broker's (`x-death`).
     pub headers: Headers,
     /// The payload as it crossed the wire.
@@ -58,7 +62,8 @@ pub enum MessageState {
         /// When it is due.
         due: SystemTime,
     },
-    /// It was dead-lettered, and waits to be replayed or discarded.
+    /// It was dead-lettered, and waits to be replayed or discarded. Read from its headers: it is also said of a job in a work
+    /// queue that the broker moved there from another queue by a dead-letter exchange.
     Dead,
 }
 
@@ -91,6 +96,8 @@ impl Message {
             failed_at,
             content_type: job.content_type.clone(),
             content_encoding: job.content_encoding.clone(),
+            app_id: job.app_id.clone(),
+            cluster_id: job.cluster_id.clone(),
             headers: job.headers.clone(),
             payload: job.payload.clone(),
         }
@@ -100,7 +107,17 @@ impl Message {
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, task, state, attempt, replays, priority, enqueued_at, failed_in, kind, .. } = self;
-        let Self { error, failed_at, content_type, content_encoding, headers, payload, .. } = self;
+        let Self {
+            error,
+            failed_at,
+            content_type,
+            content_encoding,
+            app_id,
+            cluster_id,
+            headers,
+            payload,
+            ..
+        } = self;
         f.debug_struct("Message")
             .field("id", id)
             .field("task", task)
@@ -115,6 +132,8 @@ impl fmt::Debug for Message {
             .field("failed_at", failed_at)
             .field("content_type", content_type)
             .field("content_encoding", content_encoding)
+            .field("app_id", app_id)
+            .field("cluster_id", cluster_id)
             .field("headers", headers)
             .field("payload", &Hidden(payload))
             .finish()
