@@ -68,7 +68,7 @@ impl SqlInsert {
     /// takes one, and sets headers and an id.
     ///
     /// ```
-    /// # use queue_core::{broker::sqlite::SqlInsert, error::BoxError, event::Event};
+    /// # use queue_core::{error::BoxError, event::Event, outbox::SqlInsert};
     /// # fn f<E: Event>(account_opened: E, database: &mut rusqlite::Connection) -> Result<(), BoxError> {
     /// let event = SqlInsert::event(&account_opened)?;
     /// let transaction = database.transaction()?;

@@ -62,7 +62,7 @@ impl Outbox {
     /// Relays to the broker of `client` until `stop` says so. Run it beside your worker, in any process.
     ///
     /// ```no_run
-    /// # mod leveret { pub use queue_core::broker::sqlite::{CancellationToken, Outbox}; }
+    /// # mod leveret { pub use queue_core::outbox::{CancellationToken, Outbox}; }
     /// # use queue_core::client::Client;
     /// use leveret::{CancellationToken, Outbox};
     ///
