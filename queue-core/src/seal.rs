@@ -14,7 +14,7 @@ use crate::event::Event;
 use crate::task::{Task, TaskOptions};
 use crate::topology::{MAX_NAME, QueueSpec};
 
-/// What RabbitMQ takes by default since 4.0: <https://www.rabbitmq.com/docs/limits>.
+/// The largest message that RabbitMQ takes by default since 4.0: <https://www.rabbitmq.com/docs/limits>.
 pub(crate) const MAX_PAYLOAD: usize = 16 * 1024 * 1024;
 
 /// The options of a message, as the user has set them.
@@ -51,7 +51,7 @@ impl Due {
     }
 }
 
-/// What a task's type says of its messages. Code that takes this in place of the type is compiled once, not per task.
+/// Says of a task's messages what its type says. Code that takes this in place of the type is compiled once, not per task.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kind {
     pub(crate) task: &'static str,

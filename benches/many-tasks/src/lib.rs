@@ -1,11 +1,11 @@
-//! What both programs share, so that the compiler sees it once.
+//! The code that both programs share, so that the compiler sees it once.
 
 use std::hint::black_box;
 
 /// A payload that each of the tasks takes.
 pub const BODY: &str = r#"{"user": 7, "address": "ada@example.com", "note": null}"#;
 
-/// What each of the tasks does.
+/// Each of the tasks does this.
 ///
 /// # Errors
 /// Never; a task returns a `Result` as a rule.

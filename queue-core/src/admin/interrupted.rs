@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind};
 /// `?` makes an [`Error`] of it, whose words tell the number, too.
 pub struct Interrupted {
     done: usize,
-    /// What was done to them: "replayed".
+    /// Says what was done to them: "replayed".
     participle: &'static str,
     error: Error,
 }
@@ -25,7 +25,7 @@ impl Interrupted {
         self.done
     }
 
-    /// What kind of error ended it: [`Connection`](ErrorKind::Connection) if the broker went away or took nothing for the whole
+    /// The kind of error that ended it: [`Connection`](ErrorKind::Connection) if the broker went away or took nothing for the whole
     /// publish timeout, [`Topology`](ErrorKind::Topology) if a letter's queue is unknown, missing or full,
     /// [`NotFound`](ErrorKind::NotFound) if the dead-letter queue does not exist, and others as [`ErrorKind`] says.
     pub fn kind(&self) -> ErrorKind {

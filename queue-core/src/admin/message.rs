@@ -33,7 +33,7 @@ pub struct Message {
     /// Why it failed last: a [`ReasonKind`](crate::outcome::ReasonKind) of ours, or AMQP's own `rejected`, `expired`, `maxlen` or
     /// `delivery_limit`.
     pub kind: Option<String>,
-    /// What its last attempt said.
+    /// The error of its last attempt.
     pub error: Option<String>,
     /// When it failed last.
     pub failed_at: Option<SystemTime>,

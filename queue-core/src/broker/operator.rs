@@ -1,5 +1,5 @@
-//! What an operator asks of a broker, beside the way of jobs: how deep a queue is, what waits in it, and to empty or delete
-//! it. The seam for `admin`; no job comes through here.
+//! The trait by which operators look into queues, beside the way of jobs: how deep a queue is, what waits in it, and to
+//! empty or delete it. The seam for `admin`; no job comes through here.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -10,8 +10,8 @@ use super::delivery::Delivery;
 use crate::envelope::Envelope;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What an operator, a person or a tool, may ask of a broker. Given by [`Client::operator`](crate::client::Client::operator),
-/// and implemented beside [`Broker`](super::Broker) by a broker that can be looked into.
+/// Answers what an operator, a person or a tool, may ask of a broker. Given by
+/// [`Client::operator`](crate::client::Client::operator), and implemented beside [`Broker`](super::Broker) by a broker that can be looked into.
 ///
 /// ```
 /// use queue_core::broker::Publish;
@@ -180,7 +180,7 @@ impl Found {
     }
 }
 
-/// What a broker can do for an operator. Given by [`Operator::abilities`], so that a tool offers only what works.
+/// Says what a broker can do for an operator. Given by [`Operator::abilities`], so that a tool offers only what works.
 ///
 /// | | `memory:`, `sqlite:` | RabbitMQ |
 /// |---|---|---|
@@ -207,7 +207,7 @@ pub struct Abilities {
 }
 
 impl Abilities {
-    /// What a broker can that keeps its queues itself.
+    /// The abilities of a broker that keeps its queues itself.
     #[cfg(any(feature = "memory", feature = "sqlite-system"))]
     pub(crate) const EMBEDDED: Self = Self {
         lists_queues: true,

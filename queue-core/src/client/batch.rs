@@ -15,7 +15,7 @@ struct Sealed {
     again: Again,
 }
 
-/// What a message is made of.
+/// The parts that a message is made of.
 struct Again {
     id: JobId,
     payload: Bytes,

@@ -1,4 +1,4 @@
-//! What `enqueue` returns.
+//! `enqueue` returns this.
 
 use std::borrow::Borrow;
 use std::fmt;

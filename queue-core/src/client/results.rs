@@ -1,4 +1,4 @@
-//! What `enqueue_all` returns: the result of each job, and one for all.
+//! `enqueue_all` returns this: the result of each job, and one for all.
 
 use std::ops::Deref;
 

@@ -306,7 +306,7 @@ fn cut_short(error: JoinError) -> Error {
     }
 }
 
-/// What became of some rows of a queue.
+/// Tells what became of some rows of a queue.
 #[derive(Debug)]
 struct Sent {
     target: Target,
@@ -377,7 +377,7 @@ async fn look_for(client: &Client, queue: &str) -> Result<(), PublishError> {
     })
 }
 
-/// What is to be sent.
+/// The rows that are to be sent.
 struct Found {
     version: i64,
     batches: Vec<(Target, Vec<Entry>)>,

@@ -1,4 +1,4 @@
-//! What one would write without Leveret: a struct for each payload, and a table that decodes JSON and runs the function.
+//! The tasks as one would write them without Leveret: a struct for each payload, and a table that decodes JSON and runs the function.
 //! Runs each of them once.
 
 use std::pin::Pin;

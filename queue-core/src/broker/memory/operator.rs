@@ -1,4 +1,4 @@
-//! What an operator asks of this broker.
+//! The memory broker answers operators.
 
 use async_trait::async_trait;
 

@@ -1,4 +1,4 @@
-//! What an operator asks of this broker. Questions are read from the file beside the writer; the writer does what changes it.
+//! The SQLite broker answers operators. Questions are read from the file beside the writer; the writer does what changes it.
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _};
