@@ -8,16 +8,16 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::channels::Channels;
-use super::closing::Closing;
-use super::consumer::{self, Consuming};
-use super::declaring::Declarer;
-use super::dial::Dialer;
-use super::publish::Publishing;
-use super::router::{DueRouter, NeedsRouter};
-use super::runtime::{OwnRuntime, Tasks, on};
-use super::session::State;
-use super::walk::Walking;
+use super::connection::closing::Closing;
+use super::connection::dial::Dialer;
+use super::connection::runtime::{OwnRuntime, Tasks, on};
+use super::consume::consumer::{self, Consuming};
+use super::consume::router::{DueRouter, NeedsRouter};
+use super::declare::declaring::Declarer;
+use super::operate::channels::Channels;
+use super::operate::walk::Walking;
+use super::publish::publishing::Publishing;
+use super::supervise::session::State;
 use crate::broker::amqp::{check_publish, check_queue};
 use crate::broker::reply::is_request;
 use crate::broker::{

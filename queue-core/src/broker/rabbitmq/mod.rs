@@ -1,5 +1,8 @@
-//! The RabbitMQ broker. [`connect`] opens it; from there a job's way is `publisher` ⇢ the server ⇢ `consumer` →
-//! `settle`, with `due` routing what is delayed.
+//! The RabbitMQ broker. [`connect`] opens it; from there a job's way is `publish/publisher` ⇢ the server ⇢
+//! `consume/consumer` → `consume/settle`, with `consume/due` routing what is delayed.
+//!
+//! The folders import one another in one direction, each only those before it: `message`, `connection`, `topology`,
+//! `supervise`, `declare`, `delay`, `publish`, `consume`, `operate`; `broker` and `operator` stand on top.
 //!
 //! Everything runs on a small runtime of its own: a handler that blocks the user's threads must not keep
 //! heartbeats from being sent.
@@ -10,90 +13,47 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::broker::RabbitMq;
-use self::caller::PublisherHandle;
-use self::channels::Channels;
-use self::closing::Closing;
-use self::connections::Connections;
-use self::consumer::Consuming;
-use self::control::ControlConnection;
-use self::declared::Declared;
-use self::declaring::Declarer;
-use self::dial::Dialer;
-use self::due::Routing;
-use self::exact::Exact;
-use self::fault::Fault;
-use self::ladder::Ladder;
-use self::pause::{Pauses, Waiters};
-use self::publish::Publishing;
-use self::publisher::Setup;
-use self::replier::Replier;
-use self::restore::Restorer;
-use self::router::DueRouter;
-use self::runtime::{OwnRuntime, Tasks};
-use self::server_clock::ServerClock;
-use self::session::State;
-use self::supervise::{PUBLISHER, Supervision, supervise};
-use self::turn::Turns;
-use self::url::Target;
-use self::walk::Walking;
+use self::connection::closing::Closing;
+use self::connection::connect::Link;
+use self::connection::dial::Dialer;
+use self::connection::fault::Fault;
+use self::connection::runtime::{OwnRuntime, Tasks};
+use self::connection::url::Target;
+use self::consume::consumer::Consuming;
+use self::consume::due::Routing;
+use self::consume::router::DueRouter;
+use self::declare::declaring::Declarer;
+use self::declare::exact::Exact;
+use self::declare::restore::Restorer;
+use self::delay::ladder::Ladder;
+use self::delay::server_clock::ServerClock;
+use self::operate::channels::Channels;
+use self::operate::control::ControlConnection;
+use self::operate::turn::Turns;
+use self::operate::walk::Walking;
+use self::publish::caller::PublisherHandle;
+use self::publish::publisher::Setup;
+use self::publish::publishing::Publishing;
+use self::publish::replier::Replier;
+use self::supervise::connections::Connections;
+use self::supervise::pause::{Pauses, Waiters};
+use self::supervise::session::State;
+use self::supervise::supervision::{PUBLISHER, Supervision, supervise};
+use self::topology::declared::Declared;
 use super::{Broker, Settings};
 use crate::error::{Result, chain};
 
-mod address;
-mod backlog;
-mod batch;
 mod broker;
-mod caller;
-mod channel;
-mod channels;
-mod closing;
-mod command;
-mod connect;
-mod connections;
-mod consumer;
-mod control;
-mod convert;
+mod connection;
+mod consume;
 mod declare;
-mod declared;
-mod declaring;
-mod delayed;
-mod delivery_stream;
-mod dial;
-mod due;
-mod exact;
-mod fault;
-mod flight;
-mod hosts;
-mod ladder;
-mod ledger;
-#[cfg(feature = "management")]
-mod management;
+mod delay;
+mod message;
+mod operate;
 mod operator;
-mod outgoing;
-mod pause;
-mod probe;
 mod publish;
-mod publisher;
-mod redeclare;
-mod refused;
-mod replier;
-mod reply;
-mod restore;
-mod returns;
-mod router;
-mod runtime;
-mod server_clock;
-mod session;
-mod settle;
 mod supervise;
-mod tags;
-mod transport;
-mod turn;
-mod unconfirmed;
-mod url;
-mod waiting;
-mod walk;
-mod wire;
+mod topology;
 
 /// Connects to one of the hosts that the URL names.
 ///
@@ -206,7 +166,7 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
 
 /// The first connection: a broker that is away is tried as often as the URL says, or for ever; one that refuses us
 /// once.
-async fn first_link(dialer: &Dialer, settings: &Settings, waiters: &Arc<Waiters>) -> Result<connect::Link> {
+async fn first_link(dialer: &Dialer, settings: &Settings, waiters: &Arc<Waiters>) -> Result<Link> {
     let waits = settings.wait_for_broker.then(|| waiters.wait());
     let mut pauses = Pauses::new();
     for attempt in 1.. {

@@ -5,10 +5,10 @@ use async_trait::async_trait;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions};
 
 use super::broker::RabbitMq;
-use super::convert::short;
-use super::declare::refusal_to_operator;
-use super::runtime::on;
-use super::walk::RabbitWalk;
+use super::connection::runtime::on;
+use super::message::convert::short;
+use super::operate::walk::RabbitWalk;
+use super::topology::declare::refusal_to_operator;
 use crate::broker::{Abilities, Operator, QueueStats, Walk, amqp};
 use crate::error::Result;
 use crate::topology::Name;

@@ -1,0 +1,138 @@
+//! Settles deliveries: a retry or dead letter is published and confirmed before the original is acked.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::ledger::Ledger;
+use crate::broker::Settler;
+use crate::broker::amqp::{Plan, check_publish};
+use crate::broker::tries::Tries;
+use crate::envelope::Envelope;
+use crate::error::{PublishError, SettleError};
+use crate::settlement::Settlement;
+
+/// What settles one delivery; gives it back if it is dropped unused.
+pub(crate) struct Receipt {
+    ledger: Arc<Ledger>,
+    tag: u64,
+    settled: bool,
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receipt")
+            .field("queue", &self.ledger.queue)
+            .field("tag", &self.tag)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Receipt {
+    pub(crate) fn new(ledger: Arc<Ledger>, tag: u64) -> Self {
+        Self { ledger, tag, settled: false }
+    }
+
+    fn ack(&mut self) -> Result<(), SettleError> {
+        self.settled = true;
+        if self.ledger.ack(self.tag) { Ok(()) } else { Err(SettleError::Lost) }
+    }
+
+    /// Publishes the copy, then acks. What cannot be published goes back to the queue.
+    async fn replace(mut self: Box<Self>, plan: Plan) -> Result<(), SettleError> {
+        let mut tries = Tries::new();
+        while let Err(error) = self.publish_copy_while_ours(&plan).await? {
+            tracing::warn!(queue = %self.ledger.queue, %error, "the copy of a job was not confirmed");
+            // Dropping the receipt gives the original back.
+            tries.pause_after(error).await?;
+        }
+        self.ack()
+    }
+
+    /// Publishes the copy, unless the original is lost, before or meanwhile: that will be delivered again, so a copy would
+    /// be one too many. What is no longer waited for is not sent on the publisher's next connection.
+    async fn publish_copy_while_ours(&self, plan: &Plan) -> Result<Result<(), PublishError>, SettleError> {
+        if !self.ledger.is_open() {
+            return Err(SettleError::Lost);
+        }
+        tokio::select! {
+            biased;
+            published = self.publish_copy(plan) => Ok(published),
+            () = self.ledger.gone() => Err(SettleError::Lost),
+        }
+    }
+
+    async fn publish_copy(&self, plan: &Plan) -> Result<(), PublishError> {
+        let publishing = &self.ledger.publishing;
+        match plan {
+            Plan::Delay { copy, due } => {
+                let delay = due.duration_since(publishing.settings.clock.now()).unwrap_or_default();
+                publishing.publish_delayed(copy.clone(), self.ledger.queue.clone(), delay).await
+            }
+            Plan::Publish(copy) => {
+                check_publish(copy)?;
+                let since = Instant::now();
+                match publishing.publisher.publish(copy.clone()).await {
+                    Err(PublishError::Unroutable { .. })
+                        if publishing.restorer.restore(&copy.route, since).await =>
+                    {
+                        publishing.publisher.publish(copy.clone()).await
+                    }
+                    published => published,
+                }
+            }
+            Plan::Ack | Plan::Release | Plan::Drop { .. } => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Settler for Receipt {
+    async fn settle(
+        mut self: Box<Self>,
+        envelope: Envelope,
+        settlement: Settlement,
+    ) -> Result<(), SettleError> {
+        let ledger = self.ledger.clone();
+        let now = || ledger.publishing.settings.clock.now();
+        let plan = Plan::new(settlement, envelope, &ledger.queue, ledger.dead_letter.as_ref(), now);
+        match &plan {
+            Plan::Ack => self.ack(),
+            Plan::Drop { .. } => self.ack().inspect(|()| plan.tell_loss(&ledger.queue)),
+            Plan::Release => {
+                self.settled = true;
+                if self.ledger.release(self.tag) { Ok(()) } else { Err(SettleError::Lost) }
+            }
+            Plan::Delay { .. } | Plan::Publish(_) => self.on_runtime(plan).await,
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.ledger.is_lost()
+    }
+
+    fn is_gone(&self) -> bool {
+        !self.ledger.is_open()
+    }
+}
+
+impl Receipt {
+    /// Replaces on the broker's runtime, so that a caller that is dropped half-way leaves no half settlement.
+    async fn on_runtime(self: Box<Self>, plan: Plan) -> Result<(), SettleError> {
+        let handle = self.ledger.tasks.handle().clone();
+        match handle.spawn(self.replace(plan)).await {
+            Ok(settled) => settled,
+            Err(_) => Err(SettleError::Lost),
+        }
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.ledger.release(self.tag);
+        }
+    }
+}
