@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use queue_core::broker::{ConsumeOptions, Consumer};
 use queue_core::client::Client;
@@ -13,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::activity::Activity;
 use crate::blocking::Blocking;
+use crate::consumer_timeout;
 use crate::context::Environment;
 use crate::errand;
 use crate::events::{Emitter, JobInfo, Tally};
@@ -112,10 +114,23 @@ impl Lane {
         let spec = self.plan.spec;
         let client = &self.shared.client;
         let mut options = ConsumeOptions::new(spec.name().clone())
-            .prefetch(spec.get_prefetch().unwrap_or(1).max(self.slots.total()))
-            .dead_letter(spec.dead_letter_route(client.namespace()));
+            .prefetch(self.prefetch())
+            .dead_letter(spec.dead_letter_route(client.namespace()))
+            .consumer_timeout(self.consumer_timeout());
         options.name = Some(self.shared.name.clone());
         client.broker().consume(options).await
+    }
+
+    fn prefetch(&self) -> u16 {
+        self.plan.spec.get_prefetch().unwrap_or(1).max(self.slots.total())
+    }
+
+    /// How long the broker is to wait for a settlement. By all tasks of the worker: an exchange may bring any of them into
+    /// this queue.
+    fn consumer_timeout(&self) -> Duration {
+        let timeouts =
+            self.shared.tasks.values().chain(&self.plan.subscriber).map(|task| task.options.timeout);
+        consumer_timeout::least(self.prefetch(), self.slots.total(), timeouts)
     }
 
     /// What watchers of the worker are told of a job of this queue.

@@ -5,6 +5,7 @@
 
 mod activity;
 mod blocking;
+mod consumer_timeout;
 mod context;
 mod decide;
 mod errand;

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use leveret::{Client, Context, JobEvent, Task, Worker, task};
-use queue_core::settlement::Settlement;
+use queue_core::broker::ConsumeOptions;
+use queue_core::error::SettleError;
+use queue_core::settlement::{Reason, ReasonKind, Settlement};
 use queue_core::topology::{Name, QueueDecl, Topology};
 use tokio::sync::Semaphore;
 
@@ -19,12 +21,16 @@ mod operator {
         deliveries_lost_with_their_connection_are_not_begun,
         deliveries_held_beyond_consumer_timeout_are_not_begun,
         consumer_that_the_server_ends_gives_back_what_waits_and_acks_what_runs,
+        settlement_after_the_consumers_own_timeout_is_lost,
+        job_may_take_longer_than_the_server_waits_by_itself,
     );
 
     use super::{
         consumer_that_the_server_ends_gives_back_what_waits_and_acks_what_runs,
         deliveries_held_beyond_consumer_timeout_are_not_begun,
         deliveries_lost_with_their_connection_are_not_begun,
+        job_may_take_longer_than_the_server_waits_by_itself,
+        settlement_after_the_consumers_own_timeout_is_lost,
     };
 }
 
@@ -122,6 +128,17 @@ async fn deliveries_held_beyond_consumer_timeout_are_not_begun(node: Private) {
     })
     .await;
 
+    if waits_as_long_as_it_is_asked(&node).await {
+        assert_eq!(
+            (gate.book.runs(), gate.again.runs()),
+            (JOBS as u32, 0),
+            "the worker asked for half an hour"
+        );
+        worker.stop().await;
+        client.close().await;
+        set_consumer_timeout(&node, None).await;
+        return;
+    }
     // At each timeout the one that ran then has lost its ack, or the server has lost patience with it: one run in five,
     // where the machine keeps pace. With all that was held it was five times as many runs as jobs.
     let runs = gate.book.runs();
@@ -136,7 +153,7 @@ async fn deliveries_held_beyond_consumer_timeout_are_not_begun(node: Private) {
 
 /// RabbitMQ 4.3 ends a consumer and leaves its channel open; the versions before close the channel, and all is lost.
 async fn consumer_that_the_server_ends_gives_back_what_waits_and_acks_what_runs(node: Private) {
-    if !node.eval("rabbit_misc:version().").await.contains("\"4.3") {
+    if !waits_as_long_as_it_is_asked(&node).await {
         return;
     }
     set_consumer_timeout(&node, Some(4000)).await;
@@ -181,6 +198,81 @@ async fn consumer_that_the_server_ends_gives_back_what_waits_and_acks_what_runs(
     client.operator().unwrap().delete(&queue).await.unwrap();
     client.close().await;
     set_consumer_timeout(&node, None).await;
+}
+
+/// The server ignores an ack of what it has taken back, so the worker must not believe that it told it.
+async fn settlement_after_the_consumers_own_timeout_is_lost(node: Private) {
+    if !waits_as_long_as_it_is_asked(&node).await {
+        return;
+    }
+    let client = client(&node.url).await;
+    let queue: Name = unique("impatient").into();
+    let decl = QueueDecl::new(queue.clone()).argument("x-queue-type", "quorum");
+    client.declare(&Topology::new().queue(decl)).await.unwrap();
+    let options = ConsumeOptions::new(queue.clone()).prefetch(2).consumer_timeout(Duration::from_secs(3));
+    let mut consumer = client.broker().consume(options).await.unwrap();
+    send(&client, &queue, 2).await;
+    let (acked, retried) = (next(&mut consumer).await, next(&mut consumer).await);
+
+    let (one, other) = (next(&mut consumer).await, next(&mut consumer).await);
+
+    assert!(one.redelivered && other.redelivered);
+    let said = log::lines(&["ERROR", &queue, "x-consumer-timeout"]);
+    assert!(said.len() == 1 && said[0].contains("limit=3s"), "{said:?}");
+    let reason = Reason::new(ReasonKind::Failed, "no");
+    let retry = Settlement::Retry { after: Duration::ZERO, attempt: 2, reason };
+    for (late, settlement) in [(acked, Settlement::Ack), (retried, retry)] {
+        let settled = late.settle(settlement).await;
+        assert!(matches!(settled, Err(SettleError::Lost)), "{settled:?}");
+    }
+    one.settle(Settlement::Ack).await.unwrap();
+    other.settle(Settlement::Ack).await.unwrap();
+    until_ready(&client, &queue, 0).await;
+    client.operator().unwrap().delete(&queue).await.unwrap();
+    client.close().await;
+}
+
+#[task(queue = "test.faults.lost.endless", timeout = none)]
+async fn endless(gate: &Gate, number: u64) {
+    gate.book.ran(number);
+    let _ = gate.open.acquire().await;
+}
+
+async fn job_may_take_longer_than_the_server_waits_by_itself(node: Private) {
+    if !waits_as_long_as_it_is_asked(&node).await {
+        return;
+    }
+    set_consumer_timeout(&node, Some(1000)).await;
+    let (client, gate) = (client(&node.url).await, Gate::closed());
+    fresh::<Endless>(&client).await;
+    // The neighbour shows when the server has lost patience with consumers that do not ask.
+    let queue: Name = unique("default").into();
+    let decl = QueueDecl::new(queue.clone()).argument("x-queue-type", "quorum");
+    client.declare(&Topology::new().queue(decl)).await.unwrap();
+    let mut neighbour = consume(&client, &queue, 1).await;
+    enqueue(&client, &gate, std::iter::once(Endless { number: 0 })).await;
+    let worker = run(Worker::new(&client).task::<Endless>().shared(gate.clone()));
+    gate.book.until_ran(1).await;
+
+    send(&client, &queue, 1).await;
+    let held = next(&mut neighbour).await;
+    let again = next(&mut neighbour).await;
+    assert_eq!(again.envelope.id, held.envelope.id);
+    gate.open.close();
+
+    gate.book.balance("longer than the server waits by itself").await;
+    worker.stop().await;
+    assert_eq!(gate.book.runs(), 1);
+    let left = client.operator().unwrap().inspect(Endless::queue().name()).await.unwrap();
+    assert_eq!(left.ready, 0, "its ack counted");
+    client.operator().unwrap().delete(&queue).await.unwrap();
+    client.close().await;
+    set_consumer_timeout(&node, None).await;
+}
+
+/// Since RabbitMQ 4.3 a consumer of a quorum queue says how long the server is to wait for it.
+async fn waits_as_long_as_it_is_asked(node: &Private) -> bool {
+    node.eval("rabbit_misc:version().").await.contains("\"4.3")
 }
 
 /// For channels that are opened from now on, in milliseconds; `None` is what RabbitMQ comes with.

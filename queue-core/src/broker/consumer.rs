@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use futures_util::Stream;
 use tokio::sync::mpsc;
@@ -25,12 +26,16 @@ pub struct ConsumeOptions {
     pub dead_letter: Option<Route>,
     /// The consumer's name in the broker's own lists: AMQP's consumer tag begins with it.
     pub name: Option<String>,
+    /// How long the broker waits for a delivery's settlement before it delivers the message again. `None` leaves that to the
+    /// server's configuration. Quorum queues of RabbitMQ 4.3 and later take it from a consumer; elsewhere it has no effect.
+    /// See <https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout>.
+    pub consumer_timeout: Option<Duration>,
 }
 
 impl ConsumeOptions {
     /// Prefetch 1, dead letters dropped.
     pub fn new(queue: impl Into<Name>) -> Self {
-        Self { queue: queue.into(), prefetch: 1, dead_letter: None, name: None }
+        Self { queue: queue.into(), prefetch: 1, dead_letter: None, name: None, consumer_timeout: None }
     }
 
     /// How many unsettled deliveries at most.
@@ -44,6 +49,13 @@ impl ConsumeOptions {
     #[must_use]
     pub fn dead_letter(mut self, route: Option<Route>) -> Self {
         self.dead_letter = route;
+        self
+    }
+
+    /// How long the broker waits for a delivery's settlement, see [`consumer_timeout`](Self::consumer_timeout).
+    #[must_use]
+    pub fn consumer_timeout(mut self, timeout: Duration) -> Self {
+        self.consumer_timeout = Some(timeout);
         self
     }
 }

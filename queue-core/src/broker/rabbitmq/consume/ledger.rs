@@ -190,6 +190,16 @@ impl Ledger {
         self.acks().tags.oldest(Instant::now())
     }
 
+    /// Notes that the server has taken back what has been out for `limit`.
+    pub(super) fn time_out(&self, limit: Duration) {
+        self.acks().tags.time_out(limit, Instant::now());
+    }
+
+    /// Whether the server has taken a delivery back although its channel is open.
+    pub(super) fn is_timed_out(&self, tag: u64) -> bool {
+        self.is_recalled.load(Ordering::Acquire) && self.acks().tags.is_timed_out(tag)
+    }
+
     /// A delivery is out: taken from lapin, and not settled.
     pub(crate) fn deliver(&self, tag: u64) {
         self.acks().tags.deliver(tag);

@@ -37,7 +37,13 @@ impl Receipt {
 
     fn ack(&mut self) -> Result<(), SettleError> {
         self.settled = true;
-        if self.ledger.ack(self.tag) { Ok(()) } else { Err(SettleError::Lost) }
+        let is_timed_out = self.is_timed_out();
+        // Also where the server will hear nothing of it: the channel is closed when nothing is out any more.
+        if self.ledger.ack(self.tag) && !is_timed_out { Ok(()) } else { Err(SettleError::Lost) }
+    }
+
+    fn is_timed_out(&self) -> bool {
+        self.ledger.is_timed_out(self.tag)
     }
 
     /// Publishes the copy, then acks. What cannot be published goes back to the queue.
@@ -54,7 +60,7 @@ impl Receipt {
     /// Publishes the copy, unless the original is lost, before or meanwhile: that will be delivered again, so a copy would
     /// be one too many. What is no longer waited for is not sent on the publisher's next connection.
     async fn publish_copy_while_ours(&self, plan: &Plan) -> Result<Result<(), PublishError>, SettleError> {
-        if !self.ledger.is_open() {
+        if !self.ledger.is_open() || self.is_timed_out() {
             return Err(SettleError::Lost);
         }
         tokio::select! {
@@ -114,7 +120,7 @@ impl Settler for Receipt {
     }
 
     fn is_gone(&self) -> bool {
-        !self.ledger.is_open()
+        !self.ledger.is_open() || self.is_timed_out()
     }
 }
 

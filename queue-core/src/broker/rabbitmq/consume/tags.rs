@@ -1,6 +1,6 @@
 //! Which of a channel's deliveries are settled, and which acks that makes. Pure; used by `ledger`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// A channel's deliveries that RabbitMQ has not been told about.
@@ -10,6 +10,8 @@ pub(super) struct Tags {
     out: BTreeMap<u64, Option<Seen>>,
     /// To be acked.
     done: Vec<u64>,
+    /// Taken back by the server, which ignores what it is told of them.
+    timed_out: BTreeSet<u64>,
 }
 
 /// Since when a delivery has been out, and since when its job runs, as far as looks have shown: to ask the clock for each
@@ -53,6 +55,17 @@ impl Tags {
         Some(Held { waited: begun.duration_since(out), ran: now.duration_since(begun) })
     }
 
+    /// The server has taken back what has been out for `limit`.
+    pub(super) fn time_out(&mut self, limit: Duration, now: Instant) {
+        let is_late = |seen: Option<Seen>| seen.is_some_and(|seen| now.duration_since(seen.out) >= limit);
+        self.timed_out.extend(self.out.iter().filter(|(_, seen)| is_late(**seen)).map(|(tag, _)| *tag));
+    }
+
+    /// Whether the server has taken a delivery back.
+    pub(super) fn is_timed_out(&self, tag: u64) -> bool {
+        self.timed_out.contains(&tag)
+    }
+
     /// Whether none is in the worker's hands.
     pub(super) fn is_none_out(&self) -> bool {
         self.out.is_empty()
@@ -90,8 +103,6 @@ impl Tags {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -139,6 +150,21 @@ mod tests {
         tags.gone(3);
 
         assert_eq!(acks(&mut tags), [(1, false)]);
+    }
+
+    #[test]
+    fn only_what_was_out_for_long_times_out() {
+        let (mut tags, start) = (delivered(2), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        tags.look(1, at(0));
+        tags.deliver(3);
+        tags.look(1, at(6));
+        tags.deliver(4);
+
+        tags.done(1);
+        tags.time_out(Duration::from_secs(9), at(10));
+
+        assert_eq!([1, 2, 3, 4].map(|tag| tags.is_timed_out(tag)), [false, true, false, false]);
     }
 
     #[test]
