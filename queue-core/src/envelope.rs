@@ -21,6 +21,9 @@ pub mod header {
     pub const PUBLISH: &str = "q-publish";
     /// Which attempt the next run is, from 1. Absent means 1.
     pub const ATTEMPT: &str = "q-attempt";
+    /// How many copies were made of the job up to this one: see [`Envelope::copy_number`](super::Envelope::copy_number).
+    /// Absent means 0.
+    pub const COPY: &str = "q-copy";
     /// When a delayed job is due, in milliseconds since 1970: by RabbitMQ's clock where its enqueuer knew that, else by the
     /// enqueuer's.
     pub const ETA: &str = "q-eta";
@@ -373,6 +376,26 @@ impl Envelope {
             cluster_id: None,
             headers: Headers::new(),
         }
+    }
+
+    /// Which copy of its job this is, by the header [`header::COPY`]: 0 as it was enqueued, 1 the first copy. Each retry,
+    /// snooze and replay is one copy more. With queue, id and attempt it names one delivery's errand, which the id alone
+    /// does not: a job that is snoozed or replayed runs again under the same id and attempt.
+    ///
+    /// A header that is no number, or a negative one, counts as 0; one that is too large, as the largest.
+    ///
+    /// ```
+    /// use queue_core::envelope::{Envelope, header};
+    ///
+    /// let mut job = Envelope::new("{}");
+    /// assert_eq!(job.copy_number(), 0);
+    ///
+    /// job.headers.insert(header::COPY, 3_i64);
+    /// assert_eq!(job.copy_number(), 3);
+    /// ```
+    pub fn copy_number(&self) -> u32 {
+        let number = self.headers.get(header::COPY).and_then(HeaderValue::as_int).unwrap_or(0);
+        u32::try_from(number.max(0)).unwrap_or(u32::MAX)
     }
 }
 

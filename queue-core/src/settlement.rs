@@ -1,4 +1,4 @@
-//! What becomes of a delivery, and the copy of the job that a retry or a dead letter needs.
+//! What becomes of a delivery, and the copy of the job that a retry, a snooze or a dead letter needs.
 //!
 //! The worker decides ([`retry::decide`](crate::retry::decide)), its `settle` calls
 //! [`Delivery::settle`](crate::broker::Delivery::settle), the broker acts. The copies are made here, so that
@@ -28,6 +28,12 @@ pub enum Settlement {
         attempt: u32,
         /// Why this attempt failed.
         reason: Reason,
+    },
+    /// Not now: it comes again, not earlier than `until`. Nobody has tried it, so it costs no attempt and notes no failure.
+    /// The headers of an earlier failure stay.
+    Snooze {
+        /// When it may come again. A moment that is over means as soon as possible.
+        until: SystemTime,
     },
     /// It goes to the dead-letter exchange and is not tried again.
     DeadLetter {
@@ -110,17 +116,30 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The copy that runs again: attempt counted, failure noted, traces of brokers stripped.
+/// The copy that runs again: attempt and copy counted, failure noted, traces of brokers stripped.
 pub fn retry_copy(mut job: Envelope, attempt: u32, reason: &Reason, now: SystemTime) -> Envelope {
     strip_broker_traces(&mut job);
     note_failure(&mut job, reason, now);
+    count_copy(&mut job);
     job.attempt = attempt;
     // Whether it had expired was decided when it was delivered; a retry must not expire on its way.
     job.expiration = None;
     job
 }
 
-/// The copy for the dead-letter exchange: as it was, with the failure noted and the queue it failed in.
+/// The copy that comes again later without having been tried: copy counted, traces of brokers stripped, and all else as it
+/// was.
+pub fn snooze_copy(mut job: Envelope) -> Envelope {
+    strip_broker_traces(&mut job);
+    make_room(&mut job, NOTES);
+    count_copy(&mut job);
+    // As a retry's: a job that waits for its time must not expire on its way.
+    job.expiration = None;
+    job
+}
+
+/// The copy for the dead-letter exchange: as it was, with the failure noted and the queue it failed in. It keeps the number
+/// of the copy that failed: a dead letter does not run, and its replay is the next copy.
 pub fn dead_copy(mut job: Envelope, queue: &str, reason: &Reason, now: SystemTime) -> Envelope {
     strip_broker_traces(&mut job);
     note_failure(&mut job, reason, now);
@@ -131,7 +150,8 @@ pub fn dead_copy(mut job: Envelope, queue: &str, reason: &Reason, now: SystemTim
     job
 }
 
-/// The copy that is replayed: on its first attempt again, without what Leveret noted of its failure, and one replay more.
+/// The copy that is replayed: on its first attempt again, without what Leveret noted of its failure, one replay and one copy
+/// more.
 pub(crate) fn replay_copy(mut job: Envelope) -> Envelope {
     note_origin(&mut job);
     strip_broker_traces(&mut job);
@@ -139,8 +159,16 @@ pub(crate) fn replay_copy(mut job: Envelope) -> Envelope {
     let replays = int(header::REPLAYS).unwrap_or(0).max(0).saturating_add(1);
     // A job that was delayed carries its priority here.
     job.priority = int(header::PRIORITY).and_then(|priority| u8::try_from(priority).ok()).or(job.priority);
+    count_copy(&mut job);
     // Where an event came from stays true of its replay, and so does what its body is.
-    let stays = [header::EXCHANGE, header::ROUTING_KEY, header::VERSION, header::USER_ID, header::NO_ID];
+    let stays = [
+        header::COPY,
+        header::EXCHANGE,
+        header::ROUTING_KEY,
+        header::VERSION,
+        header::USER_ID,
+        header::NO_ID,
+    ];
     job.headers.retain(|name, _| !name.starts_with("q-") || stays.contains(&name));
     job.headers.insert(header::REPLAYS, replays);
     job.attempt = 1;
@@ -149,7 +177,8 @@ pub(crate) fn replay_copy(mut job: Envelope) -> Envelope {
     job
 }
 
-/// The copy that takes a message's place in its own queue: the same to whoever looks at it.
+/// The copy that takes a message's place in its own queue: the same to whoever looks at it. It keeps its number, since
+/// looking changes nothing: should both be there after a crash, they are one errand, which need not run twice.
 #[cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "elsewhere looking takes nothing"))]
 pub(crate) fn renewed_copy(mut job: Envelope) -> Envelope {
     if let Some(death) = death::last(&job) {
@@ -189,20 +218,57 @@ pub fn strip_broker_traces(job: &mut Envelope) {
     job.headers.retain(|name, _| !header::is_broker_trace(name) && name != "CC" && name != "BCC");
 }
 
+/// Counts one copy more of the job that this is a copy of.
+fn count_copy(job: &mut Envelope) {
+    let number = job.copy_number().saturating_add(1);
+    job.headers.insert(header::COPY, i64::from(number));
+}
+
 fn note_failure(job: &mut Envelope, reason: &Reason, now: SystemTime) {
-    // A foreign producer may have sent more headers than fit beside ours: its bulk goes, our reason stays. A copy
-    // that cannot be published would leave the original to be tried for ever.
-    let over = |job: &Envelope| job.headers.wire_size() + MAX_ERROR + 1024 > Headers::MAX_SIZE;
-    if over(job) {
-        job.headers.retain(|_, value| is_small(value));
+    // What an earlier attempt said is replaced.
+    for name in [header::ERROR, header::ERROR_KIND, header::FAILED_AT] {
+        job.headers.remove(name);
     }
-    if over(job) {
-        let kept = [header::UNKNOWN_SINCE, header::REPLAYS, header::VERSION, header::USER_ID, header::NO_ID];
-        job.headers.retain(|name, _| kept.contains(&name));
-    }
+    make_room(job, MAX_ERROR + NOTES);
     job.headers.insert(header::ERROR, truncate(&reason.message, MAX_ERROR));
     job.headers.insert(header::ERROR_KIND, reason.kind.as_str());
     job.headers.insert(header::FAILED_AT, clock::to_millis(now));
+}
+
+/// How many bytes of headers we add to a copy at most, beside an error: its number, how long it waits and for which queue.
+const NOTES: usize = 1024;
+
+/// Sees to it that `bytes` of headers fit beside those of the job. A foreign producer may have sent more: its bulk goes, what
+/// we noted stays. A copy that cannot be published would leave the original to be tried for ever.
+fn make_room(job: &mut Envelope, bytes: usize) {
+    let over = |job: &Envelope| job.headers.wire_size() + bytes > Headers::MAX_SIZE;
+    if over(job) {
+        job.headers.retain(|name, value| is_small(value) || is_our_error(name, value));
+    }
+    if over(job) {
+        job.headers.retain(|name, _| KEPT.contains(&name));
+    }
+}
+
+/// The headers without which a job would not be what it was.
+const KEPT: [&str; 13] = [
+    header::COPY,
+    header::REPLAYS,
+    header::UNKNOWN_SINCE,
+    header::VERSION,
+    header::USER_ID,
+    header::NO_ID,
+    header::EXCHANGE,
+    header::ROUTING_KEY,
+    header::DEADLINE,
+    header::ERROR,
+    header::ERROR_KIND,
+    header::FAILED_AT,
+    header::WORKER,
+];
+
+fn is_our_error(name: &str, value: &HeaderValue) -> bool {
+    name == header::ERROR && value.as_str().is_some_and(|text| text.len() <= MAX_ERROR)
 }
 
 fn is_small(value: &HeaderValue) -> bool {
@@ -240,6 +306,103 @@ mod tests {
         assert_eq!(copy.headers.get("CC"), None);
         assert_eq!(copy.headers.get("tenant"), Some(&"blue".into()));
         assert_eq!(copy.headers.get(header::ERROR), Some(&"mail server said 451".into()));
+    }
+
+    fn numbered(number: impl Into<HeaderValue>) -> Envelope {
+        let mut job = Envelope::new("{}");
+        job.headers.insert(header::COPY, number);
+        job
+    }
+
+    #[test]
+    fn every_copy_that_runs_counts_up_and_a_dead_letter_keeps_its_number() {
+        let retry = |job| retry_copy(job, 2, &failed(), UNIX_EPOCH);
+        let dead = |job| dead_copy(job, "emails", &failed(), UNIX_EPOCH);
+
+        let retried = retry(Envelope::new("{}"));
+        let snoozed = snooze_copy(retried.clone());
+        let letter = dead(snoozed.clone());
+        let replayed = replay_copy(letter.clone());
+        let again = replay_copy(dead(retry(replayed.clone())));
+
+        let numbers = [&retried, &snoozed, &letter, &replayed, &again].map(Envelope::copy_number);
+        assert_eq!(numbers, [1, 2, 2, 3, 5]);
+        assert_eq!(renewed_copy(letter).copy_number(), 2);
+    }
+
+    #[test]
+    fn number_of_a_copy_that_makes_no_sense_is_counted_on_from_within_bounds() {
+        let next = |number: HeaderValue| snooze_copy(numbered(number)).headers.remove(header::COPY);
+
+        assert_eq!(next((-7_i64).into()), Some(1_i64.into()));
+        assert_eq!(next(HeaderValue::Int(i64::MIN)), Some(1_i64.into()));
+        assert_eq!(next("many".into()), Some(1_i64.into()));
+        assert_eq!(next(HeaderValue::Int(i64::MAX)), Some(u32::MAX.into()));
+        assert_eq!(next(u32::MAX.into()), Some(u32::MAX.into()));
+    }
+
+    #[test]
+    fn snooze_copy_notes_no_failure_and_keeps_an_earlier_one() {
+        let mut job = retry_copy(Envelope::new("{}"), 2, &failed(), UNIX_EPOCH);
+        job.priority = Some(4);
+        job.reply_to = Some("replies".to_owned());
+        job.correlation_id = Some("7".to_owned());
+        job.expiration = Some(Duration::from_secs(1));
+        job.headers.insert(header::EXCHANGE, "shop");
+        job.headers.insert("x-death", HeaderValue::List(vec![]));
+        job.headers.insert("tenant", "blue");
+        let before = job.clone();
+
+        let copy = snooze_copy(job);
+
+        let mut headers = before.headers;
+        headers.remove("x-death");
+        headers.insert(header::COPY, 2_i64);
+        assert_eq!(copy.headers, headers);
+        assert_eq!((copy.attempt, copy.priority, copy.expiration), (2, Some(4), None));
+        assert_eq!((copy.reply_to, copy.correlation_id), (before.reply_to, before.correlation_id));
+        assert_eq!(snooze_copy(Envelope::new("{}")).headers.len(), 1);
+    }
+
+    /// Its headers alone would fit, but not beside those that a copy gets.
+    #[test]
+    fn copies_of_a_job_with_too_many_headers_fit_and_keep_what_we_noted() {
+        let mut job =
+            retry_copy(numbered(6_i64), 2, &Reason::new(ReasonKind::Failed, "e".repeat(5000)), UNIX_EPOCH);
+        job.headers.insert(header::REPLAYS, 3_i64);
+        job.headers.insert(header::EXCHANGE, "shop");
+        let mut bulky = job.clone();
+        bulky.headers.insert("blob", "x".repeat(27 * 1024));
+        let mut many = job.clone();
+        many.headers = many
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.clone()))
+            .chain((0..1000).map(|n| (format!("header-{n:04}"), "0123456789".into())))
+            .collect();
+        let ours = |job: &Envelope| {
+            [header::ERROR, header::REPLAYS, header::EXCHANGE].map(|name| job.headers.get(name).cloned())
+        };
+
+        for bulky in [bulky, many] {
+            let snoozed = snooze_copy(bulky.clone());
+            let dead = dead_copy(bulky, "emails", &failed(), UNIX_EPOCH);
+
+            assert!(snoozed.headers.wire_size() + 512 < Headers::MAX_SIZE);
+            assert_eq!((snoozed.copy_number(), ours(&snoozed)), (8, ours(&job)));
+            assert_eq!((dead.copy_number(), dead.headers.get(header::REPLAYS)), (7, Some(&3_i64.into())));
+        }
+    }
+
+    /// Text of any length may stand in a header by our name that a foreign producer wrote.
+    #[test]
+    fn forged_error_does_not_make_a_copy_too_large() {
+        let mut job = Envelope::new("{}");
+        job.headers.insert(header::ERROR, "x".repeat(32 * 1024));
+
+        let copy = snooze_copy(job);
+
+        assert!(copy.headers.wire_size() < 100, "{copy:?}");
     }
 
     #[test]

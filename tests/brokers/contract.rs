@@ -74,6 +74,22 @@ macro_rules! contract {
                     delivery_is_lost_with_its_client_and_not_with_its_consumer,
                     deliveries_of_a_deleted_queue_are_lost,
                 ]
+                snooze: [
+                    snoozed_job_comes_back_not_earlier_and_unchanged,
+                    snooze_keeps_what_an_earlier_failure_left,
+                    snooze_until_what_is_over_comes_back_at_once,
+                    snooze_beyond_all_time_is_settled,
+                    snoozed_job_keeps_its_priority,
+                    every_kind_of_queue_gets_its_snoozed_job_back,
+                    snoozed_job_is_counted_as_delayed,
+                    many_snoozed_jobs_none_early_none_lost,
+                    snoozed_job_survives_its_client,
+                    snoozed_job_of_a_full_queue_waits_for_room,
+                    snoozed_job_whose_queue_is_gone_waits_for_it,
+                    snoozed_job_sheds_headers_that_do_not_fit,
+                    every_copy_that_runs_has_a_number_of_its_own,
+                    absurd_copy_number_does_no_harm,
+                ]
                 dead_letter: [
                     dead_letter_arrives_with_its_reason,
                     settled_dead_letter_is_present,
@@ -188,7 +204,7 @@ macro_rules! contract {
                     second_reader_is_refused_while_there_is_one,
                     reader_that_stopped_makes_room_for_another,
                     reply_to_a_caller_that_is_gone_is_dropped,
-                    request_keeps_its_address_through_release_and_retry,
+                    request_keeps_its_address_through_release_retry_and_snooze,
                     request_may_be_delayed,
                     request_may_go_to_an_exchange,
                     request_that_no_queue_takes_is_an_error,

@@ -240,7 +240,7 @@ pub(crate) async fn delayed_job_whose_queue_stays_away_is_set_aside_and_can_be_r
 
     assert_eq!((text(&delivery), &delivery.envelope.id), ("homeless".to_owned(), &id));
     let headers: Vec<_> = delivery.envelope.headers.iter().map(|(name, _)| name).collect();
-    assert_eq!(headers, [header::REPLAYS, "tenant"]);
+    assert_eq!(headers, [header::COPY, header::REPLAYS, "tenant"]);
     delivery.settle(Settlement::Ack).await.unwrap();
 }
 

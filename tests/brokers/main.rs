@@ -24,6 +24,7 @@ mod reply;
 mod routing;
 mod settle;
 mod size;
+mod snooze;
 mod support;
 mod topic;
 mod topology;

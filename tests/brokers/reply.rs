@@ -175,7 +175,7 @@ pub(crate) async fn reply_to_a_caller_that_is_gone_is_dropped(t: &Fixture) {
     assert_eq!(reply(&mut ours).await, ("b".to_owned(), "in time".to_owned()));
 }
 
-pub(crate) async fn request_keeps_its_address_through_release_and_retry(t: &Fixture) {
+pub(crate) async fn request_keeps_its_address_through_release_retry_and_snooze(t: &Fixture) {
     let spec = t.work_queue("jobs").await;
     let mut replies = replies(&*t.broker).await;
     let mut worker = t.work(&spec, 1).await;
@@ -185,6 +185,8 @@ pub(crate) async fn request_keeps_its_address_through_release_and_retry(t: &Fixt
     let reason = Reason::new(ReasonKind::UnknownTask, "not yet");
     let retry = Settlement::Retry { after: Duration::from_millis(150), attempt: 1, reason };
     next(&mut worker).await.settle(retry).await.unwrap();
+    let until = SystemTime::now() + Duration::from_millis(150);
+    next(&mut worker).await.settle(Settlement::Snooze { until }).await.unwrap();
     let request = next(&mut worker).await;
     answer(&*t.broker, &request, "at last").await;
 

@@ -14,8 +14,10 @@ use crate::support::{
 
 on_each!(Node:
     original_stays_until_its_retry_is_confirmed,
+    original_stays_until_its_snoozed_copy_is_confirmed,
     original_stays_until_its_dead_letter_is_confirmed,
     ack_lost_after_its_retry_runs_the_job_twice_and_loses_nothing,
+    ack_lost_after_its_snooze_brings_two_that_are_told_apart,
     delayed_job_that_arrives_while_its_client_closes_arrives_once,
     retry_that_waits_when_both_connections_end_runs_once,
     delayed_job_that_waits_when_both_connections_end_arrives_once,
@@ -25,6 +27,11 @@ on_each!(Node:
 async fn original_stays_until_its_retry_is_confirmed(node: Node) {
     let reason = Reason::new(ReasonKind::Failed, "the first attempt fails");
     original_stays(node, Settlement::Retry { after: Duration::from_millis(1), attempt: 2, reason }).await;
+}
+
+async fn original_stays_until_its_snoozed_copy_is_confirmed(node: Node) {
+    let until = SystemTime::now() + Duration::from_millis(1);
+    original_stays(node, Settlement::Snooze { until }).await;
 }
 
 async fn original_stays_until_its_dead_letter_is_confirmed(node: Node) {
@@ -69,6 +76,17 @@ async fn original_stays(node: Node, settlement: Settlement) {
 
 /// The other order of failures: the copy is confirmed, and the ack does not arrive.
 async fn ack_lost_after_its_retry_runs_the_job_twice_and_loses_nothing(node: Node) {
+    let reason = Reason::new(ReasonKind::Failed, "the first attempt fails");
+    let retry = Settlement::Retry { after: Duration::from_millis(1), attempt: 2, reason };
+    both_come(node, retry, 2).await;
+}
+
+/// They have one id and one attempt.
+async fn ack_lost_after_its_snooze_brings_two_that_are_told_apart(node: Node) {
+    both_come(node, Settlement::Snooze { until: SystemTime::now() }, 1).await;
+}
+
+async fn both_come(node: Node, settlement: Settlement, attempt: u32) {
     let direct = client(&node.url).await;
     let jobs = queue(&direct, "jobs").await;
     send(&direct, &jobs, 1).await;
@@ -79,9 +97,7 @@ async fn ack_lost_after_its_retry_runs_the_job_twice_and_loses_nothing(node: Nod
     let id = original.envelope.id.clone();
 
     proxy.freeze_only(Role::Consumer);
-    let reason = Reason::new(ReasonKind::Failed, "the first attempt fails");
-    let retry = Settlement::Retry { after: Duration::from_millis(1), attempt: 2, reason };
-    soon("the settlement", original.settle(retry)).await.unwrap();
+    soon("the settlement", original.settle(settlement)).await.unwrap();
     proxy.reset();
 
     // In either order; and what moved the copy may have lost its ack as well.
@@ -89,10 +105,10 @@ async fn ack_lost_after_its_retry_runs_the_job_twice_and_loses_nothing(node: Nod
     while !(first && second) {
         let delivery = next(&mut consumer).await;
         assert_eq!(delivery.envelope.id, id);
-        match delivery.envelope.attempt {
-            1 => first |= delivery.redelivered,
-            2 => second = true,
-            attempt => panic!("attempt {attempt}"),
+        match (delivery.envelope.copy_number(), delivery.envelope.attempt) {
+            (0, 1) => first |= delivery.redelivered,
+            (1, its) if its == attempt => second = true,
+            other => panic!("copy and attempt {other:?}"),
         }
         delivery.settle(Settlement::Ack).await.unwrap();
     }

@@ -48,7 +48,8 @@ pub(crate) async fn publish(client: Client) {
     }
 }
 
-/// A program that works: most jobs are acked, one in ten is retried first, one in twenty is a dead letter.
+/// A program that works: most jobs are acked, one in ten is retried first, one in ten is snoozed first, one in
+/// twenty is a dead letter.
 pub(crate) async fn work(client: Client) {
     client.declare_queue(&spec()).await.unwrap();
     let options = ConsumeOptions::new("jobs").prefetch(32).dead_letter(route(&client));
@@ -59,17 +60,19 @@ pub(crate) async fn work(client: Client) {
 }
 
 async fn settle(delivery: Delivery) {
-    let (id, attempt) = (text(&delivery), delivery.envelope.attempt);
+    let (id, attempt, copy) = (text(&delivery), delivery.envelope.attempt, delivery.envelope.copy_number());
     say(&format!("ran {id}"));
     let n: u64 = id.rsplit('-').next().and_then(|n| n.parse().ok()).expect("a number");
     let reason = Reason::new(ReasonKind::Failed, "as planned");
-    let settlement = match (n % 20, attempt) {
-        (3 | 13, 1) => Settlement::Retry { after: Duration::from_millis(10), attempt: 2, reason },
+    let until = std::time::SystemTime::now() + Duration::from_millis(10);
+    let settlement = match (n % 20, copy) {
+        (3 | 13, 0) => Settlement::Retry { after: Duration::from_millis(10), attempt: 2, reason },
+        (5 | 15, 0) => Settlement::Snooze { until },
         (7, _) => Settlement::DeadLetter { reason },
         _ => Settlement::Ack,
     };
     if delivery.settle(settlement).await.is_ok() {
-        say(&format!("settled {id} {attempt}"));
+        say(&format!("settled {id} {attempt} {copy}"));
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use crate::broker::Publish;
 use crate::envelope::Envelope;
 use crate::error::{PublishError, SettleError};
-use crate::settlement::{Reason, Settlement, dead_copy, retry_copy};
+use crate::settlement::{Reason, Settlement, dead_copy, retry_copy, snooze_copy};
 use crate::topology::Route;
 
 /// When a copy is due whose time is beyond all time.
@@ -33,7 +33,7 @@ pub(crate) enum Plan {
 
 impl Plan {
     /// What `settlement` means for `job`, a delivery of `queue` whose consumer sends dead letters to `dead_letter`. `now`
-    /// is asked only where a copy is made: most settlements are acks, for which asking takes long.
+    /// is asked only where it is needed: most settlements are acks, for which asking takes long.
     pub(crate) fn new(
         settlement: Settlement,
         job: Envelope,
@@ -49,6 +49,7 @@ impl Plan {
                 let due = now.checked_add(after).unwrap_or(now + CENTURY);
                 Self::Delay { copy: retry_copy(job, attempt, &reason, now), due }
             }
+            (Settlement::Snooze { until }, _) => Self::Delay { copy: snooze_copy(job), due: until },
             (Settlement::DeadLetter { reason }, Some(route)) => {
                 let envelope = dead_copy(job, queue, &reason, now());
                 Self::Publish(Publish { route: route.clone(), envelope, mandatory: true, not_before: None })
@@ -116,6 +117,18 @@ mod tests {
         let Plan::Delay { due, .. } = plan(settlement, None) else { panic!("no delay") };
 
         assert_eq!(due, NOW + CENTURY);
+    }
+
+    #[test]
+    fn snooze_waits_for_its_time_as_a_copy_without_an_attempt() {
+        let until = NOW + Duration::from_secs(4);
+
+        let plan = plan(Settlement::Snooze { until }, None);
+
+        let Plan::Delay { copy, due } = &plan else { panic!("{plan:?}") };
+        assert_eq!((copy.attempt, copy.copy_number(), *due), (1, 1, until));
+        assert_eq!(copy.headers.get(header::ERROR), None);
+        assert!(plan.makes_copy());
     }
 
     #[test]
