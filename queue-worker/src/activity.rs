@@ -3,19 +3,26 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use queue_core::envelope::{Envelope, JobId};
 use queue_core::settlement::Settlement;
 use queue_core::topology::Name;
 use tokio::sync::Notify;
 
-/// By how much a retry may be late before we conclude that another worker has taken it.
+/// By how much a copy may be late before we conclude that another worker has taken it.
 const LATE: Duration = Duration::from_secs(10);
 
-/// What a retry is known by: queue, id and attempt. An event has the same id in every queue. There may be several, since
-/// two jobs may have been given one id.
-type Retry = (Name, JobId, u32);
+/// What a copy is known by: queue, id, attempt and its number. An event has the same id in every queue. There may be several,
+/// since two jobs may have been given one id.
+type Copy = (Name, JobId, u32, u32);
+
+/// A copy that a settlement schedules, and how long it waits.
+#[derive(Debug)]
+pub(crate) struct Scheduled {
+    copy: Copy,
+    after: Duration,
+}
 
 /// What a worker has been doing. Costs nothing unless [`watch`](Self::watch)ed.
 #[derive(Debug, Default)]
@@ -23,8 +30,8 @@ pub(crate) struct Activity {
     is_watched: AtomicBool,
     began: AtomicU64,
     ended: AtomicU64,
-    /// Retries that this worker scheduled and that have not come back: when each is given up.
-    retries: Mutex<HashMap<Retry, Vec<Instant>>>,
+    /// Retries and snoozed jobs that this worker scheduled and that have not come back: when each is given up.
+    scheduled: Mutex<HashMap<Copy, Vec<Instant>>>,
     changed: Notify,
 }
 
@@ -41,20 +48,42 @@ impl Activity {
     pub(crate) fn began(&self, queue: &Name, envelope: &Envelope) {
         if self.is_watched() {
             self.began.fetch_add(1, Ordering::SeqCst);
-            let retry = (queue.clone(), envelope.id.clone(), envelope.attempt);
-            if let Some(outstanding) = self.retries().get_mut(&retry) {
+            let copy = (queue.clone(), envelope.id.clone(), envelope.attempt, envelope.copy_number());
+            if let Some(outstanding) = self.scheduled().get_mut(&copy) {
                 outstanding.pop();
             }
         }
     }
 
-    /// It has been settled so.
-    pub(crate) fn ended(&self, queue: &Name, id: &JobId, settlement: &Settlement) {
+    /// The copy that comes back if a delivery is settled so; `None` if there is none, or nobody waits for it.
+    pub(crate) fn schedules(
+        &self,
+        queue: &Name,
+        envelope: &Envelope,
+        settlement: &Settlement,
+        now: impl FnOnce() -> SystemTime,
+    ) -> Option<Scheduled> {
+        if !self.is_watched() {
+            return None;
+        }
+        let (attempt, after) = match settlement {
+            Settlement::Retry { after, attempt, .. } => (*attempt, *after),
+            Settlement::Snooze { until } => {
+                (envelope.attempt, until.duration_since(now()).unwrap_or_default())
+            }
+            _ => return None,
+        };
+        let number = envelope.copy_number().saturating_add(1);
+        Some(Scheduled { copy: (queue.clone(), envelope.id.clone(), attempt, number), after })
+    }
+
+    /// It has been settled, and a copy will come back if one was scheduled.
+    pub(crate) fn ended(&self, scheduled: Option<Scheduled>) {
         if self.is_watched() {
-            if let Settlement::Retry { after, attempt, .. } = settlement
+            if let Some(Scheduled { copy, after }) = scheduled
                 && let Some(until) = Instant::now().checked_add(after.saturating_add(LATE))
             {
-                self.retries().entry((queue.clone(), id.clone(), *attempt)).or_default().push(until);
+                self.scheduled().entry(copy).or_default().push(until);
             }
             self.ended.fetch_add(1, Ordering::SeqCst);
             self.changed.notify_one();
@@ -66,8 +95,8 @@ impl Activity {
         self.changed.notified().await;
     }
 
-    fn retries(&self) -> MutexGuard<'_, HashMap<Retry, Vec<Instant>>> {
-        self.retries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn scheduled(&self) -> MutexGuard<'_, HashMap<Copy, Vec<Instant>>> {
+        self.scheduled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Two equal answers mean that nothing began or ended in between.
@@ -75,19 +104,23 @@ impl Activity {
         (self.began.load(Ordering::SeqCst), self.ended.load(Ordering::SeqCst))
     }
 
-    pub(crate) fn awaits_retries(&self) -> bool {
-        let mut retries = self.retries();
+    /// Whether a retry or a snoozed job has yet to come back.
+    pub(crate) fn awaits_copies(&self) -> bool {
+        let mut scheduled = self.scheduled();
         let now = Instant::now();
-        retries.retain(|_, outstanding| {
+        scheduled.retain(|_, outstanding| {
             outstanding.retain(|until| *until > now);
             !outstanding.is_empty()
         });
-        !retries.is_empty()
+        !scheduled.is_empty()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use queue_core::envelope::header;
     use queue_core::settlement::{Reason, ReasonKind};
 
     use super::*;
@@ -106,23 +139,28 @@ mod tests {
         activity
     }
 
-    fn attempt(of: &Envelope, attempt: u32) -> Envelope {
+    fn copy(of: &Envelope, attempt: u32, number: u32) -> Envelope {
         let mut again = of.clone();
         again.attempt = attempt;
+        again.headers.insert(header::COPY, number);
         again
+    }
+
+    fn settled(activity: &Activity, queue: &Name, job: &Envelope, settlement: &Settlement) {
+        activity.ended(activity.schedules(queue, job, settlement, || UNIX_EPOCH));
     }
 
     #[test]
     fn retry_of_an_event_is_awaited_though_another_queue_has_its_own_copy() {
         let (activity, event) = (watched(), Envelope::new("{}"));
         activity.began(&QUEUE, &event);
-        activity.ended(&QUEUE, &event.id, &retry(2));
+        settled(&activity, &QUEUE, &event, &retry(2));
         activity.began(&OTHER, &event);
-        activity.ended(&OTHER, &event.id, &Settlement::Ack);
+        settled(&activity, &OTHER, &event, &Settlement::Ack);
 
-        assert!(activity.awaits_retries());
-        activity.began(&QUEUE, &attempt(&event, 2));
-        assert!(!activity.awaits_retries());
+        assert!(activity.awaits_copies());
+        activity.began(&QUEUE, &copy(&event, 2, 1));
+        assert!(!activity.awaits_copies());
     }
 
     #[test]
@@ -130,12 +168,26 @@ mod tests {
         let (activity, job) = (watched(), Envelope::new("{}"));
         for _ in 0..2 {
             activity.began(&QUEUE, &job);
-            activity.ended(&QUEUE, &job.id, &retry(2));
+            settled(&activity, &QUEUE, &job, &retry(2));
         }
 
-        activity.began(&QUEUE, &attempt(&job, 2));
-        assert!(activity.awaits_retries());
-        activity.began(&QUEUE, &attempt(&job, 2));
-        assert!(!activity.awaits_retries());
+        activity.began(&QUEUE, &copy(&job, 2, 1));
+        assert!(activity.awaits_copies());
+        activity.began(&QUEUE, &copy(&job, 2, 1));
+        assert!(!activity.awaits_copies());
+    }
+
+    /// It comes back under the same id and attempt, and so does a job of the same id that was never snoozed.
+    #[test]
+    fn snoozed_job_is_awaited_though_its_namesake_comes_first() {
+        let (activity, job) = (watched(), Envelope::new("{}"));
+        let snooze = Settlement::Snooze { until: UNIX_EPOCH + Duration::from_secs(1) };
+        activity.began(&QUEUE, &job);
+        settled(&activity, &QUEUE, &job, &snooze);
+        activity.began(&QUEUE, &job);
+
+        assert!(activity.awaits_copies());
+        activity.began(&QUEUE, &copy(&job, 1, 1));
+        assert!(!activity.awaits_copies());
     }
 }

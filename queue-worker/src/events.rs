@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::Stream;
 use queue_core::envelope::JobId;
@@ -54,7 +54,7 @@ impl JobInfo {
     }
 }
 
-/// What became of a job. Retries and dead letters are told after the broker has confirmed the copy; successes and
+/// What became of a job. Retries, snoozes and dead letters are told after the broker has confirmed the copy; successes and
 /// releases when the broker was told, since AMQP confirms no ack.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -81,6 +81,15 @@ pub enum JobEvent {
         after: Duration,
         /// Why.
         reason: Reason,
+    },
+    /// The job was put off: it comes again, and this counts neither as an attempt nor as a failure.
+    Snoozed {
+        /// The job.
+        job: JobInfo,
+        /// How long it took to find that out.
+        took: Duration,
+        /// When it may come again.
+        until: SystemTime,
     },
     /// The job is a dead letter now.
     Dead {
@@ -139,6 +148,7 @@ impl JobEvent {
             Self::Started { job }
             | Self::Succeeded { job, .. }
             | Self::Retried { job, .. }
+            | Self::Snoozed { job, .. }
             | Self::Dead { job, .. }
             | Self::CallFailed { job, .. }
             | Self::Abandoned { job }
@@ -264,6 +274,8 @@ pub struct Summary {
     pub succeeded: u64,
     /// Attempts that failed and run again.
     pub retried: u64,
+    /// Times that a job was put off, without an attempt.
+    pub snoozed: u64,
     /// Jobs that became dead letters.
     pub dead: u64,
     /// Calls that failed, and whose callers were told.
@@ -280,8 +292,21 @@ pub struct Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { succeeded, retried, dead, calls_failed, abandoned, released, settle_failed, lost } = self;
+        let Self {
+            succeeded,
+            retried,
+            snoozed,
+            dead,
+            calls_failed,
+            abandoned,
+            released,
+            settle_failed,
+            lost,
+        } = self;
         write!(f, "{succeeded} succeeded, {retried} retried, {dead} dead, {released} released")?;
+        if *snoozed > 0 {
+            write!(f, ", {snoozed} snoozed")?;
+        }
         if *calls_failed > 0 {
             write!(f, ", {calls_failed} calls failed")?;
         }
@@ -303,6 +328,7 @@ impl fmt::Display for Summary {
 pub(crate) struct Tally {
     pub(crate) succeeded: AtomicU64,
     pub(crate) retried: AtomicU64,
+    pub(crate) snoozed: AtomicU64,
     pub(crate) dead: AtomicU64,
     pub(crate) calls_failed: AtomicU64,
     pub(crate) abandoned: AtomicU64,
@@ -317,6 +343,7 @@ impl Tally {
         Summary {
             succeeded: read(&self.succeeded),
             retried: read(&self.retried),
+            snoozed: read(&self.snoozed),
             dead: read(&self.dead),
             calls_failed: read(&self.calls_failed),
             abandoned: read(&self.abandoned),

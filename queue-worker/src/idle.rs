@@ -2,7 +2,7 @@
 //!
 //! Where the broker counts everything (memory, SQLite), idle is exact: in none of the worker's queues is a job
 //! ready, unsettled (by whomever) or delayed. RabbitMQ tells only what is ready. There, idle means that nothing is
-//! ready, nothing runs here, no retry that this worker scheduled is outstanding, and all that stays so for
+//! ready, nothing runs here, no retry or snoozed job of this worker's is outstanding, and all that stays so for
 //! [`QUIET`]; jobs that others have delayed, or hold, are not waited for.
 
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(crate) async fn until_idle(activity: &Activity, lanes: &[Arc<Lane>]) -> Resu
         let is_still = activity.counts() == before;
         match look {
             Look::Empty if is_still => return Ok(()),
-            Look::Quiet if is_still && !activity.awaits_retries() => match quiet_since {
+            Look::Quiet if is_still && !activity.awaits_copies() => match quiet_since {
                 Some((counts, since)) if counts == before => {
                     if since.elapsed() >= QUIET {
                         return Ok(());

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use queue_core::broker::Delivery;
 use queue_core::envelope::{Headers, header};
-use queue_core::settlement::Settlement;
 use tracing::Instrument;
 
 use crate::context::{Context, Run};
@@ -24,7 +23,7 @@ pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, mut delivery: Delivery
     let started = Instant::now();
     // Its turn on a thread may have come late.
     if delivery.is_lost() {
-        shared.activity.ended(&lane.queue, &delivery.envelope.id, &Settlement::Release);
+        shared.activity.ended(None);
         settle::lost(lane, 1);
         return Executed::Lost;
     }

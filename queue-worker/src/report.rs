@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use queue_core::clock::Clock;
 use queue_core::settlement::{ReasonKind, Settlement};
 
 use crate::decide::Fate;
@@ -15,6 +16,7 @@ pub(crate) fn count(tally: &Tally, settlement: &Settlement, fate: &Fate) {
         (Fate::Abandoned, _) => &tally.abandoned,
         (_, Settlement::Ack) => &tally.succeeded,
         (_, Settlement::Retry { .. }) => &tally.retried,
+        (_, Settlement::Snooze { .. }) => &tally.snoozed,
         (_, Settlement::DeadLetter { .. }) => &tally.dead,
         _ => &tally.released,
     };
@@ -22,7 +24,7 @@ pub(crate) fn count(tally: &Tally, settlement: &Settlement, fate: &Fate) {
 }
 
 /// Writes it to the log.
-pub(crate) fn log(job: &JobInfo, settlement: &Settlement, fate: &Fate, took: Duration) {
+pub(crate) fn log(job: &JobInfo, settlement: &Settlement, fate: &Fate, took: Duration, clock: &Clock) {
     let JobInfo { id, task, queue, attempt } = job;
     match (fate, settlement) {
         (Fate::CallFailed(reason), _) => {
@@ -36,6 +38,10 @@ pub(crate) fn log(job: &JobInfo, settlement: &Settlement, fate: &Fate, took: Dur
         }
         (_, Settlement::Retry { after, reason, .. }) => {
             tracing::warn!(target: "leveret", %id, %task, %queue, attempt, ?took, ?after, %reason, "job failed, and runs again");
+        }
+        (_, Settlement::Snooze { until }) => {
+            let after = || until.duration_since(clock.now()).unwrap_or_default();
+            tracing::debug!(target: "leveret", %id, %task, %queue, attempt, after = ?after(), "job is snoozed, and comes again");
         }
         (_, Settlement::DeadLetter { reason }) => {
             tracing::error!(target: "leveret", %id, %task, %queue, attempt, %reason, "job is a dead letter");
@@ -57,6 +63,7 @@ pub(crate) fn event(job: JobInfo, settlement: Settlement, fate: Fate, took: Dura
         (Fate::Abandoned, _) => JobEvent::Abandoned { job },
         (_, Settlement::Ack) => JobEvent::Succeeded { job, took },
         (_, Settlement::Retry { after, reason, .. }) => JobEvent::Retried { job, took, after, reason },
+        (_, Settlement::Snooze { until }) => JobEvent::Snoozed { job, took, until },
         (_, Settlement::DeadLetter { reason }) => JobEvent::Dead { job, took, reason },
         _ => JobEvent::Released { job },
     }

@@ -23,6 +23,8 @@ pub(crate) async fn carry_out(lane: &Lane, mut delivery: Delivery, decision: Dec
         delivery.envelope.headers.insert(header::WORKER, shared.name.as_str());
     }
     let job = lane.job_info(&delivery.envelope);
+    let clock = shared.client.clock();
+    let scheduled = shared.activity.schedules(&lane.queue, &delivery.envelope, &settlement, || clock.now());
     let told = settlement.clone();
     for reply in before {
         send(&**shared.client.broker(), &delivery.envelope, &job, reply).await;
@@ -34,8 +36,8 @@ pub(crate) async fn carry_out(lane: &Lane, mut delivery: Delivery, decision: Dec
     match settled {
         Ok(()) => {
             report::count(&shared.tally, &told, &fate);
-            report::log(&job, &told, &fate, took);
-            shared.activity.ended(&lane.queue, &job.id, &told);
+            report::log(&job, &told, &fate, took, clock);
+            shared.activity.ended(scheduled);
             shared.events.emit(|| report::event(job, told, fate, took));
         }
         Err(error) => {
@@ -43,7 +45,7 @@ pub(crate) async fn carry_out(lane: &Lane, mut delivery: Delivery, decision: Dec
             let error = chain(&error);
             let (id, task, queue) = (&job.id, &job.task, &job.queue);
             tracing::warn!(target: "leveret", %id, %task, %queue, %error, "job could not be settled, and will be delivered again");
-            shared.activity.ended(&lane.queue, &job.id, &Settlement::Release);
+            shared.activity.ended(None);
             shared.events.emit(|| JobEvent::SettleFailed { job, error });
         }
     }

@@ -264,8 +264,8 @@ impl Worker {
     ///
     /// On `memory:` and `sqlite:` that is when none of its queues has a job ready, unsettled or delayed. Where the
     /// clock is one that a test moves, a delayed job is waited for until the test moves it. RabbitMQ does not tell
-    /// what is delayed: there it is when nothing is ready, nothing runs here, and every retry that this worker
-    /// scheduled has come back; jobs enqueued with `.delay(..)`, and jobs in other workers' hands, are not waited
+    /// what is delayed: there it is when nothing is ready, nothing runs here, and every retry and snoozed job
+    /// that this worker scheduled has come back; jobs enqueued with `.delay(..)`, and jobs in other workers' hands, are not waited
     /// for.
     ///
     /// # Errors
