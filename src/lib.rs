@@ -110,9 +110,19 @@ pub mod topology {
     };
 }
 
-/// What [`Client::admin`] takes and returns beside dead letters: pages of messages, and the error of a replay that ended midway.
+/// What [`Client::admin`] takes and returns beside dead letters: pages of messages, workers and clients, and the error of a replay
+/// that ended midway.
 pub mod admin {
     pub use queue_core::admin::{Browsed, Interrupted, Message, MessageState, Page, PageToken};
+    pub use queue_core::store::{Member, MemberKind, RunningJob};
+}
+
+/// What a store must do, for a broker of your own making that has one ([`broker::Broker::store`]), and for tools
+/// ([`Client::store`]).
+pub mod store {
+    pub use queue_core::store::{
+        FORGOTTEN_AFTER, GONE_AFTER, HEARTBEAT, Heartbeat, PROTOCOL, Registry, Store,
+    };
 }
 
 /// What a broker must do, for one of your own making ([`ClientBuilder::with_broker`]), and for what a client does not do

@@ -10,6 +10,7 @@ use std::time::Duration;
 pub use self::builder::ClientBuilder;
 pub use self::enqueue::Enqueue;
 pub use self::enqueued::Enqueued;
+use self::presence::Listed;
 pub use self::results::{EnqueueAllError, EnqueueResults};
 use crate::admin::Admin;
 use crate::broker::{Broker, BrokerInfo, Operator, Publish, QueueStats, Settings};
@@ -18,6 +19,7 @@ use crate::clock::Clock;
 use crate::declaring::Declaring;
 use crate::error::{EnqueueError, Error, ErrorKind, PublishError, Result};
 use crate::seal::Sealer;
+use crate::store::{Doing, Member, Presence, Store};
 use crate::task::Task;
 use crate::topology::{Namespace, QueueSpec, Topology};
 
@@ -26,6 +28,7 @@ mod builder;
 mod enqueue;
 mod enqueued;
 mod environment;
+mod presence;
 mod results;
 
 /// How often a job is published to a queue that is missing, or refuses it without being full.
@@ -36,6 +39,10 @@ const MOMENT: Duration = Duration::from_millis(50);
 /// A connection to a broker, by which a program enqueues. Cheap to clone; clones share everything.
 ///
 /// It comes back by itself when the broker has been away.
+///
+/// Where the broker has a [store](Self::store), a client that lives for 5 s is listed there
+/// ([`Admin::clients`](crate::admin::Admin::clients)) until it is closed or dropped, and gives a heartbeat every 5 s on the tokio
+/// runtime that it was made on. One that was made outside of a runtime is not listed.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -50,6 +57,7 @@ struct Inner {
     declaring: Declaring,
     /// Who waits for which reply.
     replies: Replies,
+    listed: Listed,
 }
 
 impl Client {
@@ -164,6 +172,58 @@ impl Client {
         })
     }
 
+    /// What is remembered beside the jobs. People ask [`Admin::workers`](crate::admin::Admin::workers); this is for tools.
+    ///
+    /// ```
+    /// use queue_core::client::Client;
+    /// use queue_core::store::{Registry as _, Store as _};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> queue_core::error::Result<()> {
+    /// let client = Client::connect("memory:").await?;
+    /// let store = client.store()?;
+    /// for member in store.registry().members().await? {
+    ///     println!("{} was last seen at {:?}", member.name, member.last_seen);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) on RabbitMQ, and with a broker that is not one of Leveret's and has no store.
+    pub fn store(&self) -> Result<Arc<dyn Store>> {
+        let broker = &self.inner.broker;
+        broker.store().ok_or_else(|| {
+            let words = match broker.info().system {
+                "rabbitmq" => "the broker `rabbitmq` has no store, so that Leveret keeps no list of its workers and clients: \
+                     RabbitMQ's own lists name them, as its connections (`rabbitmqctl list_connections`) and consumers \
+                     (`rabbitmqctl list_consumers`), also in its management page; `sqlite:` and `memory:` have a store"
+                    .to_owned(),
+                system => format!(
+                    "the broker `{system}` has no store: implement `Store` for it, and return that from `Broker::store`"
+                ),
+            };
+            Error::new(ErrorKind::Unsupported, words)
+        })
+    }
+
+    /// Keeps a worker of this client in the registry, and has `look` tell what it does; `None` without a store. For workers,
+    /// within a tokio runtime.
+    #[doc(hidden)]
+    pub fn register_worker(
+        &self,
+        member: Member,
+        look: impl Fn() -> Doing + Send + 'static,
+    ) -> Option<Presence> {
+        let (store, runtime) = (self.inner.broker.store()?, tokio::runtime::Handle::try_current().ok()?);
+        let serving = self.inner.listed.serve();
+        let look = move || {
+            let _serving = &serving;
+            Some(look())
+        };
+        let clock = self.clock().clone();
+        Some(Presence::begin(&runtime, store, clock, || member, Duration::ZERO, look))
+    }
+
     /// The time as the broker sees it.
     pub fn clock(&self) -> &Clock {
         &self.inner.settings.clock
@@ -182,6 +242,7 @@ impl Client {
     /// Flushes what was published and closes the connections, within ten seconds at most. All clones are closed
     /// with it.
     pub async fn close(&self) {
+        self.inner.listed.end().await;
         self.inner.broker.close().await;
         self.inner.replies.ended().await;
     }

@@ -25,6 +25,7 @@ pub mod publish;
 pub mod retry;
 pub mod routing;
 pub mod settlement;
+pub mod store;
 pub mod task;
 pub mod topology;
 

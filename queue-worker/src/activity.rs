@@ -1,12 +1,15 @@
-//! What a worker has been doing, where somebody waits until it is idle. Told by `fetch` and `settle`, read by `idle`.
+//! What a worker is doing: for whoever waits until it is idle, told by `fetch` and `settle`, read by `idle`; and for the
+//! registry, told by `execute`, read by `run`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use queue_core::envelope::{Envelope, JobId};
 use queue_core::settlement::Settlement;
+use queue_core::store::{Member, RunningJob};
 use queue_core::topology::Name;
 use tokio::sync::Notify;
 
@@ -24,10 +27,13 @@ pub(crate) struct Scheduled {
     after: Duration,
 }
 
-/// What a worker has been doing. Costs nothing unless [`watch`](Self::watch)ed.
+/// What a worker is doing. Costs nothing unless [`watch`](Self::watch)ed or [shown](Self::show).
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     is_watched: AtomicBool,
+    /// Whether a registry shows what runs.
+    is_shown: AtomicBool,
+    running: Mutex<Running>,
     began: AtomicU64,
     ended: AtomicU64,
     /// Retries and snoozed jobs that this worker scheduled and that have not come back: when each is given up.
@@ -35,7 +41,54 @@ pub(crate) struct Activity {
     changed: Notify,
 }
 
+/// The jobs whose handlers wait for something, by the order in which they began to.
+#[derive(Debug, Default)]
+struct Running {
+    jobs: BTreeMap<u64, RunningJob>,
+    last: u64,
+}
+
+/// Takes a job out of those that are shown.
+struct Shown<'a> {
+    activity: &'a Activity,
+    number: u64,
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.activity.running().jobs.remove(&self.number);
+    }
+}
+
 impl Activity {
+    /// Has running jobs be shown from now on.
+    pub(crate) fn show(&self) {
+        self.is_shown.store(true, Ordering::Relaxed);
+    }
+
+    /// Shows a job while this is awaited, which never ends. Begins when it is first polled: a handler that finishes at once is
+    /// not worth a lock. One that waits has taken one for its timeout and its worker's end already.
+    pub(crate) async fn showing(&self, job: impl FnOnce() -> RunningJob) -> Infallible {
+        let _shown = self.is_shown.load(Ordering::Relaxed).then(|| {
+            let job = job();
+            let mut running = self.running();
+            running.last += 1;
+            let number = running.last;
+            running.jobs.insert(number, job);
+            Shown { activity: self, number }
+        });
+        std::future::pending().await
+    }
+
+    /// The jobs that have been shown for longest, the oldest first.
+    pub(crate) fn shown(&self) -> Vec<RunningJob> {
+        self.running().jobs.values().take(Member::MOST_SHOWN).cloned().collect()
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn watch(&self) {
         self.is_watched.store(true, Ordering::Relaxed);
     }
@@ -161,6 +214,30 @@ mod tests {
         assert!(activity.awaits_copies());
         activity.began(&QUEUE, &copy(&event, 2, 1));
         assert!(!activity.awaits_copies());
+    }
+
+    #[test]
+    fn job_is_shown_while_its_handler_waits_and_where_somebody_looks() {
+        let activity = Activity::default();
+        let job = |id: &str| RunningJob::new(id.into(), "task", QUEUE, std::time::UNIX_EPOCH);
+        let wait = |id: &'static str| {
+            let mut waiting = Box::pin(activity.showing(move || job(id)));
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(waiting.as_mut().poll(&mut cx).is_pending());
+            waiting
+        };
+        let ids = || activity.shown().iter().map(|job| job.id.to_string()).collect::<Vec<_>>();
+
+        let unseen = wait("unseen");
+        activity.show();
+        let first = wait("first");
+        let many: Vec<_> = (0..Member::MOST_SHOWN).map(|_| wait("later")).collect();
+
+        assert_eq!((&*ids()[0], ids().len()), ("first", Member::MOST_SHOWN));
+        drop(first);
+        assert!(!ids().contains(&"first".to_owned()));
+        drop((unseen, many));
+        assert!(ids().is_empty());
     }
 
     #[test]

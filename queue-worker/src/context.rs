@@ -10,6 +10,7 @@ use queue_core::client::Client;
 use queue_core::envelope::{Envelope, HeaderValue, Headers, JobId, header};
 use queue_core::event::RawMessage;
 use queue_core::format::{Format, UnknownFormat};
+use queue_core::store::RunningJob;
 use queue_core::topology::Name;
 use tokio_util::sync::CancellationToken;
 
@@ -157,6 +158,12 @@ impl Context {
             queue: self.environment.queue.clone(),
             attempt: self.attempt,
         }
+    }
+
+    /// What the registry shows of the job, which runs since now.
+    pub(crate) fn running_job(&self) -> RunningJob {
+        let Environment { client, queue, .. } = &*self.environment;
+        RunningJob::new(self.id.clone(), self.task, queue.clone(), client.clock().now())
     }
 
     /// The job's id: the same through all its attempts and replays, and so the key to deduplicate by.

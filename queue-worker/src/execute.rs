@@ -12,6 +12,7 @@ use bytes::Bytes;
 use queue_core::outcome::{Failure, Outcome, ReasonKind, Verdict};
 use queue_core::retry::RetryPolicy;
 
+use crate::activity::Activity;
 use crate::context::Context;
 use crate::errand::{Misfit, Unknown};
 use crate::events::{Emitter, JobEvent};
@@ -57,6 +58,7 @@ pub(crate) async fn execute(
     payload: Bytes,
     handler: &HandlerService,
     events: &Emitter,
+    activity: &Activity,
 ) -> Executed {
     let steps = &context.environment.steps;
     events.emit(|| JobEvent::Started { job: context.job_info() });
@@ -77,6 +79,7 @@ pub(crate) async fn execute(
                     Some(timed_out(task))
                 }
                 () = steps.cutting_off() => None,
+                never = activity.showing(|| context.running_job()) => match never {},
             };
             // Dropping what has not finished runs the user's destructors, which may panic too. The panic hook
             // has printed it; the outcome stands.

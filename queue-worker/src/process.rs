@@ -58,8 +58,9 @@ pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, mut delivery: Delivery
     }
     let payload = delivery.envelope.payload.clone();
 
-    let executed =
-        execute(&context, task, payload, &shared.handler, &shared.events).instrument(span.clone()).await;
+    let executed = execute(&context, task, payload, &shared.handler, &shared.events, &shared.activity)
+        .instrument(span.clone())
+        .await;
     if let Executed::Ran { outcome, .. } = &executed {
         span::record(&span, outcome);
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use queue_core::broker::Consumer;
 use queue_core::client::Client;
 use queue_core::error::{ErrorKind, Result, chain};
+use queue_core::store::{Doing, Member, Presence};
 use queue_core::topology::{QueueSpec, Topology};
 use tokio::task::JoinSet;
 
@@ -52,6 +53,7 @@ pub(crate) async fn run(
         }
         () = shared.steps.stopping() => return Ok(shared.tally.summary()),
     };
+    let presence = enlist(shared, &lanes);
     for (lane, consumer) in lanes.iter().zip(consumers) {
         fetchers.spawn(fetch(Arc::clone(lane), consumer));
     }
@@ -78,10 +80,30 @@ pub(crate) async fn run(
 
     let stopped = stop(shared, &lanes, fetchers, &finishing, &mut signals, shutdown_timeout).await;
     finishing.finish().await;
+    if let Some(presence) = presence {
+        presence.end().await;
+    }
     let summary = shared.tally.summary();
     tracing::info!(target: "leveret", worker = %shared.name, %summary, "worker stopped");
     signals.end_process_under(&shared.blocking, &shared.jobs);
     ended.and(stopped).map(|()| summary)
+}
+
+/// Has the registry show this worker, and what it runs, until it ends; `None` where the broker has no store.
+fn enlist(shared: &Arc<Shared>, lanes: &[Arc<Lane>]) -> Option<Presence> {
+    let client = &shared.client;
+    let queues = lanes.iter().map(|lane| lane.queue.clone().into_owned()).collect();
+    let tasks = lanes.iter().flat_map(|lane| &lane.plan.tasks).map(|task| task.name().to_owned()).collect();
+    let member = Member::worker(shared.name.as_str(), queues, tasks, client.clock().now());
+    // Not shared: what looks may live a moment longer than the worker, which must not keep the client open for that.
+    let looked_at = Arc::downgrade(shared);
+    let presence = client.register_worker(member, move || {
+        let Some(shared) = looked_at.upgrade() else { return Doing::default() };
+        let busy = u32::try_from(shared.jobs.len()).unwrap_or(u32::MAX);
+        Doing { busy, running: shared.activity.shown() }
+    })?;
+    shared.activity.show();
+    Some(presence)
 }
 
 struct CloseOnDrop(Arc<Emitter>);

@@ -216,7 +216,8 @@ impl TestQueue {
             let context = Arc::new(Context::new(Arc::clone(&lane.environment), slot, run, &mut delivery));
             let payload = delivery.envelope.payload.clone();
             let shared = &lane.shared;
-            let executed = execute(&context, &task, payload, &shared.handler, &shared.events).await;
+            let executed =
+                execute(&context, &task, payload, &shared.handler, &shared.events, &shared.activity).await;
             outcome(executed, delivery.envelope.task.as_deref())
         }
     }

@@ -132,6 +132,16 @@ macro_rules! contract {
                     purge_drops_all_dead_letters,
                     delayed_job_whose_queue_was_gone_can_be_replayed,
                 ]
+                registry: [
+                    store_is_there_or_the_remedy_is_told,
+                    store_has_one_id_for_all_clients_of_a_broker,
+                    worker_is_listed_with_what_it_runs_until_its_end,
+                    client_is_listed_while_no_worker_uses_it,
+                    member_that_falls_silent_is_gone_and_then_forgotten,
+                    member_that_registers_again_is_listed_once,
+                    closed_client_takes_its_members_along,
+                    closed_client_has_no_registry,
+                ]
                 delay: [
                     delayed_job_arrives_not_earlier,
                     delay_of_zero_or_past_is_now,

@@ -20,6 +20,7 @@ mod limit;
 mod operator;
 mod prefetch;
 mod publish;
+mod registry;
 mod reply;
 mod routing;
 mod settle;

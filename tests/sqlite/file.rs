@@ -109,45 +109,97 @@ async fn newer_tables_are_refused_by_their_version() {
     assert!(words.contains("version 99") && words.contains("update this program"), "{words}");
 }
 
-/// A program of the version before made the file, and left a job in it.
-#[tokio::test]
-async fn older_tables_are_brought_up_to_date_with_what_is_in_them() {
-    let database = Database::new();
-    let client = database.client("").await;
-    client.declare(&Topology::new().queue(QueueDecl::new("jobs"))).await.unwrap();
-    client.broker().publish(Publish::to_queue("jobs", Envelope::new("old"))).await.unwrap();
-    client.close().await;
-    let older = Connection::open(&database.0).unwrap();
-    for table in ["leveret_job", "leveret_delayed", "leveret_reply"] {
-        for column in ["content_encoding", "app_id", "cluster_id"] {
-            older.execute_batch(&format!("ALTER TABLE {table} DROP COLUMN {column}")).unwrap();
-        }
-    }
-    older
-        .execute_batch(
+/// Takes out of a file what the versions of the tables after `version` added.
+fn downgrade(file: &Connection, version: u32) {
+    let added = [
+        (
+            4,
+            "DROP TABLE leveret_member;
+             ALTER TABLE leveret_meta DROP COLUMN store;
+             DROP INDEX leveret_delayed_for;
+             CREATE INDEX leveret_delayed_for ON leveret_delayed (queue) WHERE exchange IS NULL;",
+        ),
+        (
+            3,
             "DROP INDEX leveret_outbox_jobs;
              DROP INDEX leveret_outbox_events;
              ALTER TABLE leveret_outbox DROP COLUMN exchange;
              ALTER TABLE leveret_outbox DROP COLUMN routing_key;
-             CREATE INDEX leveret_outbox_waiting ON leveret_outbox (queue) WHERE refused IS NULL;
-             INSERT INTO leveret_outbox (queue, id, payload) VALUES ('jobs', 'inserted', 'inserted');
-             UPDATE leveret_meta SET schema = 1;",
-        )
-        .unwrap();
-    drop(older);
+             CREATE INDEX leveret_outbox_waiting ON leveret_outbox (queue) WHERE refused IS NULL;",
+        ),
+        (
+            2,
+            "ALTER TABLE leveret_job DROP COLUMN content_encoding;
+             ALTER TABLE leveret_job DROP COLUMN app_id;
+             ALTER TABLE leveret_job DROP COLUMN cluster_id;
+             ALTER TABLE leveret_delayed DROP COLUMN content_encoding;
+             ALTER TABLE leveret_delayed DROP COLUMN app_id;
+             ALTER TABLE leveret_delayed DROP COLUMN cluster_id;
+             ALTER TABLE leveret_reply DROP COLUMN content_encoding;
+             ALTER TABLE leveret_reply DROP COLUMN app_id;
+             ALTER TABLE leveret_reply DROP COLUMN cluster_id;",
+        ),
+    ];
+    for (_, added) in added.iter().filter(|(by, _)| *by > version) {
+        file.execute_batch(added).unwrap();
+    }
+    file.execute_batch(&format!("UPDATE leveret_meta SET schema = {version}")).unwrap();
+}
 
-    let client = database.client("").await;
+/// The columns and indexes of all our tables.
+fn shape(file: &Connection) -> Vec<String> {
+    let lines = |sql: &str| -> Vec<String> {
+        file.prepare(sql).unwrap().query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    let mut shape = lines(
+        "SELECT format('%s.%s %s %d %d', t.name, c.name, c.type, c.\"notnull\", c.pk) \
+         FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table' AND t.name LIKE 'leveret%' ORDER BY 1",
+    );
+    shape.extend(lines("SELECT sql FROM sqlite_master WHERE type = 'index' AND sql NOT NULL ORDER BY 1"));
+    shape
+}
 
-    let mut consumer = client.broker().consume(ConsumeOptions::new("jobs").prefetch(3)).await.unwrap();
-    let (old, inserted) = (next(&mut consumer).await, next(&mut consumer).await);
-    assert_eq!(&*inserted.envelope.payload, b"inserted");
-    let mut new = Envelope::new("new");
-    new.app_id = Some("billing".to_owned());
-    client.broker().publish(Publish::to_queue("jobs", new)).await.unwrap();
-    let new = next(&mut consumer).await;
-    assert_eq!((&*old.envelope.payload, old.envelope.app_id.as_deref()), (&b"old"[..], None));
-    assert_eq!((&*new.envelope.payload, new.envelope.app_id.as_deref()), (&b"new"[..], Some("billing")));
-    client.close().await;
+/// A program of an earlier version made the file, and left jobs in it.
+#[tokio::test]
+async fn older_tables_are_brought_up_to_date_with_what_is_in_them() {
+    let today = Database::new();
+    let new = today.client("").await;
+    let expected = shape(&Connection::open(&today.0).unwrap());
+    for version in 1..=3 {
+        let database = Database::new();
+        let client = database.client("").await;
+        client.declare(&Topology::new().queue(QueueDecl::new("jobs"))).await.unwrap();
+        client.broker().publish(Publish::to_queue("jobs", Envelope::new("old"))).await.unwrap();
+        client.close().await;
+        let file = Connection::open(&database.0).unwrap();
+        downgrade(&file, version);
+        assert_ne!(shape(&file), expected);
+        let insert =
+            "INSERT INTO leveret_outbox (queue, id, payload) VALUES ('jobs', 'inserted', 'inserted')";
+        file.execute_batch(insert).unwrap();
+
+        let client = database.client("").await;
+
+        assert_eq!(shape(&file), expected, "from version {version}");
+        let mut consumer = client.broker().consume(ConsumeOptions::new("jobs").prefetch(3)).await.unwrap();
+        let (old, inserted) = (next(&mut consumer).await, next(&mut consumer).await);
+        assert_eq!(&*inserted.envelope.payload, b"inserted");
+        let mut with_app = Envelope::new("new");
+        with_app.app_id = Some("billing".to_owned());
+        client.broker().publish(Publish::to_queue("jobs", with_app)).await.unwrap();
+        let latest = next(&mut consumer).await;
+        assert_eq!((&*old.envelope.payload, old.envelope.app_id.as_deref()), (&b"old"[..], None));
+        assert_eq!(
+            (&*latest.envelope.payload, latest.envelope.app_id.as_deref()),
+            (&b"new"[..], Some("billing"))
+        );
+        // It has a store, of its own.
+        assert!(client.admin().workers().await.unwrap().is_empty());
+        let (store, other) = (client.store().unwrap(), new.store().unwrap());
+        assert!(store.id().len() == 32 && store.id() != other.id(), "{}", store.id());
+        client.close().await;
+    }
+    new.close().await;
 }
 
 #[tokio::test]

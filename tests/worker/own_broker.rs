@@ -89,6 +89,24 @@ async fn broker_without_an_operator_says_so_to_operators() {
     assert_unsupported(&admin.purge("own.double").await.unwrap_err());
 }
 
+/// Its workers are not listed, and that is no matter to them.
+#[tokio::test]
+async fn broker_without_a_store_says_so_to_who_asks_for_its_workers() {
+    let client = client();
+    let mut worker = start(Worker::new(&client).task::<Double>());
+    client.enqueue(Double { n: 1 }).await.unwrap();
+    worker.succeeded().await;
+
+    let (store, workers) = (client.store().map(drop), client.admin().workers().await);
+
+    for error in [store.unwrap_err(), workers.unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+        let words = error.to_string();
+        assert!(words.contains("`plain`") && words.contains("`Broker::store`"), "{words}");
+    }
+    worker.stop().await.unwrap();
+}
+
 /// It could not know when nothing is left, so it does not begin.
 #[tokio::test]
 async fn worker_cannot_run_until_idle_without_an_operator() {

@@ -1,5 +1,5 @@
-//! Looks into queues and acts on what is there: depth, messages, dead letters, replay. For operators and their tools; a
-//! job's own way does not come through here.
+//! Looks into queues and acts on what is there: depth, messages, dead letters, replay; and lists who works. For operators and
+//! their tools; a job's own way does not come through here.
 //!
 //! All walk through a queue ([`Walk`]). `browse` shows a `page` of `message`s; `letter` is a dead letter, which `replay` and
 //! `discard` act on, and `interrupted` is their error.
@@ -7,6 +7,7 @@
 use crate::broker::{QueueStats, Walk};
 use crate::client::Client;
 use crate::error::Result;
+use crate::store::{Member, MemberKind};
 use crate::task::Task;
 
 pub use interrupted::Interrupted;
@@ -223,6 +224,49 @@ impl Admin {
         let discarded = discard::discard(&mut *walk, limit, choose).await;
         walk.end().await;
         discarded
+    }
+
+    /// The workers of this broker: those at work, and for an hour those that were killed or stand still. A worker that ends in
+    /// the orderly way is no longer listed. Each gives a sign of life every 5 s, with what it is doing at that moment; after 30 s
+    /// without one, by the clock of this client, it [is gone](Member::is_gone).
+    ///
+    /// ```
+    /// # async fn f(client: queue_core::client::Client) -> queue_core::error::Result<()> {
+    /// for worker in client.admin().workers().await? {
+    ///     let state = if worker.is_gone { "gone" } else { "alive" };
+    ///     println!("{} ({state}) consumes {}, runs {} jobs", worker.name, worker.queues.join(", "), worker.busy);
+    ///     for job in &worker.running {
+    ///         println!("    {} {} since {:?}", job.task, job.id, job.since);
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Those of `memory:name` are the workers of this process, those of `sqlite:jobs.db` the workers of all programs that use the
+    /// file.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::error::ErrorKind::Unsupported) where the broker has no store, as RabbitMQ; see
+    /// [`Client::store`]. If the store cannot be read.
+    pub async fn workers(&self) -> Result<Vec<Member>> {
+        self.members(MemberKind::Worker).await
+    }
+
+    /// The clients of this broker on which no worker runs: web servers, tools and whatever else enqueues, publishes or calls.
+    /// One is listed from its first heartbeat on, 5 s after it connected, until it is closed or dropped; otherwise as
+    /// [`workers`](Self::workers). This client is among them.
+    ///
+    /// # Errors
+    /// As `workers`.
+    pub async fn clients(&self) -> Result<Vec<Member>> {
+        self.members(MemberKind::Client).await
+    }
+
+    async fn members(&self, kind: MemberKind) -> Result<Vec<Member>> {
+        let members = self.client.store()?.registry().members().await?;
+        let now = self.client.clock().now();
+        let those = members.into_iter().filter(|member| member.kind == kind);
+        Ok(those.map(|member| member.seen_at(now)).collect())
     }
 
     async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>> {

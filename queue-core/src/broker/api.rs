@@ -1,6 +1,7 @@
 //! The way of jobs: what every broker must do.
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -9,6 +10,7 @@ use super::info::BrokerInfo;
 use super::operator::Operator;
 use super::publish::Publish;
 use crate::error::{PublishError, Result};
+use crate::store::Store;
 use crate::topology::Topology;
 
 /// A message broker, as jobs need it. What people and tools ask of a broker is [`Operator`]. Object safe; shared by clients and workers behind an `Arc`.
@@ -62,6 +64,13 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// Gives the interface for operators. The default is `None`: a broker that serves jobs and shows nothing. Callers ask by
     /// [`Client::operator`](crate::client::Client::operator), which has the error for that.
     fn operator(&self) -> Option<&dyn Operator> {
+        None
+    }
+
+    /// Gives what is remembered beside the jobs, such as who works. The default is `None`: a broker that carries jobs and
+    /// remembers nothing. Callers ask by [`Client::store`](crate::client::Client::store), which has the error for that. Closed
+    /// with the broker; shared, since heartbeats must not keep a broker open.
+    fn store(&self) -> Option<Arc<dyn Store>> {
         None
     }
 

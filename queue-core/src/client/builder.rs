@@ -3,6 +3,7 @@
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use super::presence::Listed;
 use super::{Client, Inner, environment};
 use crate::broker::{Broker, ManagementUrl, Settings};
 use crate::call::replies::Replies;
@@ -111,6 +112,7 @@ impl ClientBuilder {
     pub fn with_broker(self, broker: Arc<dyn Broker>) -> Client {
         Client {
             inner: Arc::new(Inner {
+                listed: Listed::begin(&*broker, &self.settings),
                 broker,
                 settings: self.settings,
                 max_payload: self.max_payload,

@@ -2,7 +2,7 @@
 //! its tests here runs on RabbitMQ too.
 //!
 //! `state` knows the topology and settles, `flow` moves messages, `time` does what happens by the clock, `queue`
-//! hands messages to consumers. All of it is plain code behind one lock, in `shared`.
+//! hands messages to consumers. All of it is plain code behind one lock, in `shared`. `registry` is the store, behind another.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,9 +18,11 @@ use super::{
 };
 use crate::envelope::JobId;
 use crate::error::{Error, PublishError, Result};
+use crate::store::Store;
 use crate::topology::Topology;
 
 use ids::{ClientId, ConsumerId};
+use registry::MemoryStore;
 use shared::{Shared, keep_time};
 use state::State;
 
@@ -32,6 +34,7 @@ mod ids;
 mod operator;
 mod queue;
 mod ready;
+mod registry;
 mod reply;
 mod settler;
 mod shared;
@@ -87,6 +90,7 @@ pub struct MemoryBroker {
     client: ClientId,
     is_closed: AtomicBool,
     tasks: Mutex<Tasks>,
+    store: Arc<MemoryStore>,
 }
 
 /// The tasks of one client; they end with it.
@@ -142,7 +146,8 @@ impl MemoryBroker {
 
     fn on(shared: Arc<Shared>, settings: &Settings) -> Arc<Self> {
         let client = shared.with(|state| state.open_client(settings.namespace.clone()));
-        Arc::new(Self { shared, client, is_closed: AtomicBool::new(false), tasks: Mutex::default() })
+        let store = MemoryStore::new(Arc::clone(shared.roster()));
+        Arc::new(Self { shared, client, is_closed: AtomicBool::new(false), tasks: Mutex::default(), store })
     }
 
     /// All jobs that wait, as of now: first the ready ones, by queue and in the order in which they would be
@@ -284,7 +289,12 @@ impl Broker for MemoryBroker {
         Some(self)
     }
 
+    fn store(&self) -> Option<Arc<dyn Store>> {
+        Some(self.store.clone())
+    }
+
     async fn close(&self) {
+        self.store.close();
         self.is_closed.store(true, Ordering::Release);
         self.shared.with(|state| state.close_client(self.client));
         // Not waited for: the runtime that they are on may be one that nobody drives.
@@ -294,6 +304,7 @@ impl Broker for MemoryBroker {
 
 impl Drop for MemoryBroker {
     fn drop(&mut self) {
+        self.store.close();
         self.shared.with(|state| state.close_client(self.client));
     }
 }

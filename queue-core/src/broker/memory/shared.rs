@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use super::consumer::Losses;
+use super::registry::Roster;
 use super::settler::{Deliveries, Ticket};
 use super::state::State;
 use crate::broker::amqp::Plan;
@@ -21,6 +22,7 @@ pub(super) struct Shared {
     state: Mutex<State>,
     clock: Clock,
     losses: Arc<Losses>,
+    roster: Arc<Roster>,
     /// When something happens by itself next; timers wait for it.
     deadline: watch::Sender<Option<SystemTime>>,
     /// Counts changes, for those who wait for one.
@@ -34,6 +36,7 @@ impl Shared {
             state: Mutex::new(State::new(clock.clone(), shared.clone(), losses.clone())),
             clock,
             losses,
+            roster: Roster::new(),
             deadline: watch::Sender::new(None),
             changes: watch::Sender::new(0),
         })
@@ -41,6 +44,11 @@ impl Shared {
 
     pub(super) fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Who is registered.
+    pub(super) fn roster(&self) -> &Arc<Roster> {
+        &self.roster
     }
 
     /// Does something with the state, as of now: what is due by the clock has happened before.

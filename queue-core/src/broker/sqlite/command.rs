@@ -11,6 +11,7 @@ use crate::broker::amqp::{Plan, Published};
 use crate::broker::tries::is_refusal;
 use crate::broker::{ConsumeOptions, ConsumerHandle, reply};
 use crate::error::{PublishError, Result, SettleError};
+use crate::store::{Heartbeat, Member};
 use crate::topology::{Route, Topology};
 
 /// Where the answer to a command goes, and since when it is waited for.
@@ -103,8 +104,21 @@ pub(super) enum Command {
         queue: String,
         reply: Reply<Result<()>>,
     },
+    /// Changes the registry of members.
+    Change {
+        change: Change,
+        reply: Reply<Result<bool>>,
+    },
     /// The last one. It is answered when nothing of the broker is left.
     Close(Reply<()>),
+}
+
+/// A change of the registry of members.
+#[derive(Debug)]
+pub(super) enum Change {
+    Register(Member),
+    Heartbeat(Heartbeat),
+    Leave(String),
 }
 
 /// Which job is out for delivery, and to whom: the fence that keeps a late settlement out. No two deliveries of a file
@@ -131,6 +145,7 @@ pub(super) enum Answer {
     Settled(Result<(), SettleError>),
     Taken(Result<Option<Ticket>>),
     Purged(Result<u64>),
+    Changed(Result<bool>),
     Closed,
 }
 
@@ -150,6 +165,7 @@ impl Command {
             | Self::Leave(_)
             | Self::GiveBack(_)
             | Self::Take { .. }
+            | Self::Change { .. }
             | Self::Close(_) => false,
         }
     }
@@ -172,6 +188,7 @@ impl Command {
             Self::Settle { reply, .. } => Some(reply.since),
             Self::Take { reply, .. } => Some(reply.since),
             Self::Purge { reply, .. } => Some(reply.since),
+            Self::Change { reply, .. } => Some(reply.since),
             Self::Close(reply) => Some(reply.since),
             Self::Leave(_) | Self::GiveBack(_) => None,
         }
@@ -195,6 +212,7 @@ impl Command {
                 reply.send(result.map(|taken| taken.map(|ticket| settler.with(ticket))))
             }
             (Self::Purge { reply, .. }, Answer::Purged(result)) => reply.send(result),
+            (Self::Change { reply, .. }, Answer::Changed(result)) => reply.send(result),
             (Self::Close(reply), Answer::Closed) => reply.send(()),
             // The others ask nothing. A reply that is dropped says that the broker is closed.
             _ => {}

@@ -2,7 +2,7 @@
 //!
 //! One thread of each client writes (`writer`): it carries out what tasks want (`command`), many in one transaction
 //! (`state`). `sync` waits for the disk. Routing and the rules of queues are those of the memory broker
-//! (`broker/amqp`, `routing`); `store` keeps messages in rows. The tables are described in `schema.sql`.
+//! (`broker/amqp`, `routing`); `store` keeps messages in rows, and `registry` who is there. The tables are described in `schema.sql`.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, PublishError, Result};
+use crate::store::Store;
 use crate::topology::Topology;
 
 use batch::{Batch, IN_FLIGHT};
@@ -29,6 +30,7 @@ use ids::{ClientId, ConsumerId};
 use log::Log;
 use place::Place;
 use reader::Reader;
+use registry::SqliteStore;
 use state::{Setup, State};
 use sync::Syncer;
 use tenure::Tenure;
@@ -52,6 +54,7 @@ mod operator;
 pub(crate) mod outbox_table;
 pub(crate) mod place;
 mod reader;
+mod registry;
 mod reply;
 pub(crate) mod row;
 pub(crate) mod schema;
@@ -82,6 +85,7 @@ const CLOSING: Duration = Duration::from_secs(10);
 pub struct SqliteBroker {
     commands: Arc<Sender<Command>>,
     reader: Arc<Reader>,
+    store: Arc<SqliteStore>,
     path: PathBuf,
     me: ClientId,
     health: Arc<Mutex<Health>>,
@@ -151,6 +155,7 @@ impl SqliteBroker {
         };
         let (path, me) = (state.setup.path.clone(), state.me);
         let reader = schema::open_reader(&path)?;
+        let store_id = schema::store_id(&reader).map_err(|fault| fault::error(&path, fault))?;
         let place = Place::of(&path, &state.database()).map_err(|error| {
             let words = format!("`{}` went away while it was opened", path.display());
             Error::new(ErrorKind::Connection, words).with_source(error)
@@ -171,9 +176,12 @@ impl SqliteBroker {
                 drop(ended);
             })
             .map_err(without_thread)?;
+        let reader = Reader::new(reader, path.clone(), place);
+        let store = SqliteStore { id: store_id, commands: Arc::downgrade(&commands), reader: reader.clone() };
         Ok(Self {
             commands,
-            reader: Reader::new(reader, path.clone(), place),
+            reader,
+            store: Arc::new(store),
             path,
             me,
             health,
@@ -271,6 +279,10 @@ impl Broker for SqliteBroker {
 
     fn operator(&self) -> Option<&dyn Operator> {
         Some(self)
+    }
+
+    fn store(&self) -> Option<Arc<dyn Store>> {
+        Some(self.store.clone())
     }
 
     async fn close(&self) {

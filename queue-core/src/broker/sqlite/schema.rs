@@ -9,7 +9,7 @@ use super::fault::{self, Trouble};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The version of the tables that this program writes.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 /// `Lvrt`: the file was made by us. One that has another program's mark is refused; one without a mark is shared with
 /// the tables of an application, and so is one of ours that an application has given its own mark.
 const APPLICATION_ID: i64 = 0x4c76_7274;
@@ -34,6 +34,27 @@ const STEPS: [&str; VERSION as usize - 1] = ["
     CREATE INDEX leveret_outbox_jobs ON leveret_outbox (queue) WHERE refused IS NULL AND exchange IS NULL;
     CREATE INDEX leveret_outbox_events ON leveret_outbox (exchange) WHERE refused IS NULL AND exchange IS NOT NULL;
     UPDATE leveret_meta SET schema = 3;
+", "
+    ALTER TABLE leveret_meta ADD COLUMN store TEXT;
+    DROP INDEX leveret_delayed_for;
+    CREATE INDEX leveret_delayed_for ON leveret_delayed (queue, due) WHERE exchange IS NULL;
+    CREATE TABLE leveret_member (
+        member     INTEGER PRIMARY KEY,
+        id         TEXT NOT NULL UNIQUE,
+        kind       TEXT NOT NULL,
+        name       TEXT NOT NULL,
+        host       TEXT NOT NULL,
+        process    INTEGER NOT NULL,
+        version    TEXT NOT NULL,
+        protocol   INTEGER NOT NULL,
+        started_at INTEGER NOT NULL,
+        last_seen  INTEGER NOT NULL,
+        busy       INTEGER NOT NULL,
+        queues     TEXT NOT NULL,
+        tasks      TEXT NOT NULL,
+        running    TEXT NOT NULL
+    );
+    UPDATE leveret_meta SET schema = 4, store = lower(hex(randomblob(16)));
 "];
 /// How many bytes of a log are kept to be written over.
 const LOG_LIMIT: u64 = 32 << 20;
@@ -58,6 +79,17 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection> {
     let connection = connect(path)?;
     connection.execute_batch("PRAGMA query_only = ON").map_err(|fault| fault::error(path, fault))?;
     Ok(connection)
+}
+
+/// Names the store of a file that has been opened.
+pub(super) fn store_id(connection: &Connection) -> rusqlite::Result<String> {
+    connection.query_row("SELECT coalesce(store, '') FROM leveret_meta", [], |row| row.get(0))
+}
+
+/// Refuses tables that a newer program has changed since the file was opened.
+pub(super) fn check_now(connection: &Connection) -> rusqlite::Result<()> {
+    let mut select = connection.prepare_cached("SELECT schema FROM leveret_meta")?;
+    check(select.query_row([], |row| row.get(0))?)
 }
 
 fn check_place(path: &Path) -> Result<()> {

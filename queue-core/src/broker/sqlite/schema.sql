@@ -7,9 +7,10 @@ CREATE TABLE leveret_meta (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     schema   INTEGER NOT NULL,  -- the version of these tables
     sequence INTEGER NOT NULL,  -- the last number given to a client, consumer, queue or job; none is given twice
-    topology INTEGER NOT NULL   -- counts changes to exchanges, queues and bindings
+    topology INTEGER NOT NULL,  -- counts changes to exchanges, queues and bindings
+    store    TEXT               -- names this file's store; a copy of the file has the same
 );
-INSERT INTO leveret_meta VALUES (1, 3, 0, 0);
+INSERT INTO leveret_meta VALUES (1, 4, 0, 0, lower(hex(randomblob(16))));
 
 -- Programs that have the file open.
 CREATE TABLE leveret_client (
@@ -107,7 +108,8 @@ CREATE TABLE leveret_delayed (
     cluster_id     TEXT
 );
 CREATE INDEX leveret_delayed_due ON leveret_delayed (due);
-CREATE INDEX leveret_delayed_for ON leveret_delayed (queue) WHERE exchange IS NULL;
+-- How many wait for each queue, and which, by their time.
+CREATE INDEX leveret_delayed_for ON leveret_delayed (queue, due) WHERE exchange IS NULL;
 
 -- Jobs that are done, as long as `?keep=` of whoever finished them says.
 CREATE TABLE leveret_finished (
@@ -164,3 +166,21 @@ CREATE TABLE leveret_outbox (
 -- What waits for each queue or exchange, past all that waits for others.
 CREATE INDEX leveret_outbox_jobs ON leveret_outbox (queue) WHERE refused IS NULL AND exchange IS NULL;
 CREATE INDEX leveret_outbox_events ON leveret_outbox (exchange) WHERE refused IS NULL AND exchange IS NOT NULL;
+
+-- Workers, and clients on which none works: those that are there, and for an hour those that fell silent.
+CREATE TABLE leveret_member (
+    member     INTEGER PRIMARY KEY,
+    id         TEXT NOT NULL UNIQUE,
+    kind       TEXT NOT NULL,       -- worker or client
+    name       TEXT NOT NULL,
+    host       TEXT NOT NULL,
+    process    INTEGER NOT NULL,
+    version    TEXT NOT NULL,       -- Leveret's
+    protocol   INTEGER NOT NULL,
+    started_at INTEGER NOT NULL,
+    last_seen  INTEGER NOT NULL,    -- a heartbeat each 5 s
+    busy       INTEGER NOT NULL,    -- how many jobs it works on
+    queues     TEXT NOT NULL,       -- a JSON list, as are those below
+    tasks      TEXT NOT NULL,
+    running    TEXT NOT NULL        -- of {"id", "task", "queue", "since"}
+);

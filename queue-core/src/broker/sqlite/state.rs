@@ -2,7 +2,7 @@
 //! `store` moves messages, `consumer` claims, `settle` settles, `time` does what happens by the clock, `intake` takes in
 //! what was inserted by SQL, `lease` watches who is alive.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -107,6 +107,8 @@ pub(super) struct State {
     pub(super) own: Own,
     /// What this client has declared and committed.
     pub(super) remembered: Remembered,
+    /// The members of the registry that this client registered.
+    pub(super) own_members: HashSet<String>,
 }
 
 #[derive(Debug)]
@@ -213,6 +215,7 @@ impl State {
             deleted: Vec::new(),
             own: Own::default(),
             remembered: Remembered::default(),
+            own_members: HashSet::new(),
         }
     }
 
@@ -281,12 +284,14 @@ impl State {
             }
             Command::Purge { queue, .. } => Answer::Purged(self.purge(queue)?),
             Command::Delete { queue, .. } => Answer::Done(self.delete(queue)?),
+            Command::Change { change, .. } => Answer::Changed(Ok(self.change(change)?)),
             Command::Close(_) => {
                 // Nobody is to claim what is given back.
                 self.lines.clear();
                 self.consumers.clear();
                 self.replies = None;
                 self.retire(self.me)?;
+                self.leave_registry()?;
                 Answer::None
             }
         };

@@ -77,8 +77,12 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// The next `count` jobs for a queue that are not due yet, behind a mark; fewer if they are large. First the rows are chosen,
-/// so that no payload is sorted.
+/// Picks a page of the delayed jobs for a queue. The index `leveret_delayed_for` has them in this order, so that nothing is sorted
+/// and no row is read in vain.
+const DELAYED: &str = "SELECT due, delayed, {columns} FROM leveret_delayed \
+     WHERE exchange IS NULL AND queue = ?1 AND (due, delayed) > (?2, ?3) ORDER BY due, delayed LIMIT ?4";
+
+/// The next `count` jobs for a queue that are not due yet, behind a mark; fewer if they are large.
 pub(super) fn delayed(
     reader: &Connection,
     queue: &str,
@@ -86,12 +90,7 @@ pub(super) fn delayed(
     count: u16,
 ) -> rusqlite::Result<Vec<FoundDelayed>> {
     let (due, place) = after.map_or((-1, -1), |mark| (signed(mark.level), signed(mark.place)));
-    let columns = row::COLUMNS;
-    let mut select = reader.prepare_cached(&format!(
-        "SELECT due, delayed, {columns} FROM leveret_delayed WHERE delayed IN \
-         (SELECT delayed FROM leveret_delayed WHERE exchange IS NULL AND queue = ?1 AND (due, delayed) > (?2, ?3) \
-         ORDER BY due, delayed LIMIT ?4) ORDER BY due, delayed"
-    ))?;
+    let mut select = reader.prepare_cached(&DELAYED.replace("{columns}", row::COLUMNS))?;
     let mut rows = select.query(params![queue, due, place, count])?;
     let (mut found, mut bytes) = (Vec::new(), 0);
     while bytes < PAGE_BYTES
@@ -191,5 +190,29 @@ impl State {
         // Without a consumer, whose numbers count up from 1.
         let client = self.me;
         Ok(Some(Ticket { client, consumer: 0, queue, queue_name, job, returns, bytes, dead_letter: None }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema;
+    use super::*;
+
+    /// A queue may have a million of them: each page would read and sort all that are behind it.
+    #[test]
+    fn page_of_delayed_jobs_is_read_from_the_index_in_its_order() {
+        let folder = std::env::temp_dir().join(format!("leveret-plan-{}", std::process::id()));
+        let connection = schema::open(&folder).unwrap();
+        let explain = format!("EXPLAIN QUERY PLAN {}", DELAYED.replace("{columns}", row::COLUMNS));
+
+        let mut select = connection.prepare(&explain).unwrap();
+        let plan: Vec<String> =
+            select.query_map(params!["jobs", -1, -1, 10], |row| row.get(3)).unwrap().flatten().collect();
+
+        let index = "SEARCH leveret_delayed USING INDEX leveret_delayed_for (queue=? AND due>?)";
+        assert_eq!(plan, [index]);
+        drop(select);
+        drop(connection);
+        std::fs::remove_file(folder).unwrap();
     }
 }

@@ -380,6 +380,7 @@ impl Writer {
             Command::Consume { .. } => Answer::Consumer(Err(words())),
             Command::Take { .. } => Answer::Taken(Err(words())),
             Command::Purge { .. } => Answer::Purged(Err(words())),
+            Command::Change { .. } => Answer::Changed(Err(words())),
             Command::Leave(consumer) => {
                 self.state.leave(*consumer);
                 Answer::None

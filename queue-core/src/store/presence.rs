@@ -1,0 +1,154 @@
+//! Keeps one member's entry in the registry up to date: registers it, gives signs of life, takes it out at its end. Used by
+//! `client` and by workers.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::api::Store;
+use super::member::{Member, RunningJob};
+use super::registry::{HEARTBEAT, Heartbeat};
+use crate::clock::Clock;
+use crate::error::{ErrorKind, Result, chain};
+
+/// How long the end of a member waits for the store. What it did not reach is seen to be gone after a while.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What a member does at this moment.
+#[derive(Debug, Default)]
+pub struct Doing {
+    /// How many jobs it works on.
+    pub busy: u32,
+    /// Those of them that are shown.
+    pub running: Vec<RunningJob>,
+}
+
+/// Keeps a member registered until it is [ended](Self::end). Dropped without that, it gives no more signs of life, so that the
+/// member is gone after a while.
+///
+/// A store that cannot be reached is tried again at the next heartbeat: it keeps no member from its work.
+pub struct Presence {
+    leaving: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Presence {
+    /// Registers `member` after `delay`, and again at each heartbeat that finds it missing. `look` tells what it does, and
+    /// `None` while it is not to be listed.
+    pub(crate) fn begin(
+        runtime: &Handle,
+        store: Arc<dyn Store>,
+        clock: Clock,
+        member: impl FnOnce() -> Member + Send + 'static,
+        delay: Duration,
+        look: impl Fn() -> Option<Doing> + Send + 'static,
+    ) -> Self {
+        let leaving = CancellationToken::new();
+        let end = leaving.clone();
+        let task = runtime.spawn(async move {
+            tokio::select! {
+                biased;
+                () = end.cancelled() => return,
+                () = clock.sleep(delay) => {}
+            }
+            let entry = Entry { store, clock, member: member(), is_entered: false, is_away: false };
+            entry.keep(look, &end).await;
+        });
+        Self { leaving, task }
+    }
+
+    /// Takes the member out of the registry. Waits for a store that cannot be reached for a second at most.
+    pub async fn end(mut self) {
+        self.leaving.cancel();
+        // It fails if its runtime has ended, and then there is nothing to wait for.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for Presence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Presence").finish_non_exhaustive()
+    }
+}
+
+/// A member's entry, as its own program knows it.
+struct Entry {
+    store: Arc<dyn Store>,
+    clock: Clock,
+    member: Member,
+    /// Whether it may be in the registry.
+    is_entered: bool,
+    /// Whether the store could not be reached the last time.
+    is_away: bool,
+}
+
+impl Entry {
+    /// Ends with `end`, or when the store is closed.
+    async fn keep(mut self, look: impl Fn() -> Option<Doing>, end: &CancellationToken) {
+        loop {
+            // A heartbeat that is cut off may still be carried out, but before the farewell below, which comes after it.
+            let beaten = tokio::select! {
+                biased;
+                () = end.cancelled() => break,
+                beaten = self.beat(look()) => beaten,
+            };
+            match beaten {
+                Ok(()) => self.is_away = false,
+                Err(error) if error.kind() == ErrorKind::Closed => return,
+                Err(error) => {
+                    if !std::mem::replace(&mut self.is_away, true) {
+                        let (name, error) = (&self.member.name, chain(&error));
+                        tracing::warn!(
+                            target: "leveret", member = %name, %error,
+                            "the store does not take a heartbeat, so that `Admin::workers` soon shows this member as gone; its \
+                             jobs go on, and each {HEARTBEAT:?} it tries again"
+                        );
+                    }
+                }
+            }
+            tokio::select! {
+                biased;
+                () = end.cancelled() => break,
+                () = self.clock.sleep(HEARTBEAT) => {}
+            }
+        }
+        // One that is not reached in time is seen to be gone.
+        let _ = tokio::time::timeout(FAREWELL, self.leave()).await;
+    }
+
+    /// Says what the member does, or takes it out of the registry while it is not to be listed.
+    async fn beat(&mut self, doing: Option<Doing>) -> Result<()> {
+        let Some(Doing { busy, running }) = doing else { return self.leave().await };
+        let now = self.clock.now();
+        if self.is_entered {
+            let mut heartbeat = Heartbeat::new(self.member.id.as_str(), now);
+            (heartbeat.busy, heartbeat.running) = (busy, running.clone());
+            if self.store.registry().heartbeat(&heartbeat).await? {
+                return Ok(());
+            }
+        }
+        let Self { member, .. } = self;
+        (member.last_seen, member.busy, member.running) = (now, busy, running);
+        // Before it is so: a registration that is cut off may have happened.
+        self.is_entered = true;
+        self.store.registry().register(&self.member).await
+    }
+
+    async fn leave(&mut self) -> Result<()> {
+        if self.is_entered {
+            self.store.registry().leave(&self.member.id).await?;
+            self.is_entered = false;
+        }
+        Ok(())
+    }
+}
