@@ -84,6 +84,85 @@ pub(crate) async fn browse_shows_a_queue_page_by_page(t: &Fixture) {
     assert_eq!(take(&mut consumer, 5).await, ["a", "b", "c", "d", "e"]);
 }
 
+/// Fewer pages than a quorum queue lets a message come back, see [`browse_shows_a_queue_page_by_page`].
+pub(crate) async fn browse_by_small_pages_keeps_the_order(t: &Fixture) {
+    let all = ["a", "b", "c", "d", "e", "f", "g"];
+    for queue in [t.quorum_queue("quorum").await, t.plain_queue("classic").await] {
+        t.send(&queue, all).await;
+
+        let by_one = texts(&browse(t, &queue, 1).await);
+
+        assert_eq!(by_one, all, "queue {queue}");
+        let consumed = take(&mut t.consume(&queue).await, all.len()).await;
+        assert_eq!(consumed, all, "queue {queue}");
+    }
+}
+
+/// Each step has a consumer of its own on RabbitMQ, and more than ten of them have names that sort in another way than
+/// they count.
+pub(crate) async fn walk_of_many_steps_keeps_the_order(t: &Fixture) {
+    let all: Vec<_> = (0..25).map(|n| n.to_string()).collect();
+    for queue in [t.quorum_queue("quorum").await, t.plain_queue("classic").await] {
+        t.send(&queue, all.iter().cloned()).await;
+        let operator = t.client.operator().unwrap();
+
+        for _ in 0..3 {
+            let (mut walk, mut seen) = (operator.walk(&queue).await.unwrap(), Vec::new());
+            loop {
+                let found = walk.next(1).await.unwrap();
+                if found.is_empty() {
+                    break;
+                }
+                seen.extend(
+                    found.iter().map(|found| String::from_utf8_lossy(&found.envelope.payload).into_owned()),
+                );
+            }
+            walk.end().await;
+            assert_eq!(seen, all, "queue {queue}");
+        }
+    }
+}
+
+/// RabbitMQ is asked for some more messages, when many are settled at once.
+pub(crate) async fn what_is_left_when_much_was_taken_keeps_the_order(t: &Fixture) {
+    let all: Vec<_> = (0..60).map(|n| n.to_string()).collect();
+    for queue in [t.quorum_queue("quorum").await, t.plain_queue("classic").await] {
+        t.send(&queue, all.iter().cloned()).await;
+        let operator = t.client.operator().unwrap();
+        let mut walk = operator.walk(&queue).await.unwrap();
+        let found = walk.next(50).await.unwrap();
+
+        for found in found.into_iter().take(40) {
+            walk.take(found).await.unwrap().unwrap().settle(Settlement::Ack).await.unwrap();
+        }
+        walk.end().await;
+
+        assert_eq!(take(&mut t.consume(&queue).await, 20).await, all[40..], "queue {queue}");
+    }
+}
+
+/// The page that is under way ends as if it had begun later, or earlier.
+pub(crate) async fn queue_that_is_deleted_during_a_page_is_not_found(t: &Fixture) {
+    let operator = t.client.operator().unwrap();
+    for round in 0..4 {
+        let queue =
+            if round % 2 == 0 { t.quorum_queue("quorum").await } else { t.plain_queue("classic").await };
+        t.send(&queue, (0..1000).map(|n| n.to_string())).await;
+        let mut walk = operator.walk(&queue).await.unwrap();
+
+        let (page, deleted) = tokio::join!(walk.next(1000), operator.delete(&queue));
+
+        deleted.unwrap();
+        let gone = match page {
+            Ok(_) => walk.next(1).await.unwrap_err(),
+            Err(gone) => gone,
+        };
+        assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone:?}");
+        assert!(gone.to_string().contains(&*queue), "{gone}");
+        walk.end().await;
+    }
+}
+
 pub(crate) async fn browse_shows_why_a_letter_is_dead(t: &Fixture) {
     let queue = t.work_queue("jobs").await;
     t.send(queue.name(), ["job"]).await;

@@ -105,6 +105,10 @@ macro_rules! contract {
                 ]
                 browse: [
                     browse_shows_a_queue_page_by_page,
+                    browse_by_small_pages_keeps_the_order,
+                    walk_of_many_steps_keeps_the_order,
+                    what_is_left_when_much_was_taken_keeps_the_order,
+                    queue_that_is_deleted_during_a_page_is_not_found,
                     browse_shows_why_a_letter_is_dead,
                     browse_costs_a_message_at_most_one_delivery,
                     browse_shows_any_number_of_messages,

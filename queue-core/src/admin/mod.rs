@@ -75,8 +75,10 @@ impl Admin {
     ///
     /// On `memory:` and `sqlite:` the next page begins where this one ended, whatever happened in between. On RabbitMQ it
     /// counts from the head of the queue, and passes what stands before it once more: what was delivered in between moves
-    /// the others up, and the page begins as much further on. Under load, messages that have just been shown may stand in
-    /// another order for a moment, so that a page may show one again or pass one over.
+    /// the others up, and the page begins as much further on. Looking leaves the messages in their order, with two
+    /// exceptions on RabbitMQ, after which a page may show a message again or pass one over: before 4.3, one that has come
+    /// back to a quorum queue ten times moves to the end, as above, and each page costs those before it a return; and from
+    /// about 30,000 messages before or in a page, which take more than thirty consumers, they may come back in another order.
     ///
     /// ```
     /// use queue_core::admin::Page;

@@ -88,6 +88,9 @@ pub trait Operator: fmt::Debug + Send + Sync {
     /// queue, in its place, when the walk has ended. Where only a consumer sees what a queue holds (RabbitMQ), the walk
     /// holds what it has passed until then, and others do not get it.
     ///
+    /// RabbitMQ keeps the order for a walk of up to thirty steps. After more of them, messages may come back in another
+    /// order; none is lost.
+    ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) if the queue does not exist; another one if it may not be used.
     async fn walk<'a>(&'a self, queue: &str) -> Result<Box<dyn Walk + 'a>>;

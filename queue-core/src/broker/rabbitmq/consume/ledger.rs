@@ -130,14 +130,19 @@ impl Ledger {
     /// Gives back all deliveries at once, and returns when the queue has them.
     ///
     /// `is_busy` says that [too many](STASHED) settlements may be on their way to the queue: then it is asked as in
-    /// [`barrier`](Self::barrier), so that the nack is not stashed behind them. What it hands over for that goes back with
-    /// the others. `is_long` says that the channel has had so many consumers that the nack itself is too many: the server
+    /// [`barrier`](Self::barrier), so that the nack is not stashed behind them. What it hands over for that goes back behind
+    /// the others, where it came from. `is_long` says that the channel has had so many consumers that the nack itself is too many: the server
     /// splits it, into one settlement for each consumer.
     pub(crate) async fn give_all_back(&self, queue: &str, is_busy: bool, is_long: bool) -> lapin::Result<()> {
         self.send_due();
         if is_busy {
             for _ in 0..2 {
                 self.channel.basic_get(short(queue), BasicGetOptions { no_ack: false }).await?;
+            }
+            // By itself: in one nack with the others, what was handed over just now would go back before them.
+            let last = self.acks().tags.last_out();
+            if let Some(last) = last {
+                self.channel.basic_nack(last, BasicNackOptions { multiple: true, requeue: true }).await?;
             }
         }
         // Tag 0 is all that there are.

@@ -71,6 +71,11 @@ impl Tags {
         self.out.is_empty()
     }
 
+    /// The last of those that are out.
+    pub(super) fn last_out(&self) -> Option<u64> {
+        self.out.last_key_value().map(|(tag, _)| *tag)
+    }
+
     /// One is to be acked. Whether it was the last that was out: there is nothing to wait for to ack it with.
     pub(super) fn done(&mut self, tag: u64) -> bool {
         if self.out.remove(&tag).is_some() {

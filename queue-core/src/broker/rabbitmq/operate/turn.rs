@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::channels::Channels;
 use crate::broker::rabbitmq::connection::fault::{self, code};
 use crate::broker::rabbitmq::message::convert::short;
+use crate::broker::rabbitmq::topology::declare;
 use crate::error::{Error, ErrorKind, Result};
 use crate::topology::{Name, Namespace};
 
@@ -46,6 +47,20 @@ impl Turns {
         let mut turns = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         turns.entry(queue.clone()).or_default().clone()
+    }
+
+    /// Asks whether a queue is there.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) if it is not; otherwise if nobody says so.
+    pub(super) async fn look_for(&self, queue: &Name) -> Result<()> {
+        let is_exclusive = self.channels.declared.is_exclusive(queue);
+        let ask = async |channel: &Channel| {
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let found = channel.queue_declare(short(queue), options, FieldTable::default()).await;
+            found.map(drop).map_err(|error| declare::refusal_to_operator(queue, &error))
+        };
+        self.channels.on_queue(is_exclusive, ask).await
     }
 
     /// Waits until no other operator is at the queue.

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::turn::{Lock, Turn, Turns};
-use crate::broker::rabbitmq::connection::fault;
+use crate::broker::rabbitmq::connection::fault::{self, code};
 use crate::broker::rabbitmq::connection::runtime::Tasks;
 use crate::broker::rabbitmq::consume::ledger::{Ledger, STASHED};
 use crate::broker::rabbitmq::consume::settle::Receipt;
@@ -35,6 +35,8 @@ use crate::topology::Name;
 /// How long a queue that counted messages may take to hand over the next one. Another consumer may have taken
 /// it, so running out of time is no error.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait before a queue that may be on its way out is asked about.
+const GOING: Duration = Duration::from_millis(100);
 /// How long the server may take for an answer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How many messages are passed at once on the way to a mark.
@@ -189,7 +191,14 @@ impl Hold {
     /// What the server answers.
     async fn answer<T>(&self, asked: impl Future<Output = lapin::Result<T>>) -> Result<T> {
         match tokio::time::timeout(ANSWER, asked).await {
-            Ok(answer) => answer.map_err(|error| declare::refusal_to_operator(&self.queue, &error)),
+            Ok(Ok(answer)) => Ok(answer),
+            // A quorum queue that is just being deleted.
+            Ok(Err(error))
+                if fault::protocol(&error).is_some_and(|(code, _)| code == code::INTERNAL_ERROR) =>
+            {
+                Err(self.gone().await)
+            }
+            Ok(Err(error)) => Err(declare::refusal_to_operator(&self.queue, &error)),
             Err(_) => {
                 let words = format!("RabbitMQ did not answer for queue `{}` within {ANSWER:?}", self.queue);
                 Err(Error::new(ErrorKind::Connection, words))
@@ -210,7 +219,9 @@ impl Hold {
         self.pages += 1;
         let channel = self.ledger.channel().clone();
         let name = &self.with.settings.name;
-        let tag = short(&format!("operator-{}-{}", self.pages, crate::envelope::truncate(name, 200)));
+        // The server gives back by consumer, in the order of their names: all numbers have the same length.
+        let tag = format!("operator-{:06}-{}", self.pages, crate::envelope::truncate(name, 200));
+        let tag = short(&tag);
         let qos = || channel.basic_qos(count, BasicQosOptions { global: false });
         self.answer(qos()).await?;
         let consuming = channel.basic_consume(
@@ -243,17 +254,17 @@ impl Hold {
                     None => break,
                 }
             };
-            held.push(self.message(next)?);
+            held.push(self.message(next).await?);
         }
         self.answer(channel.basic_cancel(tag, BasicCancelOptions::default())).await?;
         while let Some(late) = messages.next().await {
-            held.push(self.message(Some(late))?);
+            held.push(self.message(Some(late)).await?);
         }
         Ok(held)
     }
 
     /// A message, unless the queue has gone, or the connection.
-    fn message(&self, next: Option<lapin::Result<Message>>) -> Result<Message> {
+    async fn message(&self, next: Option<lapin::Result<Message>>) -> Result<Message> {
         let queue = &self.queue;
         let words = match next {
             Some(Ok(message)) => return Ok(message),
@@ -262,9 +273,28 @@ impl Hold {
                  with another client"
             ),
             Some(Err(error)) => return Err(fault::lost(&error)),
-            None => format!("queue `{queue}` was deleted, or lost its leader, while it was looked at"),
+            None => return Err(self.gone().await),
         };
         Err(Error::new(ErrorKind::Topology, words))
+    }
+
+    /// Says why the server ended a consumer without a word. Where the queue is being deleted, it does that first; and a quorum
+    /// queue that is asked about in between fails, and takes the connection with it. So it is asked about after a moment, and
+    /// not on the connection of this walk.
+    async fn gone(&self) -> Error {
+        let queue = &self.queue;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            tokio::time::sleep(GOING).await;
+            match self.with.turns.look_for(queue).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => return error,
+                _ => {}
+            }
+        }
+        let words = format!(
+            "queue `{queue}` lost its leader, or was deleted and declared anew, while it was looked at"
+        );
+        Error::new(ErrorKind::Topology, words)
     }
 
     fn found(&mut self, message: Message) -> Found {
