@@ -8,6 +8,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+/// `now + after`, or a century later where that is beyond what the system's time can say.
+pub(crate) fn moment_after(now: SystemTime, after: Duration) -> SystemTime {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    now.checked_add(after).unwrap_or(now + CENTURY)
+}
+
 /// Tells the time and waits for it. Clones tell the same time.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {

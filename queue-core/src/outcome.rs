@@ -26,8 +26,24 @@ pub enum Outcome {
     /// The job is done, and this is the reply to its caller, in the format of the request: JSON, unless that is another.
     /// Only of a job that somebody has called.
     Reply(Bytes),
+    /// Not now: the job comes again in `after`, at least a [second](crate::retry::MIN_SNOOZE). This costs no attempt, and is no
+    /// failure.
+    Snooze {
+        /// How long it waits at least.
+        after: Duration,
+    },
     /// The attempt failed.
     Failure(Failure),
+}
+
+/// An error that asks for a [snooze](TaskError::snooze) is no failure.
+impl From<Failure> for Outcome {
+    fn from(failure: Failure) -> Self {
+        match failure.verdict {
+            Verdict::Snooze(after) => Self::Snooze { after },
+            _ => Self::Failure(failure),
+        }
+    }
 }
 
 impl Outcome {
@@ -81,6 +97,8 @@ pub enum Verdict {
     Retry,
     /// Try again after this long, while the task has retries left.
     RetryIn(Duration),
+    /// Not now. Try again after this long; it counts neither as an attempt nor as a failure.
+    Snooze(Duration),
     /// A retry cannot mend it.
     Permanent,
 }
@@ -122,6 +140,30 @@ impl TaskError {
     /// attempt.
     pub fn retry_in(after: Duration, error: impl Into<BoxError>) -> Self {
         Self(Marked { verdict: Verdict::RetryIn(after), error: error.into() })
+    }
+
+    /// Not now: the job comes again in `after`, as if this delivery had not been. It costs no attempt, notes no error, and is
+    /// neither logged nor counted as a failure. For what is not the job's fault and will pass: a service that asks for
+    /// patience, a quota that is used up, office hours.
+    ///
+    /// A wait of less than a [second](crate::retry::MIN_SNOOZE) is a second. Nothing bounds how often a job is snoozed.
+    ///
+    /// ```
+    /// # mod leveret { pub use queue_core::outcome::{TaskError, TaskResult}; }
+    /// use std::time::Duration;
+    ///
+    /// use leveret::{TaskError, TaskResult};
+    ///
+    /// fn book(closed_for: Option<Duration>) -> TaskResult {
+    ///     if let Some(left) = closed_for {
+    ///         return Err(TaskError::snooze(left).into());
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # fn main() { assert!(book(Some(Duration::from_secs(60))).is_err() && book(None).is_ok()) }
+    /// ```
+    pub fn snooze(after: Duration) -> Self {
+        Self(Marked { verdict: Verdict::Snooze(after), error: format!("not now, but in {after:?}").into() })
     }
 
     /// An error after which the job runs again after the task's backoff.
@@ -208,7 +250,7 @@ pub trait IntoOutcome {
     {
         match self.into_result() {
             Ok(_) => Outcome::Success,
-            Err(failure) => Outcome::Failure(failure),
+            Err(failure) => failure.into(),
         }
     }
 }
@@ -363,6 +405,19 @@ mod tests {
 
         assert_eq!(failure.verdict, Verdict::Retry);
         assert!(failure.reason.message.starts_with("round: and: round: "), "{}", failure.reason.message);
+    }
+
+    #[test]
+    fn snooze_is_no_failure_however_it_is_wrapped() {
+        let after = Duration::from_secs(60);
+        let snooze = || TaskError::snooze(after);
+        let outcome = |result: TaskResult| result.into_outcome();
+
+        assert_eq!(outcome(Err(snooze().into())), Outcome::Snooze { after });
+        assert_eq!(outcome(Err(Wrapper::Source(snooze().into()).into())), Outcome::Snooze { after });
+        assert_eq!(outcome(Err(Wrapper::Transparent(snooze()).into())), Outcome::Snooze { after });
+        assert!(!outcome(Err(snooze().into())).is_success());
+        assert_eq!(snooze().to_string(), "not now, but in 60s");
     }
 
     #[test]

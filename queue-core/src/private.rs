@@ -96,7 +96,7 @@ fn failed(mut failure: Failure, is_permanent: bool) -> Outcome {
         failure.reason.kind = ReasonKind::Permanent;
         failure.verdict = Verdict::Permanent;
     }
-    Outcome::Failure(failure)
+    failure.into()
 }
 
 /// A task in a program that has no worker: its code is not registered. Its functions (its own, and `upcast`) and its

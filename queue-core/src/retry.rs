@@ -1,9 +1,13 @@
-//! When a failed job runs again, and when it is dead. Pure: no clock, no randomness, no broker.
+//! When a job runs again that failed or was put off, and when it is dead. Pure: no clock, no randomness, no broker.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use crate::clock::moment_after;
 use crate::outcome::{Failure, Outcome, Verdict};
 use crate::settlement::Settlement;
+
+/// The shortest snooze. A job that is put off for no time at all would come at once, and again, as fast as its worker can.
+pub const MIN_SNOOZE: Duration = Duration::from_secs(1);
 
 /// How long the waits between attempts are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,12 +82,23 @@ impl Default for RetryPolicy {
     }
 }
 
-/// What becomes of a job after its `attempt`th attempt (from 1). `jitter` is a random number from 0 to 1.
-pub fn decide(outcome: &Outcome, attempt: u32, policy: &RetryPolicy, jitter: f64) -> Settlement {
-    let Outcome::Failure(Failure { reason, verdict, .. }) = outcome else {
-        return Settlement::Ack;
+/// What becomes of a job after its `attempt`th attempt (from 1). `jitter` is a random number from 0 to 1; `now` is asked
+/// only where it is needed, since most jobs succeed.
+pub fn decide(
+    outcome: &Outcome,
+    attempt: u32,
+    policy: &RetryPolicy,
+    jitter: f64,
+    now: impl FnOnce() -> SystemTime,
+) -> Settlement {
+    let (reason, verdict) = match outcome {
+        Outcome::Success | Outcome::Reply(_) => return Settlement::Ack,
+        Outcome::Snooze { after } => return snooze(*after, now()),
+        Outcome::Failure(Failure { reason, verdict, .. }) => (reason, verdict),
     };
     let after = match verdict {
+        // A layer has made the failure of an error, and not the outcome.
+        Verdict::Snooze(after) => return snooze(*after, now()),
         Verdict::Permanent => None,
         _ if attempt > policy.retries => None,
         Verdict::Retry => Some(policy.backoff.delay(attempt, jitter)),
@@ -96,12 +111,24 @@ pub fn decide(outcome: &Outcome, attempt: u32, policy: &RetryPolicy, jitter: f64
     }
 }
 
+/// What becomes of a job that is put off: at least [`MIN_SNOOZE`] later it comes again.
+pub fn snooze(after: Duration, now: SystemTime) -> Settlement {
+    Settlement::Snooze { until: moment_after(now, after.max(MIN_SNOOZE)) }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
-    use crate::outcome::ReasonKind;
+    use crate::outcome::{ReasonKind, TaskError};
 
     const S: Duration = Duration::from_secs(1);
+    const NOW: SystemTime = UNIX_EPOCH;
+
+    fn decide(outcome: &Outcome, attempt: u32, policy: &RetryPolicy) -> Settlement {
+        super::decide(outcome, attempt, policy, 0.0, || NOW)
+    }
 
     #[test]
     fn waits_double_up_to_the_cap() {
@@ -124,7 +151,7 @@ mod tests {
         let policy = RetryPolicy::new(2, Backoff::Fixed(S));
         let failed = Outcome::failed(ReasonKind::Failed, "no");
 
-        let after = |attempt| decide(&failed, attempt, &policy, 0.0);
+        let after = |attempt| decide(&failed, attempt, &policy);
 
         assert!(matches!(after(1), Settlement::Retry { attempt: 2, .. }));
         assert!(matches!(after(2), Settlement::Retry { attempt: 3, .. }));
@@ -135,9 +162,32 @@ mod tests {
     fn permanent_failure_is_dead_at_once_and_success_is_acked() {
         let policy = RetryPolicy::default();
 
-        let dead = decide(&Outcome::dead(ReasonKind::Permanent, "no"), 1, &policy, 0.0);
+        let dead = decide(&Outcome::dead(ReasonKind::Permanent, "no"), 1, &policy);
 
         assert!(matches!(dead, Settlement::DeadLetter { .. }));
-        assert_eq!(decide(&Outcome::Success, 1, &policy, 0.0), Settlement::Ack);
+        assert_eq!(decide(&Outcome::Success, 1, &policy), Settlement::Ack);
+    }
+
+    #[test]
+    fn snoozed_job_comes_again_however_often_it_was_tried() {
+        let policy = RetryPolicy::new(0, Backoff::default());
+        let error = TaskError::snooze(60 * S);
+        let by_layer = Outcome::Failure(Failure::from_error(error.into()));
+
+        for outcome in [Outcome::Snooze { after: 60 * S }, by_layer] {
+            assert_eq!(decide(&outcome, 99, &policy), Settlement::Snooze { until: NOW + 60 * S });
+        }
+    }
+
+    #[test]
+    fn snooze_is_a_second_at_least_and_a_century_where_it_has_no_end() {
+        let until = |after| match snooze(after, NOW) {
+            Settlement::Snooze { until } => until.duration_since(NOW).unwrap(),
+            other => panic!("{other:?}"),
+        };
+
+        assert_eq!(until(Duration::ZERO), S);
+        assert_eq!(until(Duration::from_millis(1_001)), Duration::from_millis(1_001));
+        assert_eq!(until(Duration::MAX), 100 * 365 * 24 * 3600 * S);
     }
 }

@@ -68,7 +68,7 @@ pub(crate) fn decide(here: &Here<'_>, kind: Kind, job: &mut Envelope, executed: 
             }
             // Should this job meet an unknown task again, its hour begins anew.
             job.headers.remove(header::UNKNOWN_SINCE);
-            retry::decide(outcome, job.attempt, retry, (here.jitter)())
+            retry::decide(outcome, job.attempt, retry, (here.jitter)(), || here.clock.now())
         }
         Executed::Unknown(what) => {
             let now = here.clock.now();
@@ -91,6 +91,7 @@ pub(crate) fn decide(here: &Here<'_>, kind: Kind, job: &mut Envelope, executed: 
 fn answer(here: &Here<'_>, job: &Envelope, outcome: &Outcome) -> Decision {
     let result = match outcome {
         Outcome::Reply(result) => result.clone(),
+        Outcome::Snooze { after } => return put_off(here, job, *after),
         Outcome::Failure(failure) => return refuse(job, failure.reason.clone()),
         // A layer answered in the handler's stead: it has no result to give.
         _ => wire::nothing(job),
@@ -101,6 +102,19 @@ fn answer(here: &Here<'_>, job: &Envelope, outcome: &Outcome) -> Decision {
     }
     let before = wire::result(job, result).into_iter().collect();
     Decision { before, ..Settlement::Ack.into() }
+}
+
+/// What becomes of a call that is put off. It stays a call, unless its next run would find the caller gone: then the caller is
+/// told at once.
+fn put_off(here: &Here<'_>, job: &Envelope, after: Duration) -> Decision {
+    let settlement = retry::snooze(after, here.clock.now());
+    match (wire::deadline(job), &settlement) {
+        (Some(deadline), Settlement::Snooze { until }) if *until >= deadline => {
+            let words = format!("not now, but in {after:?}, when its caller no longer waits");
+            refuse(job, Reason::new(ReasonKind::Failed, words))
+        }
+        _ => settlement.into(),
+    }
 }
 
 /// What becomes of a call whose task is unknown here, and which would be settled like this if it were a job. It waits for a

@@ -97,7 +97,7 @@ where
         let mut service = self.0.clone();
         Box::pin(async move {
             // A layer's own error, such as an elapsed timeout, is a failure like the handler's.
-            let failed = |error: S::Error| Outcome::Failure(Failure::from_error(error.into()));
+            let failed = |error: S::Error| Outcome::from(Failure::from_error(error.into()));
             let ready = poll_fn(|cx| service.poll_ready(cx)).await.map_err(failed);
             if let Err(outcome) = ready {
                 return outcome;

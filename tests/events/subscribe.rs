@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leveret::testing::TestQueue;
-use leveret::{Context, EventError, Outcome, Properties, RawMessage, Worker, subscriber, task};
+use leveret::{
+    Context, EventError, Outcome, Properties, RawMessage, TaskError, TaskResult, Worker, subscriber, task,
+};
 use queue_core::topology::{QueueDecl, Topology};
 
 use crate::support::{AlarmRaised, Log, OrderPlaced, ParcelSent, TicketOpened, VanMoved};
@@ -166,6 +168,26 @@ async fn failed_event_is_retried_in_its_queue_alone_and_keeps_its_key() {
     assert_eq!(dead.len(), 1);
     assert_eq!((dead[0].attempts, dead[0].error.as_deref()), (2, Some("lost")));
     assert_eq!(dead[0].queue.as_deref(), Some("parcels.europe"));
+}
+
+#[subscriber(queue = "parcels.later", binding = "parcel.#", retries = 0)]
+async fn watch_later(log: &Log, context: &Context, _parcel: ParcelSent) -> TaskResult {
+    log.note(format!("{} {} {}", context.attempt(), context.exchange(), context.routing_key()));
+    if log.sorted().len() == 1 { Err(TaskError::snooze(Duration::from_secs(60)).into()) } else { Ok(()) }
+}
+
+/// It comes again by its queue alone.
+#[tokio::test]
+async fn snoozed_event_is_the_same_event_when_it_comes_again() {
+    let log = Arc::new(Log::default());
+    let queue = TestQueue::new().task::<WatchLater>().shared(log.clone());
+
+    queue.client().publish(ParcelSent { region: "europe".into(), number: 1 }).must_route().await.unwrap();
+    assert_eq!(queue.drain().await, [Outcome::Snooze { after: Duration::from_secs(60) }]);
+    queue.advance(Duration::from_secs(60));
+    assert_eq!(queue.drain().await, [Outcome::Success]);
+
+    assert_eq!(log.sorted(), ["1 shop.parcels parcel.europe.sent"; 2]);
 }
 
 #[subscriber(queue = "parcels.soon", binding = "parcel.*.sent", ttl = "1s")]

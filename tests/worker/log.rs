@@ -3,7 +3,7 @@
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex};
 
-use leveret::Worker;
+use leveret::{JobEvent, TaskError, TaskResult, Worker};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 use tracing_subscriber::layer::{Context, SubscriberExt};
@@ -14,6 +14,9 @@ use crate::support::{client, message, options, patiently, publish, queue, retrie
 task!(Fine {} = "fine", queue: queue("log"), options: options(), needs: [], async |_call, _job| {});
 task!(Poor {} = "poor", queue: queue("log.poor"), options: retries(1), needs: [],
     async |_call, _job| { Err::<(), _>("no") });
+
+task!(Patient {} = "patient", queue: queue("log.patient"), options: retries(1), needs: [],
+    async |_call, _job| { TaskResult::Err(TaskError::snooze(std::time::Duration::from_secs(60)).into()) });
 
 /// This thread's log, on which a test's runtime runs everything, while the guard lives.
 #[derive(Clone, Default)]
@@ -100,6 +103,23 @@ async fn failed_job_is_told_of_as_failed() {
     assert_eq!(level, Level::WARN);
     assert!(line.contains("took=") && line.contains("failed: no"), "{line}");
     log.only("job is a dead letter");
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn snoozed_job_is_not_said_to_have_failed() {
+    let (log, _guard) = Log::open();
+    let (client, _clock) = client();
+    client.enqueue(Patient {}).await.unwrap();
+    let mut worker = start(Worker::new(&client).task::<Patient>());
+
+    assert!(matches!(worker.fate().await, JobEvent::Snoozed { .. }));
+
+    let (level, line) = log.only("job is snoozed");
+    assert_eq!(level, Level::DEBUG);
+    assert!(line.contains("patient") && line.contains("attempt=1 ") && line.contains("after=60s"), "{line}");
+    let lines = log.0.lock().unwrap().clone();
+    assert!(!lines.iter().any(|(level, _)| *level <= Level::WARN), "{lines:?}");
     worker.stop().await.unwrap();
 }
 

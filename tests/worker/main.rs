@@ -12,6 +12,7 @@ mod rpc;
 mod shutdown;
 #[cfg(unix)]
 mod signal;
+mod snooze;
 mod start;
 mod support;
 mod testing;

@@ -4,16 +4,14 @@
 //! Memory and SQLite carry a [`Plan`] out in one transaction. RabbitMQ does it one step after the other, and so can any
 //! other store: first the copy, and when the broker has it, the original.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use crate::broker::Publish;
+use crate::clock::moment_after;
 use crate::envelope::Envelope;
 use crate::error::{PublishError, SettleError};
 use crate::settlement::{Reason, Settlement, dead_copy, retry_copy, snooze_copy};
 use crate::topology::Route;
-
-/// When a copy is due whose time is beyond all time.
-const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What a broker does to settle a delivery.
 #[derive(Debug, Clone)]
@@ -46,7 +44,7 @@ impl Plan {
             (Settlement::Release, _) => Self::Release,
             (Settlement::Retry { after, attempt, reason }, _) => {
                 let now = now();
-                let due = now.checked_add(after).unwrap_or(now + CENTURY);
+                let due = moment_after(now, after);
                 Self::Delay { copy: retry_copy(job, attempt, &reason, now), due }
             }
             (Settlement::Snooze { until }, _) => Self::Delay { copy: snooze_copy(job), due: until },
@@ -82,7 +80,7 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
     use crate::envelope::header;
@@ -116,7 +114,7 @@ mod tests {
 
         let Plan::Delay { due, .. } = plan(settlement, None) else { panic!("no delay") };
 
-        assert_eq!(due, NOW + CENTURY);
+        assert_eq!(due, NOW + Duration::from_secs(100 * 365 * 24 * 3600));
     }
 
     #[test]
