@@ -176,7 +176,6 @@ impl Client {
     ///
     /// ```
     /// use queue_core::client::Client;
-    /// use queue_core::store::{Registry as _, Store as _};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> queue_core::error::Result<()> {

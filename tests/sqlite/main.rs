@@ -10,4 +10,5 @@ mod kill;
 mod many;
 mod neighbour;
 mod outbox;
+mod registry;
 mod support;

@@ -173,6 +173,7 @@ fn child() {
             "flood" => crate::neighbour::flood(client).await,
             "hold" => crate::fence::hold(client).await,
             "begin" => crate::fence::begin(client).await,
+            "serve" => crate::registry::serve(client).await,
             "leave" => crate::fence::leave(client).await,
             "publish" => crate::kill::publish(client).await,
             "work" => crate::kill::work(client).await,

@@ -8,6 +8,7 @@ mod log;
 mod lost;
 mod own_broker;
 mod program;
+mod registry;
 mod rpc;
 mod shutdown;
 #[cfg(unix)]

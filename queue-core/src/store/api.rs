@@ -12,7 +12,6 @@ use super::registry::Registry;
 ///
 /// ```
 /// use queue_core::client::Client;
-/// use queue_core::store::Store as _;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> queue_core::error::Result<()> {

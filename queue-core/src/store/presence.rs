@@ -50,10 +50,12 @@ impl Presence {
         let leaving = CancellationToken::new();
         let end = leaving.clone();
         let task = runtime.spawn(async move {
-            tokio::select! {
-                biased;
-                () = end.cancelled() => return,
-                () = clock.sleep(delay) => {}
+            if !delay.is_zero() {
+                tokio::select! {
+                    biased;
+                    () = end.cancelled() => return,
+                    () = clock.sleep(delay) => {}
+                }
             }
             let entry = Entry { store, clock, member: member(), is_entered: false, is_away: false };
             entry.keep(look, &end).await;
