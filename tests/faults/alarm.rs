@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use leveret::{Client, PublishError, Task as _, Worker, task};
 use queue_core::broker::Health;
 
-use crate::aside::{walk, worn};
+use crate::control::{walk, worn};
 use crate::support::{
     Book, PATIENCE, Private, builder, client, connect, fresh, message, queue, ready, run, send, soon, until,
     work,

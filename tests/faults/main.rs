@@ -39,7 +39,7 @@
 //! | a job runs for longer than `consumer_timeout` | `operator::job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue` |
 //! | memory alarm | [`alarm`] |
 //! | a node of several that freezes; one that does not, though a queue of it hangs | [`frozen`] |
-//! | several operators and many questions at once, on a connection that is slow for a moment | [`aside`] |
+//! | several operators and many questions at once, on a connection that is slow for a moment | [`control`] |
 //! | half-open connection, idle or with a full send buffer; close of one | [`half_open`] |
 //! | a server that accepts and never speaks | `rabbitmq::connect::server_that_accepts_and_never_speaks_is_given_up_and_leaves_no_thread` |
 //! | connection refused, at the start or later; found again within seconds, and not by all at once | [`away`], `network::publisher_waits_…`, `network::publish_to_a_broker_that_stays_away_is_an_error_that_says_why` |
@@ -59,9 +59,9 @@
 mod support;
 
 mod alarm;
-mod aside;
 mod away;
 mod broker_killed;
+mod control;
 mod deleted;
 mod frozen;
 mod half_open;

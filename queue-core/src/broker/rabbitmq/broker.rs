@@ -33,7 +33,7 @@ const CLOSE: Duration = Duration::from_secs(10);
 pub(super) struct RabbitMq {
     pub(super) dialer: Arc<Dialer>,
     /// The connection that is published on.
-    pub(super) state: watch::Receiver<State>,
+    pub(super) connection: watch::Receiver<State>,
     pub(super) publishing: Arc<Publishing>,
     pub(super) declarer: Arc<Declarer>,
     pub(super) consuming: Arc<Consuming>,
@@ -44,7 +44,7 @@ pub(super) struct RabbitMq {
     /// These feed consumers, or are to end before the connections do for another reason.
     pub(super) tasks: Arc<Tasks>,
     /// These keep connections.
-    pub(super) connections: Arc<Tasks>,
+    pub(super) keep_connections: Arc<Tasks>,
     pub(super) publisher_done: CancellationToken,
     pub(super) _runtime: OwnRuntime,
 }
@@ -58,7 +58,7 @@ impl fmt::Debug for RabbitMq {
 #[async_trait]
 impl Broker for RabbitMq {
     fn info(&self) -> BrokerInfo {
-        let state = self.state.borrow();
+        let state = self.connection.borrow();
         let health = match (&state.session, &state.blocked, &state.down) {
             (Some(_), Some(reason), _) => Health::Blocked(reason.clone()),
             (Some(_), None, _) => Health::Up,
@@ -104,8 +104,8 @@ impl Broker for RabbitMq {
     }
 
     async fn close(&self) {
-        let (closing, tasks, connections) =
-            (self.closing.clone(), self.tasks.clone(), self.connections.clone());
+        let (closing, tasks, keep_connections) =
+            (self.closing.clone(), self.tasks.clone(), self.keep_connections.clone());
         let published = self.publisher_done.clone();
         let closes = async move {
             closing.closed.cancel();
@@ -113,7 +113,7 @@ impl Broker for RabbitMq {
             let flushing = async { tokio::join!(published.cancelled(), tasks.wait()) };
             let _ = tokio::time::timeout(CLOSE - Duration::from_secs(3), flushing).await;
             closing.flushed.cancel();
-            let _ = tokio::time::timeout(Duration::from_secs(3), connections.wait()).await;
+            let _ = tokio::time::timeout(Duration::from_secs(3), keep_connections.wait()).await;
         };
         on(self.tasks.handle(), closes).await;
     }

@@ -73,9 +73,9 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
     let first = (dialer.clone(), settings.clone(), waiters.clone());
     let link = runtime.run(async move { first_link(&first.0, &first.1, &first.2).await }).await?;
 
-    let (state, mut publishing) = watch::channel(State::default());
+    let (state, mut connection) = watch::channel(State::default());
     let setup = Setup {
-        state: publishing.clone(),
+        state: connection.clone(),
         timeout: settings.publish_timeout,
         waiters: waiters.clone(),
         listeners: supervision.listeners.clone(),
@@ -87,15 +87,14 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
         publisher_task.run(stop).await;
         drop(done);
     });
-    let keeps_connections = Arc::new(Tasks::new(&handle));
-    keeps_connections.spawn(supervise(supervision.clone(), PUBLISHER, state, Some(link)));
+    let keep_connections = Arc::new(Tasks::new(&handle));
+    keep_connections.spawn(supervise(supervision.clone(), PUBLISHER, state, Some(link)));
     // So that whoever asks for the broker's health at once hears of the connection that there is.
-    let _ = publishing.wait_for(|state| state.session.is_some() || state.down.is_some()).await;
+    let _ = connection.wait_for(|state| state.session.is_some() || state.down.is_some()).await;
 
     let tasks = Arc::new(Tasks::new(&handle));
-    let connections = Arc::new(Connections::new(supervision, keeps_connections.clone()));
-    let control =
-        Arc::new(ControlConnection::new(dialer.clone(), keeps_connections.clone(), closing.clone()));
+    let connections = Arc::new(Connections::new(supervision, keep_connections.clone()));
+    let control = Arc::new(ControlConnection::new(dialer.clone(), keep_connections.clone(), closing.clone()));
     let channels = Channels { declared: declared.clone(), connections: connections.clone(), control };
     let restorer = Arc::new(Restorer::new(
         dialer.clone(),
@@ -111,12 +110,12 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
         exact,
         waiters: waiters.clone(),
         closing: closing.clone(),
-        publishing: publishing.clone(),
+        connection: connection.clone(),
         publish_timeout: settings.publish_timeout,
         handle: handle.clone(),
     });
     let clock = ServerClock::new(dialer.clone(), tasks.clone(), closing.clone(), settings.clone());
-    let publishes = Arc::new(Publishing {
+    let publishing = Arc::new(Publishing {
         settings: settings.clone(),
         publisher,
         requester: OnceLock::new(),
@@ -132,7 +131,7 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
         connections,
         declared,
         restorer: restorer.clone(),
-        publishing: publishes.clone(),
+        publishing: publishing.clone(),
         waiters,
         closing: closing.clone(),
         tasks: tasks.clone(),
@@ -141,16 +140,16 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
     let routing = Routing {
         settings: settings.clone(),
         consuming: consuming.clone(),
-        publishing: publishes.clone(),
+        publishing: publishing.clone(),
         restorer,
         closing: closing.clone(),
     };
     let turns = Turns::new(channels.clone(), settings.namespace.clone());
-    let walking = Walking { settings, publishing: publishes.clone(), turns, tasks: tasks.clone() };
+    let walking = Walking { settings, publishing: publishing.clone(), turns, tasks: tasks.clone() };
     Ok(Arc::new(RabbitMq {
         dialer,
-        state: publishing,
-        publishing: publishes,
+        connection,
+        publishing,
         declarer,
         consuming,
         router: Arc::new(DueRouter::new(routing, tasks.clone())),
@@ -158,7 +157,7 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
         walking: Arc::new(walking),
         closing,
         tasks,
-        connections: keeps_connections,
+        keep_connections,
         publisher_done,
         _runtime: runtime,
     }))

@@ -31,7 +31,7 @@ pub(crate) struct Declarer {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) closing: Closing,
     /// The connection that is published on.
-    pub(crate) publishing: watch::Receiver<State>,
+    pub(crate) connection: watch::Receiver<State>,
     pub(crate) publish_timeout: Duration,
     pub(crate) handle: Handle,
 }
@@ -62,7 +62,7 @@ impl Declarer {
     /// Declares again what failed because the broker was away, when it is back; within the publish timeout.
     async fn declare_patiently(&self, topology: &Topology, is_exclusive: bool) -> Result<()> {
         let deadline = Instant::now() + self.publish_timeout;
-        let mut state = self.publishing.clone();
+        let mut state = self.connection.clone();
         let _waits = self.waiters.wait();
         let mut pause = Duration::from_millis(100);
         loop {

@@ -31,7 +31,7 @@ const MAX_BODY: usize = 128 * 1024;
 /// Sends direct replies, on a channel that it keeps.
 pub(crate) struct Replier {
     /// The connection that is published on.
-    publishing: watch::Receiver<State>,
+    connection: watch::Receiver<State>,
     publish_timeout: Duration,
     waiters: Arc<Waiters>,
     closing: Closing,
@@ -50,7 +50,7 @@ impl Replier {
     pub(crate) fn new(setup: &Setup, closing: Closing, handle: Handle) -> Self {
         let Setup { state, timeout, waiters, .. } = setup.clone();
         Self {
-            publishing: state,
+            connection: state,
             publish_timeout: timeout,
             waiters,
             closing,
@@ -88,7 +88,7 @@ impl Replier {
             }
         };
         tokio::time::timeout(timeout, sending).await.unwrap_or_else(|_| {
-            let state = self.publishing.borrow();
+            let state = self.connection.borrow();
             let waited = since.elapsed();
             Err(match (&state.blocked, &state.down) {
                 (Some(reason), _) => PublishError::Blocked { waited, reason: reason.clone() },
@@ -131,7 +131,7 @@ impl Replier {
 }
 
 async fn next_session(replier: &Replier) -> Result<Arc<Session>, PublishError> {
-    let mut state = replier.publishing.clone();
+    let mut state = replier.connection.clone();
     let _waits = replier.waiters.wait();
     let is_there = |state: &State| state.session.as_ref().is_some_and(|session| session.is_connected());
     let found = state.wait_for(is_there).await.map_err(|_| PublishError::Closed)?;
