@@ -171,8 +171,8 @@ fn delivery(ledger: &Arc<Ledger>, message: lapin::message::Delivery) -> Delivery
     delivery
 }
 
-/// The arguments of `basic.consume`. Servers and queues that do not know `x-consumer-timeout` ignore it here; as an argument of
-/// the queue, each change of a task's timeout would be a conflict.
+/// The arguments of `basic.consume`. Servers that do not know `x-consumer-timeout` ignore it here; as an argument of the queue,
+/// each change of a task's timeout would be a conflict.
 fn arguments(options: &ConsumeOptions) -> FieldTable {
     let mut arguments = FieldTable::default();
     if let Some(timeout) = consumer_timeout(options) {
@@ -180,6 +180,13 @@ fn arguments(options: &ConsumeOptions) -> FieldTable {
         arguments.insert(short("x-consumer-timeout"), AMQPValue::LongLongInt(millis));
     }
     arguments
+}
+
+/// Whether the queue is of a type that waits without end, and refuses to be told for how long: a classic one on RabbitMQ 4.3.
+fn has_no_timeout(error: &lapin::Error) -> bool {
+    fault::protocol(error).is_some_and(|(code, text)| {
+        code == code::PRECONDITION_FAILED && text.contains("invalid arg 'x-consumer-timeout'")
+    })
 }
 
 fn consumer_timeout(options: &ConsumeOptions) -> Option<Duration> {
@@ -447,6 +454,12 @@ impl Feed {
                     self.complain(&chain(&error));
                 }
                 Next::AfterPause
+            }
+            // Asked for anew without it. Before it is asked, a queue does not tell its type.
+            End::Refused(error)
+                if has_no_timeout(&error) && self.options.consumer_timeout.take().is_some() =>
+            {
+                Next::AtOnce
             }
             End::Refused(error) => {
                 let refusal = declare::refusal("queue", &queue, &error);
