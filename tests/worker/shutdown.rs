@@ -71,6 +71,23 @@ async fn given_back_jobs_keep_their_attempt() {
     worker.stop().await.unwrap();
 }
 
+/// One is cut off each time, and two are given back unbegun: more often than the delivery limit allows them to be lost.
+#[tokio::test]
+async fn thousand_stops_with_jobs_in_hand_cost_them_nothing() {
+    let ((client, _clock), gate) = (client(), gate());
+    assert!(client.enqueue_all((0..3).map(|_| Waits {})).await.iter().all(Result::is_ok));
+
+    for stop in 0..1000 {
+        let mut worker = start(Worker::new(&client).task::<Waits>().shared(Arc::clone(&gate)));
+        assert_eq!(worker.started().await.attempt, 1, "after {stop} stops");
+        worker.handle.shutdown_now();
+        worker.ended().await.unwrap_err();
+    }
+
+    assert_eq!(ready(&client, "shutdown").await, 3);
+    assert_eq!(ready(&client, "shutdown.dead").await, 0);
+}
+
 #[tokio::test]
 async fn job_that_does_not_end_in_time_is_given_back_and_that_is_no_error() {
     let ((client, _clock), gate) = (client(), gate());

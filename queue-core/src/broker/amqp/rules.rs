@@ -22,7 +22,7 @@ pub(crate) struct QueueRules {
     pub(crate) dead_letter: Option<(Name, Option<Name>)>,
     /// Whether a message that cannot be dead-lettered is kept until it can.
     pub(crate) keeps_dead: bool,
-    /// How often a message may come back.
+    /// How often a message may come back because its holder was lost.
     pub(crate) delivery_limit: Option<u64>,
     /// The highest level of priority; there are `top_level + 1`.
     pub(crate) top_level: u8,
@@ -141,9 +141,10 @@ impl QueueRules {
         self.max_length.is_some_and(|max| length > max) || self.max_bytes.is_some_and(|max| bytes > max)
     }
 
-    /// Whether a message that has come back `returns` times has come back too often.
-    pub(crate) fn is_returned_too_often(&self, returns: u64) -> bool {
-        self.delivery_limit.is_some_and(|limit| returns > limit)
+    /// Whether a message that was lost with its holder `losses` times may not be delivered once more. What is given back in
+    /// order does not count, as on RabbitMQ 4.3.
+    pub(crate) fn is_lost_too_often(&self, losses: u64) -> bool {
+        self.delivery_limit.is_some_and(|limit| losses > limit)
     }
 
     /// Where a message goes that dies here and was published with `routing_key`.
@@ -219,7 +220,7 @@ mod tests {
         let rules = QueueRules::read(&queue.argument("x-max-length", 2_i64)).unwrap();
 
         assert!(!rules.is_over(2, 1 << 40) && rules.is_over(3, 0));
-        assert!(!rules.is_returned_too_often(2) && rules.is_returned_too_often(3));
+        assert!(!rules.is_lost_too_often(2) && rules.is_lost_too_often(3));
     }
 
     #[test]

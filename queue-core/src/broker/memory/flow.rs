@@ -46,7 +46,14 @@ impl Store for State {
         let level = queue.rules.level(message.envelope.priority);
         let expires =
             time_to_live.and_then(|ttl| self.replaying.unwrap_or_else(|| self.clock.now()).checked_add(ttl));
-        queue.ready.push(Entry { message: message.clone(), position, level, expires, returns: 0 });
+        queue.ready.push(Entry {
+            message: message.clone(),
+            position,
+            level,
+            expires,
+            is_redelivered: false,
+            losses: 0,
+        });
         self.flow(id);
         Ok(())
     }
@@ -83,14 +90,21 @@ impl Store for State {
 }
 
 impl State {
-    /// Puts a message back to where it stood, unless it has come back too often.
+    /// Puts a message back to where it stood.
     pub(super) fn put_back(&mut self, id: QueueId, mut entry: Entry) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
-        entry.returns += 1;
-        if queue.rules.is_returned_too_often(entry.returns) {
+        entry.is_redelivered = true;
+        queue.ready.put_back(entry);
+    }
+
+    /// Puts a message back whose holder was lost, unless that has happened too often.
+    pub(super) fn put_back_lost(&mut self, id: QueueId, mut entry: Entry) {
+        let Some(queue) = self.queues.get(&id) else { return };
+        entry.losses += 1;
+        if queue.rules.is_lost_too_often(entry.losses) {
             self.die(id, DeathReason::DeliveryLimit, entry);
         } else {
-            queue.ready.put_back(entry);
+            self.put_back(id, entry);
         }
     }
 

@@ -144,12 +144,12 @@ pub(super) fn delivery(
 ) -> Delivery {
     let message = &entry.message;
     let mut envelope = message.envelope.clone();
-    if entry.returns > 0 && queue_type == QueueType::Quorum {
-        envelope.headers.insert("x-delivery-count", i64::try_from(entry.returns).unwrap_or(i64::MAX));
+    if entry.losses > 0 && queue_type == QueueType::Quorum {
+        envelope.headers.insert("x-delivery-count", i64::try_from(entry.losses).unwrap_or(i64::MAX));
     }
     let mut delivery = Delivery::new(envelope, queue, settler);
     delivery.exchange = message.exchange.clone().into_owned();
     delivery.routing_key = message.routing_key.clone().into_owned();
-    delivery.redelivered = entry.returns > 0;
+    delivery.redelivered = entry.is_redelivered;
     delivery
 }

@@ -16,8 +16,10 @@ pub(super) struct Entry {
     pub(super) level: u8,
     /// When it dies, if it is at the head of its level by then.
     pub(super) expires: Option<SystemTime>,
-    /// How often it was delivered and came back.
-    pub(super) returns: u64,
+    /// Whether it was delivered before, and came back.
+    pub(super) is_redelivered: bool,
+    /// How often it came back because its holder was lost. What is given back in order does not count.
+    pub(super) losses: u64,
 }
 
 impl Entry {
@@ -183,7 +185,8 @@ mod tests {
             position,
             level,
             expires: expires.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds)),
-            returns: 0,
+            is_redelivered: false,
+            losses: 0,
         }
     }
 

@@ -108,7 +108,7 @@ impl State {
                 queue.held.iter().filter(|(_, held)| held.client == client).map(|(tag, _)| *tag).collect();
             tags.sort_unstable();
             for held in tags.into_iter().filter_map(|tag| queue.held.remove(&tag)).collect::<Vec<_>>() {
-                self.put_back(id, held.entry);
+                self.put_back_lost(id, held.entry);
             }
             self.flow(id);
         }

@@ -159,8 +159,8 @@ impl State {
             }
             claim.ticket.consumer = consumer_id;
             claim.ticket.dead_letter.clone_from(&consumer.dead_letter);
-            if claim.ticket.returns > 0 && is_quorum {
-                claim.envelope.headers.insert("x-delivery-count", claim.ticket.returns);
+            if claim.losses > 0 && is_quorum {
+                claim.envelope.headers.insert("x-delivery-count", claim.losses);
             }
             self.count(id, -1, -claim.ticket.bytes)?;
             self.claims.push(claim);
@@ -176,7 +176,7 @@ impl State {
         while let Some(row) = rows.next()? {
             let exchange = row::text(row, 2)?.unwrap_or_default();
             let routing_key = row::text(row, 3)?.unwrap_or_else(|| name.to_string());
-            let envelope = row::read(row, 4)?;
+            let envelope = row::read(row, 5)?;
             let ticket = Ticket {
                 client: self.me,
                 consumer: 0,
@@ -187,7 +187,8 @@ impl State {
                 bytes: i64::try_from(envelope.payload.len()).unwrap_or(i64::MAX),
                 dead_letter: None,
             };
-            claims.push(Claim { ticket, envelope, exchange, routing_key });
+            let losses = ticket.returns - row.get::<_, i64>(4)?;
+            claims.push(Claim { ticket, losses, envelope, exchange, routing_key });
         }
         Ok(claims)
     }

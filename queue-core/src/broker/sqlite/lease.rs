@@ -165,15 +165,16 @@ impl State {
             self.remove_queue(queue)?;
         }
         let mut select = self.connection.prepare_cached(
-            "SELECT queue, job, returns, length(CAST(payload AS BLOB)) FROM leveret_job WHERE client = ?1 ORDER BY job",
+            "SELECT queue, job, returns - given_back + 1, length(CAST(payload AS BLOB)) FROM leveret_job \
+             WHERE client = ?1 ORDER BY job",
         )?;
         let held: Vec<(i64, i64, i64, i64)> = select
             .query_map([client], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
             .collect::<rusqlite::Result<_>>()?;
         drop(select);
         let jobs = held.len();
-        for (queue, job, returns, bytes) in held {
-            self.put_back(queue, job, returns, bytes)?;
+        for (queue, job, losses, bytes) in held {
+            self.put_back_lost(queue, job, losses, bytes)?;
         }
         self.connection.prepare_cached("DELETE FROM leveret_client WHERE client = ?1")?.execute([client])?;
         self.bury()?;

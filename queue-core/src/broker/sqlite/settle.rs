@@ -80,7 +80,7 @@ impl State {
     pub(super) fn give_back(&mut self, ticket: &Ticket) -> rusqlite::Result<()> {
         self.release_slot(ticket);
         if ticket.client == self.me && self.is_held(ticket)? {
-            self.put_back(ticket.queue, ticket.job, ticket.returns, ticket.bytes)?;
+            self.put_back(ticket.queue, ticket.job, ticket.bytes)?;
             self.bury()?;
         }
         Ok(())

@@ -150,7 +150,7 @@ impl Sql {
                 marks(1, 7 + row::COUNT)
             ),
             ready_jobs: format!(
-                "SELECT job, returns, exchange, routing_key, {columns} FROM leveret_job \
+                "SELECT job, returns, exchange, routing_key, given_back, {columns} FROM leveret_job \
                  WHERE queue = ?1 AND client IS NULL ORDER BY level DESC, job LIMIT ?2"
             ),
             job: format!(

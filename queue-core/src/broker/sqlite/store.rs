@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rusqlite::{OptionalExtension as _, ToSql, params};
+use rusqlite::{OptionalExtension as _, ToSql};
 
 use super::ids::QueueId;
 use super::row::{self, Values, micros, micros_after};
@@ -211,22 +211,35 @@ impl State {
         Ok(())
     }
 
-    /// Puts a job back to where it stood, unless it has come back too often. Calls for `bury`.
-    pub(super) fn put_back(
+    /// Puts a job back to where it stood. Calls for `bury`.
+    pub(super) fn put_back(&mut self, queue: QueueId, job: i64, bytes: i64) -> rusqlite::Result<()> {
+        let update = "UPDATE leveret_job SET client = NULL, returns = returns + 1, given_back = given_back + 1 \
+                      WHERE job = ?1";
+        self.return_to(queue, job, bytes, update)
+    }
+
+    /// Puts a job back whose holder was lost, for the `losses`th time, unless that has happened too often. Calls for `bury`.
+    pub(super) fn put_back_lost(
         &mut self,
         queue: QueueId,
         job: i64,
-        returns: i64,
+        losses: i64,
         bytes: i64,
     ) -> rusqlite::Result<()> {
-        let returns = returns.saturating_add(1);
         let Some(rules) = self.queues.get(&queue).map(|queue| &queue.rules) else { return Ok(()) };
-        if rules.is_returned_too_often(count(returns)) {
+        if rules.is_lost_too_often(count(losses)) {
             return self.die(job, DeathReason::DeliveryLimit);
         }
-        self.connection
-            .prepare_cached("UPDATE leveret_job SET client = NULL, returns = ?2 WHERE job = ?1")?
-            .execute(params![job, returns])?;
+        let update = "UPDATE leveret_job SET client = NULL, returns = returns + 1 WHERE job = ?1";
+        self.return_to(queue, job, bytes, update)
+    }
+
+    /// Makes a claimed job ready again, by `update`.
+    fn return_to(&mut self, queue: QueueId, job: i64, bytes: i64, update: &str) -> rusqlite::Result<()> {
+        if !self.queues.contains_key(&queue) {
+            return Ok(());
+        }
+        self.connection.prepare_cached(update)?.execute([job])?;
         self.deadlines.forget();
         self.count(queue, 1, bytes)?;
         self.drop_overflow(queue)

@@ -41,6 +41,8 @@ pub(super) struct Line {
 #[derive(Debug)]
 pub(super) struct Claim {
     pub(super) ticket: Ticket,
+    /// How often the job came back because its holder was lost.
+    pub(super) losses: i64,
     pub(super) envelope: Envelope,
     pub(super) exchange: String,
     pub(super) routing_key: String,

@@ -339,7 +339,7 @@ impl Writer {
     }
 
     fn deliver(&self, claim: Claim) {
-        let Claim { ticket, envelope, exchange, routing_key } = claim;
+        let Claim { ticket, envelope, exchange, routing_key, .. } = claim;
         let Some(consumer) = self.state.consumers.get(&ticket.consumer) else { return };
         let redelivered = ticket.returns > 0;
         let (clock, tenure) = (self.state.setup.clock.clone(), self.state.tenure.clone());
