@@ -24,6 +24,9 @@ pub mod header {
     /// How many copies were made of the job up to this one: see [`Envelope::copy_number`](super::Envelope::copy_number).
     /// Absent means 0.
     pub const COPY: &str = "q-copy";
+    /// True on a copy that took the place of a job that was given back: it has been delivered before, and may have run in part.
+    /// RabbitMQ does not say so of a copy.
+    pub const REDELIVERED: &str = "q-redelivered";
     /// When a delayed job is due, in milliseconds since 1970: by RabbitMQ's clock where its enqueuer knew that, else by the
     /// enqueuer's.
     pub const ETA: &str = "q-eta";

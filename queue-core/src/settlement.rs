@@ -40,7 +40,13 @@ pub enum Settlement {
         /// Why.
         reason: Reason,
     },
-    /// It goes back to its queue as it came, for another worker. It costs no attempt.
+    /// It goes back to its queue as it came, for another worker. It costs no attempt, and does not count for the delivery limit of
+    /// its queue.
+    ///
+    /// A quorum queue of RabbitMQ before 4.3 counts each time a message comes back. When it has counted two, a copy is published
+    /// in the job's place, which stands at the end of the queue and whose time to live begins anew. Where that cannot be done
+    /// (RabbitMQ takes no messages at the moment, or the queue is full) the job goes back all the same, and is counted. So a
+    /// policy must not set a delivery limit below two.
     Release,
 }
 
@@ -138,6 +144,21 @@ pub fn snooze_copy(mut job: Envelope) -> Envelope {
     job
 }
 
+/// The copy that takes the place of a job that is given back, where the broker would count that: copy counted, marked as
+/// delivered before, traces of brokers stripped, and all else as it was. It was published to this exchange with this key.
+#[cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "elsewhere giving back costs nothing"))]
+pub(crate) fn given_back_copy(mut job: Envelope, exchange: &str, routing_key: &str) -> Envelope {
+    strip_broker_traces(&mut job);
+    if !exchange.is_empty() && job.headers.get(header::EXCHANGE).is_none() {
+        job.headers.insert(header::EXCHANGE, exchange);
+        job.headers.insert(header::ROUTING_KEY, routing_key);
+    }
+    make_room(&mut job, NOTES);
+    count_copy(&mut job);
+    job.headers.insert(header::REDELIVERED, true);
+    job
+}
+
 /// The copy for the dead-letter exchange: as it was, with the failure noted and the queue it failed in. It keeps the number
 /// of the copy that failed: a dead letter does not run, and its replay is the next copy.
 pub fn dead_copy(mut job: Envelope, queue: &str, reason: &Reason, now: SystemTime) -> Envelope {
@@ -213,9 +234,11 @@ fn note_origin(job: &mut Envelope) {
 
 /// Takes out what brokers wrote on the message's way: RabbitMQ 3 silently drops a copy that carries a cycle. Also
 /// `CC` and `BCC`, by which a producer sends to more queues: a copy would go to all of them once more.
-/// See <https://www.rabbitmq.com/docs/sender-selected>.
+/// See <https://www.rabbitmq.com/docs/sender-selected>. Nor has a copy been delivered before.
 pub fn strip_broker_traces(job: &mut Envelope) {
-    job.headers.retain(|name, _| !header::is_broker_trace(name) && name != "CC" && name != "BCC");
+    let stays =
+        |name: &str| !header::is_broker_trace(name) && !["CC", "BCC", header::REDELIVERED].contains(&name);
+    job.headers.retain(|name, _| stays(name));
 }
 
 /// Counts one copy more of the job that this is a copy of.
@@ -306,6 +329,33 @@ mod tests {
         assert_eq!(copy.headers.get("CC"), None);
         assert_eq!(copy.headers.get("tenant"), Some(&"blue".into()));
         assert_eq!(copy.headers.get(header::ERROR), Some(&"mail server said 451".into()));
+    }
+
+    #[test]
+    fn given_back_copy_is_the_job_marked_as_delivered_before() {
+        let mut job = retry_copy(Envelope::new("{}"), 2, &failed(), UNIX_EPOCH);
+        job.priority = Some(4);
+        job.expiration = Some(Duration::from_secs(1));
+        job.headers.insert("x-delivery-count", 2_i64);
+        let before = job.clone();
+
+        let copy = given_back_copy(job, "shop", "order.paid");
+
+        let mut headers = before.headers;
+        headers.remove("x-delivery-count");
+        headers.insert(header::COPY, 2_i64);
+        headers.insert(header::REDELIVERED, true);
+        headers.insert(header::EXCHANGE, "shop");
+        headers.insert(header::ROUTING_KEY, "order.paid");
+        assert_eq!(copy.headers, headers);
+        assert_eq!((&copy.id, copy.attempt), (&before.id, 2));
+        assert_eq!((copy.priority, copy.expiration), (Some(4), before.expiration));
+        // Where an event came from stays as the first copy says it, and only a copy that is given back is marked.
+        let again = given_back_copy(copy.clone(), "other", "key");
+        assert_eq!(again.headers.get(header::EXCHANGE), Some(&"shop".into()));
+        for other in [snooze_copy(copy.clone()), retry_copy(copy, 3, &failed(), UNIX_EPOCH)] {
+            assert_eq!(other.headers.get(header::REDELIVERED), None);
+        }
     }
 
     fn numbered(number: impl Into<HeaderValue>) -> Envelope {

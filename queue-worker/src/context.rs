@@ -225,7 +225,8 @@ impl Context {
         &self.routing_key
     }
 
-    /// Whether the broker has delivered this attempt before, so that it may have run in part.
+    /// Whether the broker has delivered this attempt before, so that it may have run in part. Also true where RabbitMQ says otherwise,
+    /// because a copy took the place of a job that was given back.
     pub fn is_redelivered(&self) -> bool {
         self.redelivered
     }

@@ -74,6 +74,13 @@ macro_rules! contract {
                     delivery_is_lost_with_its_client_and_not_with_its_consumer,
                     deliveries_of_a_deleted_queue_are_lost,
                 ]
+                give_back: [
+                    job_given_back_over_and_over_is_as_it_was,
+                    orderly_stops_cost_nothing,
+                    only_lost_holders_count_for_the_delivery_limit,
+                    job_given_back_to_a_full_queue_is_not_lost,
+                    given_back_event_keeps_where_it_came_from,
+                ]
                 snooze: [
                     snoozed_job_comes_back_not_earlier_and_unchanged,
                     snooze_keeps_what_an_earlier_failure_left,

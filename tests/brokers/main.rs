@@ -15,6 +15,7 @@ mod call;
 mod client;
 mod dead_letter;
 mod delay;
+mod give_back;
 mod lifecycle;
 mod limit;
 mod operator;

@@ -21,14 +21,17 @@ use crate::broker::rabbitmq::connection::runtime::Tasks;
 use crate::broker::rabbitmq::declare::restore::Restorer;
 use crate::broker::rabbitmq::message::convert::{self, short};
 use crate::broker::rabbitmq::message::delivery_stream::{self, Keeper};
+use crate::broker::rabbitmq::message::wear;
 use crate::broker::rabbitmq::publish::publishing::Publishing;
 use crate::broker::rabbitmq::supervise::connections::Connections;
 use crate::broker::rabbitmq::supervise::pause::Waiters;
 use crate::broker::rabbitmq::supervise::session::{Session, State};
 use crate::broker::rabbitmq::topology::declare;
 use crate::broker::rabbitmq::topology::declared::Declared;
-use crate::broker::{ConsumeOptions, Consumer, ConsumerHandle, Delivery, Settings};
+use crate::broker::{ConsumeOptions, Consumer, ConsumerHandle, Delivery, Publish, Settings};
+use crate::envelope::header;
 use crate::error::{Error, ErrorKind, Result, chain};
+use crate::settlement::given_back_copy;
 use crate::topology::Name;
 
 /// How long a reply to `basic.consume` and the like may take.
@@ -42,6 +45,9 @@ const SETTLED: Duration = Duration::from_secs(60);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// By how much less than the server we may have seen a delivery be held: it is looked at each [`LOOK`], and was on its way.
 const UNSEEN: Duration = Duration::from_secs(1);
+/// A message that the server counts to have come back so often is published anew when it is given back. A policy may set a
+/// delivery limit that is as low as this, of which AMQP tells nothing.
+const WORN: i64 = 2;
 /// The pauses before consuming is tried again: 0.1 s, 0.2 s … 10 s.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -159,15 +165,22 @@ pub(crate) async fn start(
     }
 }
 
-/// Takes a message into the ledger.
+/// Takes a message into the ledger. Dropped, it is given back.
 fn delivery(ledger: &Arc<Ledger>, message: lapin::message::Delivery) -> Delivery {
     ledger.deliver(message.delivery_tag);
-    let receipt = Receipt::new(ledger.clone(), message.delivery_tag);
+    let mut receipt = Receipt::new(ledger.clone(), message.delivery_tag);
     let envelope = convert::envelope(message.properties, message.data);
+    let is_worn = wear::returns(message.redelivered, &envelope).is_some_and(|returns| returns >= WORN);
+    if is_worn && ledger.is_of_jobs() {
+        let (exchange, routing_key) = (message.exchange.as_str(), message.routing_key.as_str());
+        let copy = given_back_copy(envelope.clone(), exchange, routing_key);
+        receipt = receipt.published_anew(Publish::to_queue(ledger.queue.clone(), copy));
+    }
     let mut delivery = Delivery::new(envelope, ledger.queue.clone(), Box::new(receipt));
     delivery.exchange = message.exchange.into();
     delivery.routing_key = message.routing_key.into();
     delivery.redelivered = message.redelivered;
+    restore_given_back(&mut delivery);
     delivery
 }
 
@@ -191,6 +204,20 @@ fn has_no_timeout(error: &lapin::Error) -> bool {
 
 fn consumer_timeout(options: &ConsumeOptions) -> Option<Duration> {
     options.consumer_timeout.map(|timeout| timeout.min(LONGEST_TIMEOUT))
+}
+
+/// What AMQP's own fields no longer say of a copy that took the place of a message that was given back.
+fn restore_given_back(delivery: &mut Delivery) {
+    let headers = &delivery.envelope.headers;
+    if headers.get(header::REDELIVERED).is_none() {
+        return;
+    }
+    delivery.redelivered = true;
+    let text = |name: &str| headers.get(name).and_then(|value| value.as_str().map(str::to_owned));
+    if let (Some(exchange), Some(routing_key)) = (text(header::EXCHANGE), text(header::ROUTING_KEY)) {
+        delivery.exchange = exchange;
+        delivery.routing_key = routing_key;
+    }
 }
 
 /// Whether the channel may stash settlements: with a lower prefetch there are never so many.
@@ -318,7 +345,7 @@ impl Feed {
             let drain = async {
                 let _ = cancel.await;
                 while let Some(Ok(message)) = late.next().await {
-                    ledger.release(message.delivery_tag);
+                    drop(delivery(&ledger, message));
                 }
             };
             let _ = tokio::time::timeout(Duration::from_secs(2), drain).await;
@@ -356,7 +383,7 @@ impl Feed {
                 }
             }
             let close = async {
-                let _ = ledger.barrier(queue.as_deref()).await;
+                let _ = ledger.barrier(queue.as_deref(), |message| drop(delivery(&ledger, message))).await;
                 let _ = ledger.channel().close(200, short("all is settled")).await;
             };
             let _ = tokio::time::timeout(ANSWER, close).await;
@@ -364,7 +391,7 @@ impl Feed {
     }
 
     /// Waits until everything is settled and the queue has all of it.
-    async fn flush(self, ledger: &Ledger) {
+    async fn flush(self, ledger: &Arc<Ledger>) {
         let unflushed = self.handle.end();
         let settled = unflushed.settled();
         tokio::pin!(settled);
@@ -378,7 +405,8 @@ impl Feed {
         }
         ledger.send_at_once();
         let queue = may_stash(&self.options).then_some(&*self.options.queue);
-        let _ = tokio::time::timeout(Duration::from_secs(2), ledger.barrier(queue)).await;
+        let barrier = ledger.barrier(queue, |message| drop(delivery(ledger, message)));
+        let _ = tokio::time::timeout(Duration::from_secs(2), barrier).await;
     }
 
     async fn open(&self, channel: lapin::Channel) -> lapin::Result<(Arc<Ledger>, lapin::Consumer)> {

@@ -12,6 +12,7 @@ use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
+use tokio_util::task::TaskTracker;
 
 use super::tags::{Held, Tags};
 use crate::broker::ConsumeOptions;
@@ -44,6 +45,8 @@ pub(crate) struct Ledger {
     acks: Mutex<Acks>,
     /// What has not begun is to go back, although the channel is open: the server has ended its consumer.
     is_recalled: AtomicBool,
+    /// What is published anew instead of being given back, and not acked yet.
+    renewals: TaskTracker,
     /// Told when none is out any more, once they are recalled.
     all_in: Notify,
     /// Keeps the connection: a delivery outlives its consumer.
@@ -91,6 +94,9 @@ impl Ledger {
         options: &ConsumeOptions,
     ) -> Arc<Self> {
         let (queue, dead_letter) = (options.queue.clone(), options.dead_letter.clone());
+        let renewals = TaskTracker::new();
+        // So that it can be waited for until there is none.
+        renewals.close();
         Arc::new(Self {
             tasks: publishing.tasks.clone(),
             publishing,
@@ -99,6 +105,7 @@ impl Ledger {
             dead_letter,
             acks: Mutex::default(),
             is_recalled: AtomicBool::new(false),
+            renewals,
             all_in: Notify::new(),
             _connection: connection,
         })
@@ -114,16 +121,24 @@ impl Ledger {
     /// With a `queue`, returns when that has them as well. A channel has only [so many](STASHED) settlements on their way
     /// to a quorum queue, stashes the others until it hears that those have arrived, and forgets them when it closes. The
     /// answer to a first `basic.get` comes after the arrival; that to a second one after the news of it; and the stash
-    /// is sent before the next question is handled. What the queue hands over goes back. One with a single active consumer
-    /// refuses to be asked, when it has what came before, and the channel sends its stash before it closes.
-    pub(super) async fn barrier(&self, queue: Option<&str>) -> lapin::Result<()> {
+    /// is sent before the next question is handled. What the queue hands over is to be given back by `give_back`. One with a
+    /// single active consumer refuses to be asked, when it has what came before, and the channel sends its stash before it
+    /// closes.
+    pub(super) async fn barrier(
+        &self,
+        queue: Option<&str>,
+        give_back: impl Fn(lapin::message::Delivery),
+    ) -> lapin::Result<()> {
+        self.renewals.wait().await;
         self.send_due();
         for queue in [queue, queue].into_iter().flatten() {
             let got = self.channel.basic_get(short(queue), BasicGetOptions { no_ack: false }).await?;
             if let Some(message) = got {
-                self.release(message.delivery.delivery_tag);
+                give_back(message.delivery);
             }
         }
+        self.renewals.wait().await;
+        self.send_due();
         self.channel.basic_qos(1, BasicQosOptions { global: false }).await
     }
 
@@ -148,7 +163,16 @@ impl Ledger {
         // Tag 0 is all that there are.
         self.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true }).await?;
         self.acks().tags = Tags::default();
-        self.barrier(is_long.then_some(queue)).await
+        let release = |message: lapin::message::Delivery| {
+            self.release(message.delivery_tag);
+        };
+        self.barrier(is_long.then_some(queue), release).await
+    }
+
+    /// Whether its messages are jobs for a worker. What waits for its time carries in `x-death` how long it has waited, which
+    /// no copy does.
+    pub(super) fn is_of_jobs(&self) -> bool {
+        self.queue != self.publishing.settings.namespace.due()
     }
 
     /// Whether the deliveries are still ours.
@@ -273,6 +297,11 @@ impl Ledger {
         acks.tags.gone(tag);
         self.tell_all_in(&acks);
         !matches!(sent, Some(Err(_)))
+    }
+
+    /// Runs what publishes a message anew instead of giving it back. If the broker is being closed, it is dropped.
+    pub(super) fn publish_anew(&self, renewal: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(self.renewals.track_future(renewal));
     }
 
     fn tell_all_in(&self, acks: &Acks) {

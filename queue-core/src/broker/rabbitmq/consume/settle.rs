@@ -4,12 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::ledger::Ledger;
-use crate::broker::Settler;
 use crate::broker::amqp::{Plan, check_publish};
 use crate::broker::tries::Tries;
+use crate::broker::{Publish, Settler};
 use crate::envelope::Envelope;
 use crate::error::{PublishError, SettleError};
 use crate::settlement::Settlement;
@@ -19,6 +20,9 @@ pub(crate) struct Receipt {
     ledger: Arc<Ledger>,
     tag: u64,
     settled: bool,
+    /// What takes the message's place instead, when it is given back; `None` where the server does not count that, or not
+    /// often enough yet.
+    anew: Option<Box<Publish>>,
 }
 
 impl fmt::Debug for Receipt {
@@ -32,7 +36,14 @@ impl fmt::Debug for Receipt {
 
 impl Receipt {
     pub(crate) fn new(ledger: Arc<Ledger>, tag: u64) -> Self {
-        Self { ledger, tag, settled: false }
+        Self { ledger, tag, settled: false, anew: None }
+    }
+
+    /// The same for a message that has come back so often that its queue may drop it the next time: given back, it is
+    /// published anew.
+    pub(super) fn published_anew(mut self, copy: Publish) -> Self {
+        self.anew = Some(Box::new(copy));
+        self
     }
 
     fn ack(&mut self) -> Result<(), SettleError> {
@@ -107,10 +118,7 @@ impl Settler for Receipt {
         match &plan {
             Plan::Ack => self.ack(),
             Plan::Drop { .. } => self.ack().inspect(|()| plan.tell_loss(&ledger.queue)),
-            Plan::Release => {
-                self.settled = true;
-                if self.ledger.release(self.tag) { Ok(()) } else { Err(SettleError::Lost) }
-            }
+            Plan::Release => self.give_back().await,
             Plan::Delay { .. } | Plan::Publish(_) => self.on_runtime(plan).await,
         }
     }
@@ -135,10 +143,66 @@ impl Receipt {
     }
 }
 
+/// Giving back costs a message nothing, though RabbitMQ before 4.3 counts each return to a quorum queue: before there are too
+/// many, a copy is published in its place, for which the server counts anew. It stands at the end of the queue, and its time
+/// to live begins anew.
+impl Receipt {
+    async fn give_back(mut self: Box<Self>) -> Result<(), SettleError> {
+        let Some(copy) = self.anew.take() else { return self.release() };
+        let (tell, told) = oneshot::channel();
+        let ledger = self.ledger.clone();
+        ledger.publish_anew(async move {
+            // Nobody waits any more, perhaps.
+            let _ = tell.send(self.publish_anew(*copy).await);
+        });
+        told.await.unwrap_or(Err(SettleError::Lost))
+    }
+
+    fn release(&mut self) -> Result<(), SettleError> {
+        self.settled = true;
+        if self.ledger.release(self.tag) { Ok(()) } else { Err(SettleError::Lost) }
+    }
+
+    /// Publishes the copy, then acks. Where the copy is not confirmed, the original goes back after all, and is counted: it
+    /// must not stay with a worker that stops.
+    async fn publish_anew(mut self, copy: Publish) -> Result<(), SettleError> {
+        let ledger = self.ledger.clone();
+        let publishing = &ledger.publishing;
+        if !publishing.is_ready() || check_publish(&copy).is_err() {
+            return self.release();
+        }
+        let published = tokio::select! {
+            biased;
+            published = publishing.publisher.publish(copy) => published,
+            // It comes again by itself.
+            () = ledger.gone() => return Err(SettleError::Lost),
+        };
+        match published {
+            Ok(()) => self.ack(),
+            Err(error) => {
+                tracing::debug!(queue = %ledger.queue, %error, "a job that was given back could not be published anew");
+                self.release()
+            }
+        }
+    }
+}
+
 impl Drop for Receipt {
     fn drop(&mut self) {
-        if !self.settled {
-            self.ledger.release(self.tag);
+        if self.settled {
+            return;
+        }
+        match self.anew.take() {
+            Some(copy) if self.ledger.is_open() => {
+                // If there is nobody to publish any more, it is dropped and gives the original back.
+                let receipt = Self::new(self.ledger.clone(), self.tag);
+                self.ledger.publish_anew(async move {
+                    let _ = receipt.publish_anew(*copy).await;
+                });
+            }
+            _ => {
+                self.ledger.release(self.tag);
+            }
         }
     }
 }

@@ -23,11 +23,12 @@ use crate::broker::rabbitmq::connection::runtime::Tasks;
 use crate::broker::rabbitmq::consume::ledger::{Ledger, STASHED};
 use crate::broker::rabbitmq::consume::settle::Receipt;
 use crate::broker::rabbitmq::message::convert::{self, short};
+use crate::broker::rabbitmq::message::wear;
 use crate::broker::rabbitmq::publish::publishing::Publishing;
 use crate::broker::rabbitmq::topology::declare;
 use crate::broker::tries::is_refusal;
 use crate::broker::{ConsumeOptions, Delivery, Found, Mark, Place, Publish, Settings, Walk, closed};
-use crate::envelope::{Envelope, HeaderValue};
+use crate::envelope::Envelope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::settlement::renewed_copy;
 use crate::topology::Name;
@@ -301,7 +302,7 @@ impl Hold {
         let (tag, redelivered) = (message.delivery_tag, message.redelivered);
         self.ledger.deliver(tag);
         let envelope = convert::envelope(message.properties, message.data);
-        if redelivered && is_worn(&envelope) {
+        if wear::returns(redelivered, &envelope).is_some_and(|returns| returns >= WORN) {
             self.worn.insert(tag, envelope.clone());
         }
         Found::new(Place(tag), envelope)
@@ -346,13 +347,6 @@ impl Drop for Hold {
             self.with.tasks.spawn(leaving);
         }
     }
-}
-
-/// Whether a message has come back so often that its queue may drop it the next time. RabbitMQ 4.3 counts by
-/// `x-acquired-count` what came back in order, and that costs nothing.
-fn is_worn(envelope: &Envelope) -> bool {
-    let count = |name: &str| envelope.headers.get(name).and_then(HeaderValue::as_int);
-    count("x-acquired-count").is_none() && count("x-delivery-count").is_some_and(|count| count >= WORN)
 }
 
 /// Puts copies in the place of messages that have come back often, and says of how many: confirmed, before the

@@ -43,6 +43,12 @@ impl Publishing {
         }
     }
 
+    /// Whether a message would be sent at once: the server is there, and takes messages.
+    pub(crate) fn is_ready(&self) -> bool {
+        let state = self.setup.state.borrow();
+        state.session.is_some() && state.blocked.is_none() && !self.closing.closed.is_cancelled()
+    }
+
     /// Begins to read the replies to this broker's requests.
     pub(crate) async fn consume_replies(&self) -> Result<Consumer> {
         let requester = self.requester.get_or_init(|| {
