@@ -27,6 +27,8 @@ pub mod header {
     /// True on a copy that took the place of a job that was given back: it has been delivered before, and may have run in part.
     /// RabbitMQ does not say so of a copy.
     pub const REDELIVERED: &str = "q-redelivered";
+    /// A random number, on messages whose id a user has chosen: two jobs of one id are two jobs. Copies keep it.
+    pub const SERIAL: &str = "q-serial";
     /// When a delayed job is due, in milliseconds since 1970: by RabbitMQ's clock where its enqueuer knew that, else by the
     /// enqueuer's.
     pub const ETA: &str = "q-eta";
@@ -95,6 +97,27 @@ impl JobId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Says that the id is a UUIDv7 as [`new`](Self::new) writes it, and so names one message only. An id that a program has
+    /// chosen otherwise may name many.
+    ///
+    /// ```
+    /// use queue_core::envelope::JobId;
+    ///
+    /// assert!(JobId::new().is_generated());
+    /// assert!(!JobId::from("order-7").is_generated());
+    /// ```
+    pub fn is_generated(&self) -> bool {
+        let id = self.0.as_bytes();
+        // At these places stand the version, and the dashes of the one way of writing it.
+        id.len() == 36
+            && id[14] == b'7'
+            && matches!(id[19], b'8' | b'9' | b'a' | b'b')
+            && id.iter().enumerate().all(|(at, byte)| match at {
+                8 | 13 | 18 | 23 => *byte == b'-',
+                _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+            })
     }
 }
 

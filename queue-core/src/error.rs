@@ -269,6 +269,11 @@ pub enum SettleError {
     /// The copy for a retry or a dead letter was not confirmed, so the original was given back.
     #[error("the copy of the job was not confirmed, so the original was returned to its queue")]
     Republish(#[source] PublishError),
+    /// The copy for a retry or a dead letter is confirmed, but the original could not be acked: its connection is gone.
+    #[error(
+        "the copy of the job is confirmed, but the broker did not take its original back and will deliver it again"
+    )]
+    Unacked,
 }
 
 /// How many errors of a chain are looked at. Longer than any that is meant; a chain may be a ring by mistake.

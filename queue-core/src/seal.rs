@@ -131,6 +131,7 @@ impl Sealer<'_> {
         for (name, value) in options.headers.iter() {
             headers.insert(name, value.clone());
         }
+        number_chosen_id(&options.id, &mut headers);
         let mut envelope = Envelope::with_id(options.id.unwrap_or_default(), payload.into());
         envelope.task = Some(E::NAME.to_owned());
         envelope.content_type = Some(E::FORMAT.content_type().to_owned());
@@ -165,8 +166,14 @@ pub(crate) fn encode<T: Task>(payload: &T) -> Result<Bytes, EnqueueError> {
     written.map(Bytes::from).map_err(|source| EnqueueError::Encode { task: T::NAME, source })
 }
 
-fn envelope(kind: Kind, payload: Bytes, options: Options, now: SystemTime) -> Result<Envelope, PublishError> {
+fn envelope(
+    kind: Kind,
+    payload: Bytes,
+    mut options: Options,
+    now: SystemTime,
+) -> Result<Envelope, PublishError> {
     refuse_own_headers(&options.headers)?;
+    number_chosen_id(&options.id, &mut options.headers);
     let task = kind.options;
     let mut envelope = Envelope::with_id(options.id.unwrap_or_default(), payload);
     envelope.task = Some(kind.task.to_owned());
@@ -178,6 +185,13 @@ fn envelope(kind: Kind, payload: Bytes, options: Options, now: SystemTime) -> Re
         envelope.headers.insert(header::VERSION, task.version);
     }
     Ok(envelope)
+}
+
+/// Numbers a message whose id a user has chosen, so that a worker can tell two of them apart.
+fn number_chosen_id(id: &Option<JobId>, headers: &mut Headers) {
+    if id.is_some() {
+        headers.insert(header::SERIAL, fastrand::i64(..));
+    }
 }
 
 /// A user's header with a name of ours would be taken for what we wrote.

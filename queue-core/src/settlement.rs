@@ -184,6 +184,7 @@ pub(crate) fn replay_copy(mut job: Envelope) -> Envelope {
     // Where an event came from stays true of its replay, and so does what its body is.
     let stays = [
         header::COPY,
+        header::SERIAL,
         header::EXCHANGE,
         header::ROUTING_KEY,
         header::VERSION,
@@ -274,8 +275,9 @@ fn make_room(job: &mut Envelope, bytes: usize) {
 }
 
 /// The headers without which a job would not be what it was.
-const KEPT: [&str; 13] = [
+const KEPT: [&str; 14] = [
     header::COPY,
+    header::SERIAL,
     header::REPLAYS,
     header::UNKNOWN_SINCE,
     header::VERSION,

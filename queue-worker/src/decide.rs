@@ -77,7 +77,7 @@ pub(crate) fn decide(here: &Here<'_>, kind: Kind, job: &mut Envelope, executed: 
             let settlement = unknown(here, *what, job, now.duration_since(since).unwrap_or_default());
             return if kind == Kind::Call { tell_unknown(here, job, settlement) } else { settlement.into() };
         }
-        Executed::CutOff | Executed::Lost => Settlement::Release,
+        Executed::CutOff | Executed::Lost | Executed::Repeated => Settlement::Release,
         Executed::Abandoned => {
             return Decision { fate: Fate::Abandoned, ..Settlement::Ack.into() };
         }

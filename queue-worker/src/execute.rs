@@ -19,6 +19,7 @@ use crate::events::{Emitter, JobEvent};
 use crate::handler::{BoxFuture, Call};
 use crate::middleware::HandlerService;
 use crate::registry::Task;
+use crate::repeat::Running;
 
 /// What came of a delivery.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(crate) enum Executed {
     Abandoned,
     /// The broker had taken the delivery back before it could begin.
     Lost,
+    /// It came again, and its job has ended or runs here already.
+    Repeated,
 }
 
 impl From<Misfit> for Executed {
@@ -59,6 +62,7 @@ pub(crate) async fn execute(
     handler: &HandlerService,
     events: &Emitter,
     activity: &Activity,
+    errand: &Running<'_>,
 ) -> Executed {
     let steps = &context.environment.steps;
     events.emit(|| JobEvent::Started { job: context.job_info() });
@@ -80,6 +84,7 @@ pub(crate) async fn execute(
                 }
                 () = steps.cutting_off() => None,
                 never = activity.showing(|| context.running_job()) => match never {},
+                never = errand.note() => match never {},
             };
             // Dropping what has not finished runs the user's destructors, which may panic too. The panic hook
             // has printed it; the outcome stands.

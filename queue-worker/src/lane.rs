@@ -20,6 +20,7 @@ use crate::errand;
 use crate::events::{Emitter, JobInfo, Tally};
 use crate::middleware::HandlerService;
 use crate::registry::{Queue, Task};
+use crate::repeat::Repeats;
 use crate::slots::Slots;
 use crate::state::State;
 use crate::steps::Steps;
@@ -77,6 +78,8 @@ pub(crate) struct Lane {
     /// What its jobs find around them.
     pub(crate) environment: Arc<Environment>,
     pub(crate) slots: Arc<Slots>,
+    /// The errands that are known here, should they be delivered again.
+    pub(crate) repeats: Repeats,
     /// Whether jobs run one after another, and no more are fetched than run.
     pub(crate) has_one_slot: bool,
     /// Whether the log says that messages come without an id.
@@ -87,6 +90,7 @@ impl Lane {
     pub(crate) fn new(shared: Arc<Shared>, plan: Queue, concurrency: u16) -> Arc<Self> {
         let queue = plan.spec.name().clone();
         let has_one_slot = concurrency == 1 && plan.spec.get_prefetch().is_none_or(|prefetch| prefetch <= 1);
+        let repeats = Repeats::new(plan.spec.get_prefetch().unwrap_or(1).max(concurrency));
         let environment = Arc::new(Environment {
             client: shared.client.clone(),
             queue: queue.clone(),
@@ -100,6 +104,7 @@ impl Lane {
             plan,
             environment,
             slots: Slots::new(concurrency),
+            repeats,
             has_one_slot,
             is_told_of_no_id: AtomicBool::new(false),
         })

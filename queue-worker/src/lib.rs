@@ -20,6 +20,7 @@ mod middleware;
 pub mod private;
 mod process;
 mod registry;
+mod repeat;
 mod report;
 mod run;
 mod settle;

@@ -12,8 +12,9 @@ use crate::context::{Context, Run};
 use crate::decide::{Here, decide};
 use crate::errand::{Errand, Kind};
 use crate::execute::{Executed, execute};
-use crate::lane::Lane;
-use crate::settle;
+use crate::lane::{Lane, Shared};
+use crate::repeat::{Key, Met, Running};
+use crate::settle::{self, Unheard};
 use crate::slots::Slot;
 use crate::span;
 
@@ -27,6 +28,27 @@ pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, mut delivery: Delivery
         settle::lost(lane, 1);
         return Executed::Lost;
     }
+    let key = Key::of(&delivery.envelope);
+    if delivery.redelivered
+        && let Some(key) = &key
+    {
+        match lane.repeats.meet(key, delivery) {
+            Met::New(new) => delivery = new,
+            Met::Running => {
+                tracing::info!(
+                    target: "leveret", worker = %shared.name, id = %key.id(), queue = %lane.queue,
+                    "job was delivered again while it runs here; what settles it settles this delivery, too"
+                );
+                shared.activity.ended(None);
+                return Executed::Repeated;
+            }
+            Met::Ended(delivery, unheard) => {
+                settle_again(lane, key, delivery, unheard).await;
+                return Executed::Repeated;
+            }
+        }
+    }
+    let repeating = lane.repeats.begin(key);
     let errand = Errand::of(&lane.plan, &shared.tasks, &delivery.envelope);
     let kind = errand.kind;
     let task = if errand.is_abandoned(&delivery.envelope, || shared.client.clock().now()) {
@@ -37,7 +59,7 @@ pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, mut delivery: Delivery
     let task = match task {
         Ok(task) => task,
         Err(executed) => {
-            settle(lane, kind, delivery, &executed, started).await;
+            settle(lane, kind, delivery, &executed, started, &repeating).await;
             return executed;
         }
     };
@@ -58,20 +80,28 @@ pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, mut delivery: Delivery
     }
     let payload = delivery.envelope.payload.clone();
 
-    let executed = execute(&context, task, payload, &shared.handler, &shared.events, &shared.activity)
+    let Shared { handler, events, activity, .. } = &**shared;
+    let executed = execute(&context, task, payload, handler, events, activity, &repeating)
         .instrument(span.clone())
         .await;
     if let Executed::Ran { outcome, .. } = &executed {
         span::record(&span, outcome);
     }
-    settle(lane, kind, delivery, &executed, started).instrument(span).await;
+    settle(lane, kind, delivery, &executed, started, &repeating).instrument(span).await;
     // The context holds the slot, and so it stays taken until the job is settled.
     drop(context);
     executed
 }
 
-/// Decides what becomes of a delivery, and has it done.
-async fn settle(lane: &Lane, kind: Kind, mut delivery: Delivery, executed: &Executed, started: Instant) {
+/// Decides what becomes of a delivery, and has it done; and so of those of the same errand that came while it ran.
+async fn settle(
+    lane: &Lane,
+    kind: Kind,
+    mut delivery: Delivery,
+    executed: &Executed,
+    started: Instant,
+    running: &Running<'_>,
+) {
     let client = &lane.shared.client;
     let here = Here {
         queue: &lane.plan,
@@ -79,8 +109,39 @@ async fn settle(lane: &Lane, kind: Kind, mut delivery: Delivery, executed: &Exec
         max_payload: client.max_payload(),
         jitter: lane.shared.jitter,
     };
+    let mut held = running.take_held().unwrap_or_default();
+    if delivery.is_lost()
+        && let Some(newer) = held.pop()
+    {
+        delivery = newer;
+        if kind == Kind::Event {
+            remember_origin(&mut delivery);
+        }
+    }
     let decision = decide(&here, kind, &mut delivery.envelope, executed);
-    settle::carry_out(lane, delivery, decision, started).await;
+    let unheard = settle::carry_out(lane, delivery, decision, started).await;
+    let (Some(key), Some(unheard)) = (running.key(), unheard) else { return };
+    lane.repeats.note_ended(key.clone(), unheard);
+    loop {
+        for delivery in held {
+            // Known only as long as none has been settled for it.
+            match lane.repeats.take_ended(key) {
+                Some(unheard) => settle_again(lane, key, delivery, unheard).await,
+                None => drop(delivery),
+            }
+        }
+        match running.take_held() {
+            Some(more) => held = more,
+            None => return,
+        }
+    }
+}
+
+/// Settles a delivery of an errand that has ended.
+async fn settle_again(lane: &Lane, key: &Key, delivery: Delivery, unheard: Unheard) {
+    if let Some(unheard) = settle::carry_out_again(lane, delivery, unheard).await {
+        lane.repeats.note_ended(key.clone(), unheard);
+    }
 }
 
 /// A retry goes to the event's queue alone: where the event came from stands in headers then.

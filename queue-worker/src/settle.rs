@@ -7,16 +7,30 @@ use std::time::Instant;
 use queue_core::broker::{Broker, Delivery, Publish};
 use queue_core::call::wire;
 use queue_core::envelope::{Envelope, header};
-use queue_core::error::{PublishError, chain};
+use queue_core::error::{PublishError, SettleError, chain};
 use queue_core::settlement::Settlement;
 
-use crate::decide::{Decision, too_large};
+use crate::decide::{Decision, Fate, too_large};
 use crate::events::{JobEvent, JobInfo};
 use crate::lane::Lane;
 use crate::report;
 
-/// Carries a decision out, and tells whoever listens.
-pub(crate) async fn carry_out(lane: &Lane, mut delivery: Delivery, decision: Decision, started: Instant) {
+/// A settlement that the broker may not have heard of, or has not: it delivers the job again, which need not run for that.
+#[derive(Debug)]
+pub(crate) enum Unheard {
+    /// The worker has told of it already. The delivery is to be acked.
+    Told,
+    /// The delivery was lost before it was settled. The next one is to be settled in its place.
+    Untold(Settlement, Fate),
+}
+
+/// Carries a decision out, and tells whoever listens. Returns what is to be known should the delivery come again.
+pub(crate) async fn carry_out(
+    lane: &Lane,
+    mut delivery: Delivery,
+    decision: Decision,
+    started: Instant,
+) -> Option<Unheard> {
     let shared = &lane.shared;
     let Decision { before, settlement, fate } = decision;
     if matches!(settlement, Settlement::Retry { .. } | Settlement::DeadLetter { .. }) {
@@ -30,6 +44,9 @@ pub(crate) async fn carry_out(lane: &Lane, mut delivery: Delivery, decision: Dec
         send(&**shared.client.broker(), &delivery.envelope, &job, reply).await;
     }
 
+    let is_release = matches!(settlement, Settlement::Release);
+    let may_be_lost = delivery.ack_may_be_lost();
+
     let settled = delivery.settle(settlement).await;
 
     let took = started.elapsed();
@@ -39,14 +56,47 @@ pub(crate) async fn carry_out(lane: &Lane, mut delivery: Delivery, decision: Dec
             report::log(&job, &told, &fate, took, clock);
             shared.activity.ended(scheduled);
             shared.events.emit(|| report::event(job, told, fate, took));
+            (may_be_lost && !is_release).then_some(Unheard::Told)
         }
         Err(error) => {
             shared.tally.settle_failed.fetch_add(1, Ordering::Relaxed);
+            let unheard = match error {
+                SettleError::Lost => Some(Unheard::Untold(told, fate)),
+                SettleError::Unacked => Some(Unheard::Told),
+                // The original is back in its queue in order, and is tried again.
+                _ => None,
+            };
             let error = chain(&error);
             let (id, task, queue) = (&job.id, &job.task, &job.queue);
             tracing::warn!(target: "leveret", %id, %task, %queue, %error, "job could not be settled, and will be delivered again");
             shared.activity.ended(None);
             shared.events.emit(|| JobEvent::SettleFailed { job, error });
+            unheard.filter(|_| !is_release)
+        }
+    }
+}
+
+/// Settles a delivery whose job has ended before, on an earlier delivery of it. Returns what is to be known should this one be
+/// lost as well.
+pub(crate) async fn carry_out_again(lane: &Lane, delivery: Delivery, unheard: Unheard) -> Option<Unheard> {
+    let started = Instant::now();
+    let (id, queue, worker) = (&delivery.envelope.id, &lane.queue, &lane.shared.name);
+    tracing::info!(
+        target: "leveret", %worker, %id, %queue,
+        "job was delivered again, since the broker had not heard of its settlement; it is settled and does not run again"
+    );
+    match unheard {
+        Unheard::Untold(settlement, fate) => {
+            let decision = Decision { before: Vec::new(), settlement, fate };
+            carry_out(lane, delivery, decision, started).await
+        }
+        Unheard::Told => {
+            let acked = delivery.settle(Settlement::Ack).await;
+            lane.shared.activity.ended(None);
+            if let Err(error) = acked {
+                tracing::warn!(target: "leveret", %queue, error = %chain(&error), "job could not be settled, and will be delivered again");
+            }
+            Some(Unheard::Told)
         }
     }
 }

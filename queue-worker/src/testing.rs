@@ -31,6 +31,7 @@ use crate::execute::{Executed, execute};
 use crate::lane::{Lane, Shared};
 use crate::process::process;
 use crate::registry::{Queue, Runnable, Selection, Task, group};
+use crate::repeat::Repeats;
 use crate::slots::Slot;
 use crate::state::State;
 
@@ -216,8 +217,10 @@ impl TestQueue {
             let context = Arc::new(Context::new(Arc::clone(&lane.environment), slot, run, &mut delivery));
             let payload = delivery.envelope.payload.clone();
             let shared = &lane.shared;
-            let executed =
-                execute(&context, &task, payload, &shared.handler, &shared.events, &shared.activity).await;
+            let repeats = Repeats::new(1);
+            let errand = repeats.begin(None);
+            let Shared { handler, events, activity, .. } = &**shared;
+            let executed = execute(&context, &task, payload, handler, events, activity, &errand).await;
             outcome(executed, delivery.envelope.task.as_deref())
         }
     }
@@ -494,6 +497,10 @@ fn outcome(executed: Executed, task: Option<&str>) -> Outcome {
                 "version {version} of task `{task}` is not compiled into this test, which has version {known}"
             ),
         ),
+        // Nothing is settled twice here.
+        Executed::Repeated => {
+            Outcome::failed(ReasonKind::Failed, "the job was not run: it had been run before")
+        }
         // Only a worker that stops cuts off, and there is none.
         Executed::CutOff => Outcome::failed(ReasonKind::Failed, "the job was cut off"),
         Executed::Abandoned => {

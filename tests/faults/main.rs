@@ -53,6 +53,7 @@
 //! | a connection, or the patience of `consumer_timeout`, ends while a worker holds jobs that have not begun | [`lost`] |
 //! | somebody deletes a rung of the ladder, `due`, a dead-letter queue, or a queue that delayed jobs are for | [`ladder`] |
 //! | machines whose clocks disagree | `rabbitmq::clock::*` |
+//! | an ack is lost; a job comes again while it runs | [`repeat`] |
 //! | the retry is confirmed, its ack is lost | `settlement::ack_lost_after_its_retry_runs_the_job_twice_and_loses_nothing`, `settlement::ack_lost_after_its_snooze_brings_two_that_are_told_apart` |
 
 #[macro_use]
@@ -69,6 +70,7 @@ mod ladder;
 mod lost;
 mod network;
 mod operator;
+mod repeat;
 mod settlement;
 mod unparsable;
 mod worker_killed;

@@ -76,6 +76,13 @@ impl Delivery {
         self.settler.is_lost()
     }
 
+    /// Says that the broker may not hear of a settlement that was `Ok`: AMQP does not confirm acks, and one that is on its way
+    /// when the connection breaks is lost. The broker then delivers the job again.
+    #[must_use]
+    pub fn ack_may_be_lost(&self) -> bool {
+        self.settler.ack_may_be_lost()
+    }
+
     /// Whether the broker has taken the delivery back, so that settling it does nothing.
     #[cfg(feature = "rabbitmq")]
     pub(crate) fn is_gone(&self) -> bool {
@@ -91,6 +98,11 @@ pub trait Settler: fmt::Debug + Send + Sync {
 
     /// See [`Delivery::is_lost`]. Asked before each job, so it must be as fast as reading an atomic.
     fn is_lost(&self) -> bool {
+        false
+    }
+
+    /// See [`Delivery::ack_may_be_lost`].
+    fn ack_may_be_lost(&self) -> bool {
         false
     }
 

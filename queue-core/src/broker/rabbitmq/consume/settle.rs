@@ -65,7 +65,7 @@ impl Receipt {
             // Dropping the receipt gives the original back.
             tries.pause_after(error).await?;
         }
-        self.ack()
+        self.ack().map_err(|_| SettleError::Unacked)
     }
 
     /// Publishes the copy, unless the original is lost, before or meanwhile: that will be delivered again, so a copy would
@@ -125,6 +125,10 @@ impl Settler for Receipt {
 
     fn is_lost(&self) -> bool {
         self.ledger.is_lost()
+    }
+
+    fn ack_may_be_lost(&self) -> bool {
+        true
     }
 
     fn is_gone(&self) -> bool {

@@ -1,0 +1,286 @@
+//! Knows a delivery again that this worker has been given before. The broker delivers a job once more when it has not heard
+//! of its settlement: the ack was lost with its connection, or the job still runs on a delivery that was. Neither needs to
+//! run twice here. Asked by `process` before a job begins, told by it when one has ended.
+//!
+//! What is known is one queue's, in this process, and bounded; other workers run such a job again.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use queue_core::broker::Delivery;
+use queue_core::envelope::{Envelope, HeaderValue, JobId, header};
+
+use crate::settle::Unheard;
+
+/// For how long an errand is remembered.
+const REMEMBERED_FOR: Duration = Duration::from_secs(3600);
+/// How many errands are remembered: twice what the broker can have on its way to us, within these bounds.
+const FEWEST: usize = 256;
+const MOST: usize = 10_000;
+
+/// Names one errand of a queue: a copy of a job, on one attempt. The id alone does not: it stays the same when a job is retried,
+/// snoozed or replayed, and two jobs may have been given one id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    id: JobId,
+    attempt: u32,
+    copy: u32,
+    /// Tells jobs apart whose id a user has chosen.
+    serial: Option<i64>,
+}
+
+impl Key {
+    /// The job's id.
+    pub(crate) fn id(&self) -> &JobId {
+        &self.id
+    }
+
+    /// The errand of a message. `None` where it cannot be told from another one: a program that is not ours may give one id to
+    /// many messages. Ours have a new UUIDv7 each, or an id that a user has chosen and a serial number beside it.
+    pub(crate) fn of(message: &Envelope) -> Option<Self> {
+        let headers = &message.headers;
+        if headers.get(header::NO_ID).is_some() {
+            return None;
+        }
+        let serial = headers.get(header::SERIAL).and_then(HeaderValue::as_int);
+        if serial.is_none() && !message.id.is_generated() {
+            return None;
+        }
+        Some(Self { id: message.id.clone(), attempt: message.attempt, copy: message.copy_number(), serial })
+    }
+}
+
+/// What this worker knows of one queue's errands.
+#[derive(Debug)]
+pub(crate) struct Repeats {
+    /// Those that have ended, and of whose settlement the broker may not have heard; the latest last.
+    ended: Mutex<VecDeque<Ended>>,
+    /// How many of these are kept.
+    most: usize,
+    /// Those whose handlers wait for something, with the deliveries that have come again meanwhile.
+    running: Mutex<HashMap<Key, Vec<Delivery>>>,
+}
+
+#[derive(Debug)]
+struct Ended {
+    key: Key,
+    since: Instant,
+    unheard: Unheard,
+}
+
+/// What a delivery turned out to be.
+pub(crate) enum Met {
+    /// It is new here: it is to run.
+    New(Delivery),
+    /// It runs already. What settles the errand will settle this delivery, too.
+    Running,
+    /// It has ended, and is to be settled like this.
+    Ended(Delivery, Unheard),
+}
+
+impl Repeats {
+    /// For a queue of which so many deliveries may be out at once.
+    pub(crate) fn new(prefetch: u16) -> Self {
+        Self {
+            ended: Mutex::default(),
+            most: (2 * usize::from(prefetch)).clamp(FEWEST, MOST),
+            running: Mutex::default(),
+        }
+    }
+
+    /// Looks whether a delivery that came again is of an errand that is known. Each ended one is matched once.
+    pub(crate) fn meet(&self, key: &Key, delivery: Delivery) -> Met {
+        if let Some(held) = self.running().get_mut(key) {
+            held.push(delivery);
+            return Met::Running;
+        }
+        match self.take_ended(key) {
+            Some(unheard) => Met::Ended(delivery, unheard),
+            None => Met::New(delivery),
+        }
+    }
+
+    /// Notes an errand that has ended, and of whose settlement the broker may not have heard.
+    pub(crate) fn note_ended(&self, key: Key, unheard: Unheard) {
+        let mut ended = self.ended();
+        ended.push_back(Ended { key, since: Instant::now(), unheard });
+        if ended.len() > self.most {
+            ended.pop_front();
+        }
+    }
+
+    /// Takes out what is known of an errand that has ended.
+    pub(crate) fn take_ended(&self, key: &Key) -> Option<Unheard> {
+        let mut ended = self.ended();
+        let at = ended.iter().rposition(|ended| ended.key == *key)?;
+        let found = ended.remove(at)?;
+        (found.since.elapsed() < REMEMBERED_FOR).then_some(found.unheard)
+    }
+
+    /// An errand that begins to run.
+    pub(crate) fn begin(&self, key: Option<Key>) -> Running<'_> {
+        Running { repeats: self, key, is_noted: AtomicBool::new(false) }
+    }
+
+    fn ended(&self) -> MutexGuard<'_, VecDeque<Ended>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<Key, Vec<Delivery>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An errand that runs here. Dropped, it gives back what it holds.
+pub(crate) struct Running<'a> {
+    repeats: &'a Repeats,
+    key: Option<Key>,
+    is_noted: AtomicBool,
+}
+
+impl Running<'_> {
+    /// The errand, if it can be told from others.
+    pub(crate) fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
+    }
+
+    /// Has deliveries of this errand be held from the first time that this is polled; never ends. A handler that finishes at
+    /// once has ended before its job could come again, and costs no lock.
+    pub(crate) async fn note(&self) -> Infallible {
+        if let Some(key) = &self.key {
+            // Two messages may be one errand, where a publish was sent twice: then the first holds what comes again.
+            if let Entry::Vacant(place) = self.repeats.running().entry(key.clone()) {
+                place.insert(Vec::new());
+                self.is_noted.store(true, Ordering::Relaxed);
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// The deliveries that came meanwhile and are still ours; more may come. `None` when there is none, and then none will be
+    /// held any more.
+    pub(crate) fn take_held(&self) -> Option<Vec<Delivery>> {
+        let key = self.key.as_ref().filter(|_| self.is_noted.load(Ordering::Relaxed))?;
+        let held = {
+            let mut running = self.repeats.running();
+            let held = std::mem::take(running.get_mut(key)?);
+            if held.is_empty() {
+                running.remove(key);
+                self.is_noted.store(false, Ordering::Relaxed);
+                return None;
+            }
+            held
+        };
+        // Dropped outside of the lock: to give one back takes the broker's.
+        Some(held.into_iter().filter(|delivery| !delivery.is_lost()).collect())
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if *self.is_noted.get_mut()
+            && let Some(key) = &self.key
+        {
+            let held = self.repeats.running().remove(key);
+            drop(held);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use queue_core::broker::Settler;
+    use queue_core::error::SettleError;
+    use queue_core::settlement::Settlement;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Nowhere;
+
+    #[async_trait]
+    impl Settler for Nowhere {
+        async fn settle(self: Box<Self>, _: Envelope, _: Settlement) -> Result<(), SettleError> {
+            Ok(())
+        }
+    }
+
+    fn again(message: &Envelope) -> Delivery {
+        Delivery::new(message.clone(), "emails".into(), Box::new(Nowhere))
+    }
+
+    fn with(message: &Envelope, change: impl FnOnce(&mut Envelope)) -> Envelope {
+        let mut changed = message.clone();
+        change(&mut changed);
+        changed
+    }
+
+    #[test]
+    fn copies_attempts_and_jobs_of_one_id_are_different_errands() {
+        let job = Envelope::new("{}");
+        let chosen = with(&job, |job| job.id = "order-7".into());
+        let numbered = |serial: i64| with(&chosen, |job| job.headers.insert(header::SERIAL, serial));
+        let key = Key::of(&job);
+
+        assert!(key.is_some());
+        assert_eq!(key, Key::of(&job.clone()));
+        assert_ne!(key, Key::of(&with(&job, |job| job.attempt = 2)));
+        assert_ne!(key, Key::of(&with(&job, |job| job.headers.insert(header::COPY, 1_i64))));
+        assert_ne!(Key::of(&numbered(1)), Key::of(&numbered(2)));
+        assert_eq!(Key::of(&numbered(1)), Key::of(&numbered(1)));
+    }
+
+    #[test]
+    fn message_whose_id_may_be_that_of_another_is_no_errand() {
+        let job = Envelope::new("{}");
+
+        assert_eq!(Key::of(&with(&job, |job| job.id = "order-7".into())), None);
+        let v4 = "9f1c8a1e-6f0f-4c3e-9d5e-0d4b6a3f2c11";
+        assert_eq!(Key::of(&with(&job, |job| job.id = v4.into())), None);
+        assert_eq!(Key::of(&with(&job, |job| job.headers.insert(header::NO_ID, true))), None);
+    }
+
+    #[test]
+    fn ended_errand_is_known_once_and_the_oldest_is_forgotten() {
+        let (repeats, job) = (Repeats::new(1), Envelope::new("{}"));
+        let key = Key::of(&job).unwrap();
+        let is_new = || matches!(repeats.meet(&key, again(&job)), Met::New(_));
+        assert!(is_new());
+
+        repeats.note_ended(key.clone(), Unheard::Told);
+        assert!(matches!(repeats.meet(&key, again(&job)), Met::Ended(_, Unheard::Told)));
+        assert!(is_new());
+
+        repeats.note_ended(key.clone(), Unheard::Told);
+        for _ in 0..FEWEST {
+            repeats.note_ended(Key::of(&Envelope::new("{}")).unwrap(), Unheard::Told);
+        }
+        assert!(is_new());
+    }
+
+    #[test]
+    fn running_errand_holds_what_comes_again_until_it_has_ended() {
+        let (repeats, job) = (Repeats::new(1), Envelope::new("{}"));
+        let key = Key::of(&job).unwrap();
+        let running = repeats.begin(Some(key.clone()));
+        let meet = || repeats.meet(&key, again(&job));
+        assert!(matches!(meet(), Met::New(_)), "its handler has not waited yet");
+
+        let mut note = Box::pin(running.note());
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(note.as_mut().poll(&mut cx).is_pending());
+        drop(note);
+        assert!(matches!((meet(), meet()), (Met::Running, Met::Running)));
+
+        assert_eq!(running.take_held().unwrap().len(), 2);
+        assert!(matches!(meet(), Met::Running));
+        assert_eq!(running.take_held().unwrap().len(), 1);
+        assert!(running.take_held().is_none());
+        assert!(matches!(meet(), Met::New(_)));
+    }
+}
