@@ -10,9 +10,11 @@ use crate::support::{client, options, queue, task};
 
 task!(Ends {} = "ends", queue: queue("signal"), options: options(), needs: [],
 async |_call, _job| {
+    // Until the worker stops: so the test needs no second channel into the process. Before it says so, or the signal may come
+    // sooner than it is listened for.
+    let mut stops = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
     println!("job runs");
-    // Until the worker stops: so the test needs no second channel into the process.
-    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap().recv().await;
+    stops.recv().await;
     println!("job ended");
 });
 task!(Hangs {} = "hangs", queue: queue("signal"), options: options(), needs: [],
