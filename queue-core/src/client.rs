@@ -194,7 +194,7 @@ impl Client {
         broker.store().ok_or_else(|| {
             let words = match broker.info().system {
                 "rabbitmq" => "the broker `rabbitmq` has no store, so that Leveret keeps no list of its workers and clients: \
-                     RabbitMQ's own lists name them, as its connections (`rabbitmqctl list_connections`) and consumers \
+                     RabbitMQ's own lists name them, as its connections (`rabbitmqctl list_connections client_properties`) and consumers \
                      (`rabbitmqctl list_consumers`), also in its management page; `sqlite:` and `memory:` have a store"
                     .to_owned(),
                 system => format!(
@@ -241,8 +241,8 @@ impl Client {
     /// Flushes what was published and closes the connections, within ten seconds at most. All clones are closed
     /// with it.
     pub async fn close(&self) {
-        self.inner.listed.end().await;
-        self.inner.broker.close().await;
+        // Beside one another: what the broker has yet to give back is not to wait for the registry.
+        tokio::join!(self.inner.listed.end(), self.inner.broker.close());
         self.inner.replies.ended().await;
     }
 

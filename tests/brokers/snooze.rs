@@ -229,7 +229,7 @@ pub(crate) async fn snoozed_job_of_a_full_queue_waits_for_room(t: &Fixture) {
     let held = next(&mut t.work(&spec, 1).await).await;
 
     // Time enough to fill the queue.
-    let (until, snooze) = until_in(Duration::from_secs(3));
+    let (until, snooze) = until_in(Duration::from_secs(6));
     held.settle(snooze).await.unwrap();
     let filled = crate::limit::fill(t, spec.name()).await;
     let mut tick = message(&clock, "tick");
@@ -256,7 +256,7 @@ pub(crate) async fn snoozed_job_whose_queue_is_gone_waits_for_it(t: &Fixture) {
     let options = queue_core::broker::ConsumeOptions::new(queue.clone());
     let mut theirs = other.broker().consume(options).await.unwrap();
 
-    let (until, snooze) = until_in(Duration::from_millis(1_500));
+    let (until, snooze) = until_in(Duration::from_secs(5));
     next(&mut theirs).await.settle(snooze).await.unwrap();
     drop(theirs);
     other.close().await;

@@ -256,7 +256,7 @@ impl Admin {
 
     /// The clients of this broker on which no worker runs: web servers, tools and whatever else enqueues, publishes or calls.
     /// One is listed from its first heartbeat on, 5 s after it connected, until it is closed or dropped; otherwise as
-    /// [`workers`](Self::workers). This client is among them.
+    /// [`workers`](Self::workers). This client is among them from then on.
     ///
     /// # Errors
     /// As `workers`.
@@ -267,7 +267,8 @@ impl Admin {
     async fn members(&self, kind: MemberKind) -> Result<Vec<Member>> {
         let members = self.client.store()?.registry().members().await?;
         let now = self.client.clock().now();
-        let those = members.into_iter().filter(|member| member.kind == kind);
+        // Entries are taken out by members: where the last one has died, they are all still there.
+        let those = members.into_iter().filter(|member| member.kind == kind && !member.is_forgotten_at(now));
         Ok(those.map(|member| member.seen_at(now)).collect())
     }
 

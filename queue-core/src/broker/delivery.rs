@@ -90,7 +90,8 @@ impl Delivery {
     }
 }
 
-/// Settles one delivery. Dropped without a call, it gives the delivery back to its queue.
+/// Settles one delivery. Dropped without a call, it gives the delivery back to its queue; do that for a [`Settlement`] that you
+/// do not know, since later versions have more of them.
 #[async_trait]
 pub trait Settler: fmt::Debug + Send + Sync {
     /// See [`Delivery::settle`].

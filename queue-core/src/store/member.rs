@@ -1,10 +1,10 @@
 //! An entry of the registry: a worker, or a client that only sends.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
-use super::registry::GONE_AFTER;
+use super::registry::{FORGOTTEN_AFTER, GONE_AFTER};
 use crate::envelope::JobId;
 use crate::topology::Name;
 
@@ -16,7 +16,7 @@ pub const PROTOCOL: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Member {
-    /// Unlike that of any other member; new at each start.
+    /// Names this member; new at each start, and never used again.
     pub id: String,
     /// Tells workers from clients that only send.
     pub kind: MemberKind,
@@ -36,7 +36,7 @@ pub struct Member {
     pub started_at: SystemTime,
     /// When it gave its last sign of life, by its own clock. It gives one every 5 s.
     pub last_seen: SystemTime,
-    /// Whether it has given no sign of life for 30 s: it was killed, stands still, or cannot reach the store. An hour after its
+    /// It has given no sign of life for 30 s: it was killed, stands still, or cannot reach the store. An hour after its
     /// last sign of life it is no longer listed.
     pub is_gone: bool,
     /// The queues that a worker consumes.
@@ -107,11 +107,21 @@ impl Member {
         }
     }
 
-    /// Judges by this moment whether it is gone. A last sign of life that is to come, by a clock that is ahead, is as good as
-    /// one of now.
+    /// Judges by this moment if it is gone.
     pub(crate) fn seen_at(mut self, now: SystemTime) -> Self {
-        self.is_gone = now.duration_since(self.last_seen).is_ok_and(|silence| silence >= GONE_AFTER);
+        self.is_gone = self.silence(now) >= GONE_AFTER;
         self
+    }
+
+    /// Its last sign of life is so old that it is not listed any more.
+    pub(crate) fn is_forgotten_at(&self, now: SystemTime) -> bool {
+        self.silence(now) >= FORGOTTEN_AFTER
+    }
+
+    /// How long it has given no sign of life. A last one that is yet to come was given before the clock was set back: a living
+    /// member would have given another by now.
+    fn silence(&self, now: SystemTime) -> Duration {
+        now.duration_since(self.last_seen).unwrap_or_else(|ahead| ahead.duration())
     }
 }
 
@@ -131,7 +141,7 @@ fn host() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     use super::*;
 
@@ -142,6 +152,7 @@ mod tests {
 
         assert!(!is_gone_at(129));
         assert!(is_gone_at(130));
-        assert!(!is_gone_at(0), "its clock is ahead");
+        assert!(!is_gone_at(71), "a clock may be a little ahead");
+        assert!(is_gone_at(0), "the clock was set back, and it has given no sign of life since");
     }
 }

@@ -13,10 +13,13 @@ use super::api::Store;
 use super::member::{Member, RunningJob};
 use super::registry::{HEARTBEAT, Heartbeat};
 use crate::clock::Clock;
-use crate::error::{ErrorKind, Result, chain};
+use crate::error::{Error, ErrorKind, Result, chain};
 
 /// How long the end of a member waits for the store. What it did not reach is seen to be gone after a while.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long a heartbeat may take. The next one is tried again before the member would be taken to be gone.
+const ANSWER: Duration = Duration::from_secs(15);
 
 /// What a member does at this moment.
 #[derive(Debug, Default)]
@@ -83,14 +86,18 @@ impl fmt::Debug for Presence {
     }
 }
 
+fn unanswered() -> Error {
+    Error::new(ErrorKind::Connection, format!("the store does not answer within {ANSWER:?}"))
+}
+
 /// A member's entry, as its own program knows it.
 struct Entry {
     store: Arc<dyn Store>,
     clock: Clock,
     member: Member,
-    /// Whether it may be in the registry.
+    /// It may be in the registry.
     is_entered: bool,
-    /// Whether the store could not be reached the last time.
+    /// The store could not be reached the last time.
     is_away: bool,
 }
 
@@ -98,11 +105,14 @@ impl Entry {
     /// Ends with `end`, or when the store is closed.
     async fn keep(mut self, look: impl Fn() -> Option<Doing>, end: &CancellationToken) {
         loop {
-            // A heartbeat that is cut off may still be carried out, but before the farewell below, which comes after it.
-            let beaten = tokio::select! {
-                biased;
-                () = end.cancelled() => break,
-                beaten = self.beat(look()) => beaten,
+            let beaten = {
+                let beat = tokio::time::timeout(ANSWER, self.beat(look()));
+                tokio::select! {
+                    biased;
+                    beaten = beat => beaten.unwrap_or_else(|_| Err(unanswered())),
+                    // Not cut off at once: one that is carried out after the farewell would enter the member again.
+                    () = async { end.cancelled().await; tokio::time::sleep(FAREWELL).await } => return,
+                }
             };
             match beaten {
                 Ok(()) => self.is_away = false,

@@ -87,10 +87,8 @@ impl State {
                 self.forget_members(micros(*at))?;
                 Ok(seen > 0)
             }
-            Change::Leave(id) => {
-                self.own_members.remove(id);
-                self.strike_out(id)
-            }
+            // It stays one of ours, should this be undone with its transaction.
+            Change::Leave(id) => self.strike_out(id),
         }
     }
 

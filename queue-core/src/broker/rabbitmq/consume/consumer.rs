@@ -357,8 +357,9 @@ impl Feed {
     /// consumer, and ignores an ack of what it has taken back.
     fn time_out(&self, ledger: &Ledger) -> Option<End> {
         let limit = consumer_timeout(&self.options)?;
-        let oldest = self.held.filter(|held| held.waited + held.ran + UNSEEN >= limit)?;
-        ledger.time_out(limit.saturating_sub(UNSEEN));
+        let seen = limit - UNSEEN.min(limit / 4);
+        let oldest = self.held.filter(|held| held.waited + held.ran >= seen)?;
+        ledger.time_out(seen);
         Some(End::TimedOut(oldest, limit))
     }
 
@@ -467,7 +468,8 @@ impl Feed {
                 tracing::error!(
                     %queue,
                     ?limit,
-                    "RabbitMQ waited in vain for settlements and delivers their jobs again: {}. The limit                      (`x-consumer-timeout`) follows from the timeouts of the worker's tasks",
+                    "RabbitMQ waited in vain for settlements and delivers their jobs again: {}. The limit \
+                     (`x-consumer-timeout`) follows from the timeouts of the worker's tasks",
                     self.words(held)
                 );
                 Next::AfterPause
