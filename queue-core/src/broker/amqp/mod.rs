@@ -10,6 +10,8 @@ mod conflict;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 mod death;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
+mod declare;
+#[cfg(any(feature = "memory", feature = "sqlite-system"))]
 mod flow;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 mod pattern;
@@ -24,17 +26,18 @@ mod size;
     allow(unused_imports, reason = "as above")
 )]
 pub(crate) use conflict::{
-    check_name, exchange_conflict, exchange_redeclared, locked, missing_exchange, missing_queue,
-    queue_conflict, queue_not_found, queue_redeclared,
+    exchange_conflict, locked, missing_exchange, missing_queue, queue_conflict, queue_not_found,
 };
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use death::DeathReason;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
+pub(crate) use declare::{
+    ExchangeStep, ExistingQueue, QueueStep, binding_refused, check_binding, declare_exchange, declare_queue,
+};
+#[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use flow::{
     Death, Delayed, Message, Published, Store, bury, delay_job, dies, fall_due, nothing_bound, publish,
 };
-#[cfg(any(feature = "memory", feature = "sqlite-system"))]
-pub(crate) use pattern::check_pattern;
 pub(crate) use plan::Plan;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use remembered::tell_restored;

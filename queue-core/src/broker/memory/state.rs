@@ -13,13 +13,15 @@ use super::queue::{Held, Queue, delivery};
 use super::ready::{Entry, Ready};
 use super::reply::Replies;
 use super::settler::{Deliveries, Ticket};
-use crate::broker::amqp::{self, Death, Plan, Published, QueueRules, Remembered, Store as _};
+use crate::broker::amqp::{
+    self, Death, ExchangeStep, ExistingQueue, Plan, Published, QueueRules, QueueStep, Remembered, Store as _,
+};
 use crate::broker::missing::Complaints;
 use crate::broker::{ConsumeOptions, ConsumerHandle, Delivery, Publish, QueueStats, reply};
 use crate::clock::Clock;
 use crate::envelope::JobId;
-use crate::error::{Error, ErrorKind, PublishError, Result, SettleError};
-use crate::routing::{BindError, Exchanges};
+use crate::error::{PublishError, Result, SettleError};
+use crate::routing::Exchanges;
 use crate::topology::{BindingDecl, ExchangeDecl, Namespace, QueueDecl, Route, Topology};
 
 #[derive(Debug)]
@@ -152,45 +154,32 @@ impl State {
     }
 
     fn declare_exchange(&mut self, wanted: &ExchangeDecl) -> Result<()> {
-        // The default exchange is always there, and nobody declares it.
-        if wanted.name.is_empty() && wanted.passive {
-            return Ok(());
+        match amqp::declare_exchange(self.exchanges.get(&wanted.name), wanted)? {
+            ExchangeStep::Keep => {}
+            ExchangeStep::Create => self.exchanges.insert(&wanted.name, wanted.kind, wanted.durable),
         }
-        match self.exchanges.get(&wanted.name) {
-            Some(_) if wanted.passive => Ok(()),
-            Some((kind, durable)) => amqp::exchange_redeclared(kind, durable, wanted),
-            None if wanted.passive => Err(amqp::missing_exchange(&wanted.name)),
-            None => {
-                amqp::check_name("exchange", &wanted.name)?;
-                self.exchanges.insert(&wanted.name, wanted.kind, wanted.durable);
-                Ok(())
-            }
-        }
+        Ok(())
     }
 
     fn declare_queue(&mut self, client: ClientId, wanted: &QueueDecl) -> Result<()> {
-        if !self.names.contains_key(&*wanted.name) {
-            if wanted.passive {
-                return Err(amqp::missing_queue(&wanted.name));
-            }
-            amqp::check_name("queue", &wanted.name)?;
-            let rules = QueueRules::read(wanted)?;
-            if wanted.arguments.get("x-single-active-consumer").is_some() {
-                tracing::warn!(
-                    queue = &*wanted.name,
-                    "`memory:` delivers to all consumers, not to a single active one"
-                );
-            }
-            self.add_queue(wanted.clone(), rules, wanted.exclusive.then_some(client));
-            return Ok(());
-        }
-        let id = self.accessible(client, &wanted.name)?;
         let now = self.now();
-        let Some(queue) = self.queues.get_mut(&id) else { return Ok(()) };
-        if !wanted.passive {
-            amqp::queue_redeclared(&queue.decl, wanted)?;
-            queue.unused_since = now;
-            self.arm(id);
+        let mut existing = self.names.get(&*wanted.name).and_then(|id| Some((*id, self.queues.get_mut(id)?)));
+        let known = existing.as_ref().map(|(_, queue)| ExistingQueue {
+            decl: &queue.decl,
+            is_locked: queue.owner.is_some_and(|owner| owner != client),
+        });
+        match amqp::declare_queue(known, wanted, "memory")? {
+            QueueStep::Keep => {}
+            QueueStep::Renew => {
+                if let Some((id, queue)) = &mut existing {
+                    queue.unused_since = now;
+                    let id = *id;
+                    self.arm(id);
+                }
+            }
+            QueueStep::Create(rules) => {
+                self.add_queue(wanted.clone(), rules, wanted.exclusive.then_some(client));
+            }
         }
         Ok(())
     }
@@ -227,25 +216,9 @@ impl State {
     fn bind(&mut self, client: ClientId, binding: &BindingDecl) -> Result<()> {
         let BindingDecl { exchange, queue: name, routing_key, arguments } = binding;
         let queue = self.accessible(client, name)?;
-        if exchange.is_empty() {
-            return Err(Error::new(
-                ErrorKind::Topology,
-                format!(
-                    "queue `{name}` cannot be bound to the default exchange: it reaches every queue by its name"
-                ),
-            ));
-        }
-        if let Some((kind, _)) = self.exchanges.get(exchange) {
-            amqp::check_pattern(kind, binding)?;
-        }
-        self.exchanges.bind(exchange, queue, routing_key, arguments).map_err(|error| match error {
-            BindError::NoExchange(exchange) => amqp::missing_exchange(&exchange),
-            BindError::BadMatch(error) => Error::new(
-                ErrorKind::Topology,
-                format!("queue `{name}` cannot be bound to exchange `{exchange}`"),
-            )
-            .with_source(error),
-        })
+        amqp::check_binding(self.exchanges.get(exchange).map(|(kind, _)| kind), binding)?;
+        let bound = self.exchanges.bind(exchange, queue, routing_key, arguments);
+        bound.map_err(|error| amqp::binding_refused(binding, error))
     }
 
     /// The queue of this name, if there is one and the client may use it.

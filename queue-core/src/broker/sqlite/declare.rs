@@ -8,11 +8,11 @@ use super::headers;
 use super::ids::{ClientId, ConsumerId, QueueId};
 use super::state::State;
 use super::subscription::Subscription;
-use crate::broker::amqp::{self, QueueRules};
+use crate::broker::amqp::{self, ExchangeStep, ExistingQueue, QueueRules, QueueStep};
 use crate::broker::{ConsumeOptions, ConsumerHandle, DIRECT_REPLY_TO};
 use crate::envelope::Headers;
-use crate::error::{Error, ErrorKind, Result};
-use crate::routing::{BindError, Exchanges};
+use crate::error::Result;
+use crate::routing::Exchanges;
 use crate::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Topology};
 
 const KINDS: [ExchangeKind; 4] =
@@ -100,65 +100,42 @@ impl State {
     }
 
     fn declare_exchange(&mut self, wanted: &ExchangeDecl) -> rusqlite::Result<Result<()>> {
-        // The default exchange is always there, and nobody declares it.
-        if wanted.name.is_empty() && wanted.passive {
-            return Ok(Ok(()));
+        match amqp::declare_exchange(self.exchanges.get(&wanted.name), wanted) {
+            Err(error) => return Ok(Err(error)),
+            Ok(ExchangeStep::Keep) => {}
+            Ok(ExchangeStep::Create) => {
+                self.connection
+                    .prepare_cached("INSERT INTO leveret_exchange (name, kind, durable) VALUES (?1, ?2, ?3)")?
+                    .execute(params![&*wanted.name, wanted.kind.as_str(), wanted.durable])?;
+                self.exchanges.insert(&wanted.name, wanted.kind, wanted.durable);
+                self.topology_has_changed();
+            }
         }
-        let declared = match self.exchanges.get(&wanted.name) {
-            Some(_) if wanted.passive => Ok(()),
-            Some((kind, durable)) => amqp::exchange_redeclared(kind, durable, wanted),
-            None if wanted.passive => Err(amqp::missing_exchange(&wanted.name)),
-            None => match amqp::check_name("exchange", &wanted.name) {
-                Err(error) => Err(error),
-                Ok(()) => {
-                    self.connection
-                        .prepare_cached(
-                            "INSERT INTO leveret_exchange (name, kind, durable) VALUES (?1, ?2, ?3)",
-                        )?
-                        .execute(params![&*wanted.name, wanted.kind.as_str(), wanted.durable])?;
-                    self.exchanges.insert(&wanted.name, wanted.kind, wanted.durable);
-                    self.topology_has_changed();
-                    Ok(())
-                }
-            },
-        };
-        Ok(declared)
+        Ok(Ok(()))
     }
 
     fn declare_queue(&mut self, wanted: &QueueDecl) -> rusqlite::Result<Result<()>> {
-        if !self.names.contains_key(&*wanted.name) {
-            if wanted.passive {
-                return Ok(Err(amqp::missing_queue(&wanted.name)));
-            }
-            let rules = match amqp::check_name("queue", &wanted.name).and_then(|()| QueueRules::read(wanted))
-            {
-                Ok(rules) => rules,
-                Err(error) => return Ok(Err(error)),
-            };
-            if wanted.arguments.get("x-single-active-consumer").is_some() {
-                tracing::warn!(
-                    queue = &*wanted.name,
-                    "`sqlite:` delivers to all consumers, not to a single active one"
-                );
-            }
-            if wanted.exclusive {
-                self.own.queues.retain(|queue| queue.name != wanted.name);
-                self.own.queues.push(wanted.clone());
-            }
-            let owner = wanted.exclusive.then_some(self.me);
-            self.add_queue(wanted.clone(), rules, owner)?;
-            return Ok(Ok(()));
-        }
-        let id = match self.accessible(&wanted.name) {
-            Ok(id) => id,
+        let existing = self.names.get(&*wanted.name).and_then(|id| self.queues.get(id));
+        let known = existing.map(|queue| ExistingQueue {
+            decl: &queue.decl,
+            is_locked: queue.owner.is_some_and(|owner| owner != self.me),
+        });
+        match amqp::declare_queue(known, wanted, "sqlite") {
             Err(error) => return Ok(Err(error)),
-        };
-        let Some(queue) = self.queues.get(&id).filter(|_| !wanted.passive) else { return Ok(Ok(())) };
-        if let Err(error) = amqp::queue_redeclared(&queue.decl, wanted) {
-            return Ok(Err(error));
-        }
-        if queue.rules.expires.is_some() {
-            self.used(&wanted.name)?;
+            Ok(QueueStep::Keep) => {}
+            Ok(QueueStep::Renew) => {
+                if existing.is_some_and(|queue| queue.rules.expires.is_some()) {
+                    self.used(&wanted.name)?;
+                }
+            }
+            Ok(QueueStep::Create(rules)) => {
+                if wanted.exclusive {
+                    self.own.queues.retain(|queue| queue.name != wanted.name);
+                    self.own.queues.push(wanted.clone());
+                }
+                let owner = wanted.exclusive.then_some(self.me);
+                self.add_queue(wanted.clone(), rules, owner)?;
+            }
         }
         Ok(Ok(()))
     }
@@ -197,28 +174,12 @@ impl State {
             Ok(queue) => queue,
             Err(error) => return Ok(Err(error)),
         };
-        if exchange.is_empty() {
-            return Ok(Err(Error::new(
-                ErrorKind::Topology,
-                format!(
-                    "queue `{name}` cannot be bound to the default exchange: it reaches every queue by its name"
-                ),
-            )));
-        }
-        // Here and not in `Exchanges::bind`: a file keeps the bindings that it has had from an earlier version.
         let kind = self.exchanges.get(exchange).map(|(kind, _)| kind);
-        if let Err(error) = kind.map_or(Ok(()), |kind| amqp::check_pattern(kind, binding)) {
+        if let Err(error) = amqp::check_binding(kind, binding) {
             return Ok(Err(error));
         }
         if let Err(error) = self.exchanges.bind(exchange, queue, routing_key, arguments) {
-            return Ok(Err(match error {
-                BindError::NoExchange(exchange) => amqp::missing_exchange(&exchange),
-                BindError::BadMatch(error) => Error::new(
-                    ErrorKind::Topology,
-                    format!("queue `{name}` cannot be bound to exchange `{exchange}`"),
-                )
-                .with_source(error),
-            }));
+            return Ok(Err(amqp::binding_refused(binding, error)));
         }
         let text = headers::write(arguments).unwrap_or_else(|| "{}".to_owned());
         let added = self
