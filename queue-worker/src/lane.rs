@@ -9,7 +9,7 @@ use queue_core::broker::{ConsumeOptions, Consumer};
 use queue_core::client::Client;
 use queue_core::envelope::Envelope;
 use queue_core::error::Result;
-use queue_core::topology::Name;
+use queue_core::topology::{Name, QueueType};
 use tokio_util::task::TaskTracker;
 
 use crate::activity::Activity;
@@ -120,8 +120,11 @@ impl Lane {
         let client = &self.shared.client;
         let mut options = ConsumeOptions::new(spec.name().clone())
             .prefetch(self.prefetch())
-            .dead_letter(spec.dead_letter_route(client.namespace()))
-            .consumer_timeout(self.consumer_timeout());
+            .dead_letter(spec.dead_letter_route(client.namespace()));
+        // A classic queue of RabbitMQ 4.3 waits without end, and refuses to be asked.
+        if spec.get_queue_type() == QueueType::Quorum {
+            options = options.consumer_timeout(self.consumer_timeout());
+        }
         options.name = Some(self.shared.name.clone());
         client.broker().consume(options).await
     }

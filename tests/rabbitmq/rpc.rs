@@ -289,7 +289,13 @@ async fn worker_that_lost_its_connection_answers_on_the_next(node: Node) {
     let running = tokio::spawn(worker.run());
     let calling = tokio::spawn(caller.call(Gated { n: 1 }).timeout(support::SOON).into_future());
     let mut started = async || {
-        while !matches!(soon("an event", events.next()).await, Some(JobEvent::Started { .. })) {}
+        loop {
+            match soon("an event", events.next()).await {
+                Some(JobEvent::Started { .. }) => break,
+                Some(_) => {}
+                None => panic!("the worker has ended"),
+            }
+        }
     };
     started().await;
 

@@ -27,7 +27,8 @@ pub struct ConsumeOptions {
     /// The consumer's name in the broker's own lists: AMQP's consumer tag begins with it.
     pub name: Option<String>,
     /// How long the broker waits for a delivery's settlement before it delivers the message again. `None` leaves that to the
-    /// server's configuration. Quorum queues of RabbitMQ 4.3 and later take it from a consumer; elsewhere it has no effect.
+    /// server's configuration. Quorum queues of RabbitMQ 4.3 and later take it from a consumer; elsewhere it has no effect. A classic queue of 4.3 refuses it,
+    /// and is then consumed without it.
     /// See <https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout>.
     pub consumer_timeout: Option<Duration>,
 }

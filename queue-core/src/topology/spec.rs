@@ -289,6 +289,11 @@ impl QueueSpec {
         &self.name
     }
 
+    /// RabbitMQ's kind of queue, as the attribute says it; another program may have declared it otherwise.
+    pub fn get_queue_type(&self) -> QueueType {
+        self.queue_type
+    }
+
     /// How many jobs one worker runs at once, if the attribute says so.
     pub fn get_concurrency(&self) -> Option<u16> {
         self.concurrency
