@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use queue_core::broker::{Consumer, Delivery};
 use queue_core::error::{Error, ErrorKind, Result, chain};
 use queue_core::settlement::Settlement;
@@ -191,10 +192,13 @@ async fn consume_again(lane: &Lane, mut error: Error) -> Result<Option<Consumer>
 async fn stop(lane: &Lane, consumer: &mut Consumer) {
     consumer.stop();
     let release = async {
+        let mut given_back = Vec::new();
         while let Some(Ok(delivery)) = next(lane, consumer).await {
             lane.shared.activity.began(&lane.queue, &delivery.envelope);
-            settle::carry_out(lane, delivery, Settlement::Release.into(), Instant::now()).await;
+            given_back.push(settle::carry_out(lane, delivery, Settlement::Release.into(), Instant::now()));
         }
+        // All at once: to give one back may take a confirm.
+        join_all(given_back).await;
     };
     // Bounded, since a broker that is away cannot end the consumer; dropping it gives the rest back.
     let _ = tokio::time::timeout(RELEASE_TIMEOUT, release).await;

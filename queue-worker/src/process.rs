@@ -28,7 +28,9 @@ pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, mut delivery: Delivery
         settle::lost(lane, 1);
         return Executed::Lost;
     }
-    let key = Key::of(&delivery.envelope);
+    // Where acks are not lost, a delivery comes again only when another worker may have it.
+    let may_come_again = delivery.redelivered || delivery.ack_may_be_lost();
+    let key = may_come_again.then(|| Key::of(&delivery.envelope)).flatten();
     if delivery.redelivered
         && let Some(key) = &key
     {
@@ -109,9 +111,8 @@ async fn settle(
         max_payload: client.max_payload(),
         jitter: lane.shared.jitter,
     };
-    let mut held = running.take_held().unwrap_or_default();
     if delivery.is_lost()
-        && let Some(newer) = held.pop()
+        && let Some(newer) = running.take_latest()
     {
         delivery = newer;
         if kind == Kind::Event {
@@ -122,23 +123,20 @@ async fn settle(
     let unheard = settle::carry_out(lane, delivery, decision, started).await;
     let (Some(key), Some(unheard)) = (running.key(), unheard) else { return };
     lane.repeats.note_ended(key.clone(), unheard);
-    loop {
-        for delivery in held {
-            // Known only as long as none has been settled for it.
-            match lane.repeats.take_ended(key) {
-                Some(unheard) => settle_again(lane, key, delivery, unheard).await,
-                None => drop(delivery),
-            }
-        }
-        match running.take_held() {
-            Some(more) => held = more,
-            None => return,
-        }
+    while let Some(held) = running.take_last() {
+        // Known only as long as none has been settled for it.
+        let Some(unheard) = lane.repeats.take_ended(key) else { continue };
+        // It ended when it was held.
+        lane.shared.activity.began(&lane.queue, &held.envelope);
+        settle_again(lane, key, held, unheard).await;
     }
 }
 
 /// Settles a delivery of an errand that has ended.
-async fn settle_again(lane: &Lane, key: &Key, delivery: Delivery, unheard: Unheard) {
+async fn settle_again(lane: &Lane, key: &Key, mut delivery: Delivery, unheard: Unheard) {
+    if lane.plan.subscriber.is_some() {
+        remember_origin(&mut delivery);
+    }
     if let Some(unheard) = settle::carry_out_again(lane, delivery, unheard).await {
         lane.repeats.note_ended(key.clone(), unheard);
     }

@@ -40,10 +40,10 @@ impl Key {
     }
 
     /// The errand of a message. `None` where it cannot be told from another one: a program that is not ours may give one id to
-    /// many messages. Ours have a new UUIDv7 each, or an id that a user has chosen and a serial number beside it.
+    /// many messages. Ours have a generated id each, or a serial number beside theirs; and a number of copies that counts on.
     pub(crate) fn of(message: &Envelope) -> Option<Self> {
         let headers = &message.headers;
-        if headers.get(header::NO_ID).is_some() {
+        if headers.get(header::NO_ID).is_some() || message.copy_number() == u32::MAX {
             return None;
         }
         let serial = headers.get(header::SERIAL).and_then(HeaderValue::as_int);
@@ -161,22 +161,36 @@ impl Running<'_> {
         std::future::pending().await
     }
 
-    /// The deliveries that came meanwhile and are still ours; more may come. `None` when there is none, and then none will be
-    /// held any more.
-    pub(crate) fn take_held(&self) -> Option<Vec<Delivery>> {
-        let key = self.key.as_ref().filter(|_| self.is_noted.load(Ordering::Relaxed))?;
-        let held = {
+    /// The latest delivery that came meanwhile and is still ours. More may come.
+    pub(crate) fn take_latest(&self) -> Option<Delivery> {
+        loop {
+            // Dropped outside of the lock: to give one back takes the broker's.
+            let latest = self.repeats.running().get_mut(self.noted()?)?.pop()?;
+            if !latest.is_lost() {
+                return Some(latest);
+            }
+        }
+    }
+
+    /// As [`take_latest`](Self::take_latest); with `None`, none will be held any more.
+    pub(crate) fn take_last(&self) -> Option<Delivery> {
+        loop {
+            if let Some(latest) = self.take_latest() {
+                return Some(latest);
+            }
             let mut running = self.repeats.running();
-            let held = std::mem::take(running.get_mut(key)?);
-            if held.is_empty() {
+            let key = self.noted()?;
+            if running.get(key).is_none_or(Vec::is_empty) {
                 running.remove(key);
                 self.is_noted.store(false, Ordering::Relaxed);
                 return None;
             }
-            held
-        };
-        // Dropped outside of the lock: to give one back takes the broker's.
-        Some(held.into_iter().filter(|delivery| !delivery.is_lost()).collect())
+        }
+    }
+
+    /// The key under which deliveries are held.
+    fn noted(&self) -> Option<&Key> {
+        self.key.as_ref().filter(|_| self.is_noted.load(Ordering::Relaxed))
     }
 }
 
@@ -240,8 +254,11 @@ mod tests {
         let job = Envelope::new("{}");
 
         assert_eq!(Key::of(&with(&job, |job| job.id = "order-7".into())), None);
-        let v4 = "9f1c8a1e-6f0f-4c3e-9d5e-0d4b6a3f2c11";
-        assert_eq!(Key::of(&with(&job, |job| job.id = v4.into())), None);
+        for foreign in ["9f1c8a1e-6f0f-4c3e-9d5e-0d4b6a3f2c11", "01993c1f-93a0-7a3e-8d5e-0d4b6a3f2c11"] {
+            assert_eq!(Key::of(&with(&job, |job| job.id = foreign.into())), None);
+        }
+        let endless = |job: &mut Envelope| job.headers.insert(header::COPY, i64::MAX);
+        assert_eq!(Key::of(&with(&job, endless)), None, "its copies are not told apart");
         assert_eq!(Key::of(&with(&job, |job| job.headers.insert(header::NO_ID, true))), None);
     }
 
@@ -277,10 +294,11 @@ mod tests {
         drop(note);
         assert!(matches!((meet(), meet()), (Met::Running, Met::Running)));
 
-        assert_eq!(running.take_held().unwrap().len(), 2);
-        assert!(matches!(meet(), Met::Running));
-        assert_eq!(running.take_held().unwrap().len(), 1);
-        assert!(running.take_held().is_none());
+        assert!(running.take_latest().is_some() && running.take_latest().is_some());
+        assert!(running.take_latest().is_none());
+        assert!(matches!(meet(), Met::Running), "it has not ended");
+        assert!(running.take_last().is_some());
+        assert!(running.take_last().is_none());
         assert!(matches!(meet(), Met::New(_)));
     }
 }

@@ -8,7 +8,7 @@ use queue_core::broker::{Broker, Delivery, Publish};
 use queue_core::call::wire;
 use queue_core::envelope::{Envelope, header};
 use queue_core::error::{PublishError, SettleError, chain};
-use queue_core::settlement::Settlement;
+use queue_core::settlement::{ReasonKind, Settlement};
 
 use crate::decide::{Decision, Fate, too_large};
 use crate::events::{JobEvent, JobInfo};
@@ -50,35 +50,42 @@ pub(crate) async fn carry_out(
     let settled = delivery.settle(settlement).await;
 
     let took = started.elapsed();
+    let is_unacked = matches!(settled, Err(SettleError::Unacked));
+    if is_unacked {
+        let JobInfo { id, task, queue, .. } = &job;
+        tracing::warn!(target: "leveret", %id, %task, %queue, error = %SettleError::Unacked, "the job's copy stands in its place");
+    }
     match settled {
-        Ok(()) => {
+        // What became of the job is settled; its original will be acked when it comes again.
+        Ok(()) | Err(SettleError::Unacked) => {
             report::count(&shared.tally, &told, &fate);
             report::log(&job, &told, &fate, took, clock);
             shared.activity.ended(scheduled);
             shared.events.emit(|| report::event(job, told, fate, took));
-            (may_be_lost && !is_release).then_some(Unheard::Told)
+            (is_unacked || may_be_lost && !is_release).then_some(Unheard::Told)
         }
         Err(error) => {
             shared.tally.settle_failed.fetch_add(1, Ordering::Relaxed);
-            let unheard = match error {
-                SettleError::Lost => Some(Unheard::Untold(told, fate)),
-                SettleError::Unacked => Some(Unheard::Told),
-                // The original is back in its queue in order, and is tried again.
-                _ => None,
-            };
+            // Otherwise the original is back in its queue in order, and is tried again. An unknown task is looked for again.
+            let is_to_be_settled = matches!(error, SettleError::Lost) && !is_release && !is_unknown(&told);
+            let unheard = is_to_be_settled.then_some(Unheard::Untold(told, fate));
             let error = chain(&error);
             let (id, task, queue) = (&job.id, &job.task, &job.queue);
             tracing::warn!(target: "leveret", %id, %task, %queue, %error, "job could not be settled, and will be delivered again");
             shared.activity.ended(None);
             shared.events.emit(|| JobEvent::SettleFailed { job, error });
-            unheard.filter(|_| !is_release)
+            unheard
         }
     }
 }
 
 /// Settles a delivery whose job has ended before, on an earlier delivery of it. Returns what is to be known should this one be
 /// lost as well.
-pub(crate) async fn carry_out_again(lane: &Lane, delivery: Delivery, unheard: Unheard) -> Option<Unheard> {
+pub(crate) async fn carry_out_again(
+    lane: &Lane,
+    mut delivery: Delivery,
+    unheard: Unheard,
+) -> Option<Unheard> {
     let started = Instant::now();
     let (id, queue, worker) = (&delivery.envelope.id, &lane.queue, &lane.shared.name);
     tracing::info!(
@@ -87,6 +94,8 @@ pub(crate) async fn carry_out_again(lane: &Lane, delivery: Delivery, unheard: Un
     );
     match unheard {
         Unheard::Untold(settlement, fate) => {
+            // It ran: should it meet an unknown task again, its hour begins anew.
+            delivery.envelope.headers.remove(header::UNKNOWN_SINCE);
             let decision = Decision { before: Vec::new(), settlement, fate };
             carry_out(lane, delivery, decision, started).await
         }
@@ -99,6 +108,14 @@ pub(crate) async fn carry_out_again(lane: &Lane, delivery: Delivery, unheard: Un
             Some(Unheard::Told)
         }
     }
+}
+
+/// Says that a job waits for a worker that knows its task.
+fn is_unknown(settlement: &Settlement) -> bool {
+    let (Settlement::Retry { reason, .. } | Settlement::DeadLetter { reason }) = settlement else {
+        return false;
+    };
+    reason.kind == ReasonKind::UnknownTask
 }
 
 /// Tells of deliveries that were lost before their jobs began. They are not settled: the broker has them back.

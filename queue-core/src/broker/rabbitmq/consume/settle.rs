@@ -171,6 +171,11 @@ impl Receipt {
     /// must not stay with a worker that stops.
     async fn publish_anew(mut self, copy: Publish) -> Result<(), SettleError> {
         let ledger = self.ledger.clone();
+        // The server has it back already, so that a copy would be one too many.
+        if !ledger.is_open() || self.is_timed_out() {
+            self.settled = true;
+            return Err(SettleError::Lost);
+        }
         let publishing = &ledger.publishing;
         if !publishing.is_ready() || check_publish(&copy).is_err() {
             return self.release();
