@@ -2,6 +2,7 @@
 //! what becomes of it. Never talks to a broker.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -19,7 +20,6 @@ use crate::events::{Emitter, JobEvent};
 use crate::handler::{BoxFuture, Call};
 use crate::middleware::HandlerService;
 use crate::registry::Task;
-use crate::repeat::Running;
 
 /// What came of a delivery.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl From<Misfit> for Executed {
     }
 }
 
-/// Runs the handler to its end, its timeout, or the worker's.
+/// Runs the handler to its end, its timeout, or the worker's. `waits` is polled from when the handler has to wait, and never ends.
 pub(crate) async fn execute(
     context: &Arc<Context>,
     task: &Task,
@@ -62,7 +62,7 @@ pub(crate) async fn execute(
     handler: &HandlerService,
     events: &Emitter,
     activity: &Activity,
-    errand: &Running<'_>,
+    waits: impl Future<Output = Infallible>,
 ) -> Executed {
     let steps = &context.environment.steps;
     events.emit(|| JobEvent::Started { job: context.job_info() });
@@ -84,7 +84,7 @@ pub(crate) async fn execute(
                 }
                 () = steps.cutting_off() => None,
                 never = activity.showing(|| context.running_job()) => match never {},
-                never = errand.note() => match never {},
+                never = waits => match never {},
             };
             // Dropping what has not finished runs the user's destructors, which may panic too. The panic hook
             // has printed it; the outcome stands.

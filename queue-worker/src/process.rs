@@ -13,8 +13,8 @@ use crate::decide::{Here, decide};
 use crate::errand::{Errand, Kind};
 use crate::execute::{Executed, execute};
 use crate::lane::{Lane, Shared};
-use crate::repeat::{Key, Met, Running};
-use crate::settle::{self, Unheard};
+use crate::repeat::{Key, Met, Running, Unheard};
+use crate::settle;
 use crate::slots::Slot;
 use crate::span;
 
@@ -83,7 +83,7 @@ pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, mut delivery: Delivery
     let payload = delivery.envelope.payload.clone();
 
     let Shared { handler, events, activity, .. } = &**shared;
-    let executed = execute(&context, task, payload, handler, events, activity, &repeating)
+    let executed = execute(&context, task, payload, handler, events, activity, repeating.note())
         .instrument(span.clone())
         .await;
     if let Executed::Ran { outcome, .. } = &executed {

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use queue_core::broker::Delivery;
 use queue_core::envelope::{Envelope, HeaderValue, JobId, header};
+use queue_core::settlement::Settlement;
 
-use crate::settle::Unheard;
+use crate::decide::Fate;
 
 /// For how long an errand is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(3600);
@@ -70,6 +71,15 @@ struct Ended {
     key: Key,
     since: Instant,
     unheard: Unheard,
+}
+
+/// A settlement that the broker may not have heard of, or has not: it delivers the job again, which need not run for that.
+#[derive(Debug)]
+pub(crate) enum Unheard {
+    /// The worker has told of it already. The delivery is to be acked.
+    Told,
+    /// The delivery was lost before it was settled. The next one is to be settled in its place.
+    Untold(Settlement, Fate),
 }
 
 /// What a delivery turned out to be.
@@ -210,7 +220,6 @@ mod tests {
     use async_trait::async_trait;
     use queue_core::broker::Settler;
     use queue_core::error::SettleError;
-    use queue_core::settlement::Settlement;
 
     use super::*;
 

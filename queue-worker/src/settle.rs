@@ -10,19 +10,11 @@ use queue_core::envelope::{Envelope, header};
 use queue_core::error::{PublishError, SettleError, chain};
 use queue_core::settlement::{ReasonKind, Settlement};
 
-use crate::decide::{Decision, Fate, too_large};
+use crate::decide::{Decision, too_large};
 use crate::events::{JobEvent, JobInfo};
 use crate::lane::Lane;
+use crate::repeat::Unheard;
 use crate::report;
-
-/// A settlement that the broker may not have heard of, or has not: it delivers the job again, which need not run for that.
-#[derive(Debug)]
-pub(crate) enum Unheard {
-    /// The worker has told of it already. The delivery is to be acked.
-    Told,
-    /// The delivery was lost before it was settled. The next one is to be settled in its place.
-    Untold(Settlement, Fate),
-}
 
 /// Carries a decision out, and tells whoever listens. Returns what is to be known should the delivery come again.
 pub(crate) async fn carry_out(

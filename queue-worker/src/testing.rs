@@ -31,7 +31,6 @@ use crate::execute::{Executed, execute};
 use crate::lane::{Lane, Shared};
 use crate::process::process;
 use crate::registry::{Queue, Runnable, Selection, Task, group};
-use crate::repeat::Repeats;
 use crate::slots::Slot;
 use crate::state::State;
 
@@ -217,10 +216,9 @@ impl TestQueue {
             let context = Arc::new(Context::new(Arc::clone(&lane.environment), slot, run, &mut delivery));
             let payload = delivery.envelope.payload.clone();
             let shared = &lane.shared;
-            let repeats = Repeats::new(1);
-            let errand = repeats.begin(None);
             let Shared { handler, events, activity, .. } = &**shared;
-            let executed = execute(&context, &task, payload, handler, events, activity, &errand).await;
+            let executed =
+                execute(&context, &task, payload, handler, events, activity, std::future::pending()).await;
             outcome(executed, delivery.envelope.task.as_deref())
         }
     }
