@@ -1,5 +1,8 @@
 //! How messages move: published, routed, refused, dead-lettered, fallen due. AMQP's rules, once for all brokers that
-//! keep queues themselves; each brings a [`Store`].
+//! keep queues themselves; each brings its [`Queues`].
+//!
+//! A trait, and not a plan as data like `plan` and `declare`: where a message goes depends on what each step finds, and what one
+//! queue drops dies on its way into the next.
 
 use std::collections::VecDeque;
 use std::hash::Hash;
@@ -81,10 +84,10 @@ pub(crate) struct Death {
 }
 
 /// What keeps queues and their messages. All that is asked and done stands in one transaction of the broker.
-pub(crate) trait Store {
-    /// How the store names a queue.
+pub(crate) trait Queues {
+    /// How these name a queue.
     type Queue: Copy + Ord + Hash;
-    /// How the store itself may fail.
+    /// How they themselves may fail.
     type Fault;
 
     fn now(&self) -> SystemTime;
@@ -115,12 +118,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Publishes a message. `unroutable` says where a delayed job goes if its queue has gone.
 ///
 /// # Errors
-/// The outer one is the store's, the inner one the publisher's.
-pub(crate) fn publish<S: Store>(
-    store: &mut S,
+/// The outer one is that of the queues, the inner one the publisher's.
+pub(crate) fn publish<Q: Queues>(
+    queues: &mut Q,
     publish: &Published,
-    unroutable: impl FnOnce(&S) -> Name,
-) -> Result<Result<(), PublishError>, S::Fault> {
+    unroutable: impl FnOnce(&Q) -> Name,
+) -> Result<Result<(), PublishError>, Q::Fault> {
     let Message { envelope, exchange, routing_key } = &*publish.message;
     if let Some(due) = publish.not_before {
         if !exchange.is_empty() {
@@ -128,90 +131,95 @@ pub(crate) fn publish<S: Store>(
                 "a message to exchange `{exchange}` cannot be delayed: delay one to a queue"
             ))));
         }
-        if due > store.now() {
-            let unroutable = unroutable(store);
-            delay_job(store, due, Arc::from(&**routing_key), envelope.clone(), unroutable)?;
+        if due > queues.now() {
+            let unroutable = unroutable(queues);
+            delay_job(queues, due, Arc::from(&**routing_key), envelope.clone(), unroutable)?;
             return Ok(Ok(()));
         }
     }
     let (mut several, one);
     let targets = if exchange.is_empty() {
-        one = store.find(routing_key);
+        one = queues.find(routing_key);
         if one.is_none() && publish.mandatory {
             return Ok(Err(nothing_bound(exchange, routing_key)));
         }
         one.as_slice()
     } else {
         several = Vec::new();
-        let is_there = store.exchanges().route(exchange, routing_key, &envelope.headers, &mut several);
+        let is_there = queues.exchanges().route(exchange, routing_key, &envelope.headers, &mut several);
         if several.is_empty() && (publish.mandatory || !is_there) {
             return Ok(Err(nothing_bound(exchange, routing_key)));
         }
         several.as_slice()
     };
-    if is_refused(store, targets, &publish.message)? {
+    if is_refused(queues, targets, &publish.message)? {
         return Ok(Err(PublishError::QueueFull { routing_key: routing_key.clone().into_owned() }));
     }
     for queue in targets {
-        store.enqueue(*queue, &publish.message)?;
+        queues.enqueue(*queue, &publish.message)?;
     }
-    bury(store)?;
+    bury(queues)?;
     Ok(Ok(()))
 }
 
 /// Lets a job for a queue wait until `due`.
-pub(crate) fn delay_job<S: Store>(
-    store: &mut S,
+pub(crate) fn delay_job<Q: Queues>(
+    queues: &mut Q,
     due: SystemTime,
     target: Arc<str>,
     envelope: Envelope,
     unroutable: Name,
-) -> Result<(), S::Fault> {
+) -> Result<(), Q::Fault> {
     // Where an operator looks for what went astray is there before anything can.
-    store.unroutable(&unroutable)?;
-    store.delay(due, Delayed::Job { target, envelope, unroutable })
+    queues.unroutable(&unroutable)?;
+    queues.delay(due, Delayed::Job { target, envelope, unroutable })
 }
 
 /// Whether one of the queues is at its limit and refuses. Nothing is kept then, in no queue: the publisher will try
 /// again, and the others must not get the message twice.
-fn is_refused<S: Store>(
-    store: &mut S,
-    targets: &[S::Queue],
+fn is_refused<Q: Queues>(
+    queues: &mut Q,
+    targets: &[Q::Queue],
     message: &Arc<Message>,
-) -> Result<bool, S::Fault> {
+) -> Result<bool, Q::Fault> {
     let bytes = message.envelope.payload.len();
     let mut is_refused = false;
     for queue in targets {
-        if !store.refuses(*queue, bytes)? {
+        if !queues.refuses(*queue, bytes)? {
             continue;
         }
         is_refused = true;
-        let overflow = store.describe(*queue).map(|(_, rules)| rules.overflow);
+        let overflow = queues.describe(*queue).map(|(_, rules)| rules.overflow);
         if overflow == Some(Overflowing::RejectAndDeadLetter) {
             // The publisher is told; the dead letter is a courtesy, and not kept where nothing takes it.
-            let death = death(store, *queue, DeathReason::MaxLength, message.clone());
-            store.deaths().extend(death.map(|death| Death { is_kept: false, ..death }));
+            let death = death(queues, *queue, DeathReason::MaxLength, message.clone());
+            queues.deaths().extend(death.map(|death| Death { is_kept: false, ..death }));
         }
     }
-    bury(store)?;
+    bury(queues)?;
     Ok(is_refused)
 }
 
-fn death<S: Store>(store: &S, queue: S::Queue, reason: DeathReason, message: Arc<Message>) -> Option<Death> {
-    let (name, rules) = store.describe(queue)?;
+fn death<Q: Queues>(
+    queues: &Q,
+    queue: Q::Queue,
+    reason: DeathReason,
+    message: Arc<Message>,
+) -> Option<Death> {
+    let (name, rules) = queues.describe(queue)?;
     let route = rules.dead_letter_route(&message.routing_key);
     Some(Death { queue: name, reason, route, message, is_kept: rules.keeps_dead })
 }
 
 /// A message that its queue has let go of dies there. [`bury`] takes it on.
-pub(crate) fn dies<S: Store>(store: &mut S, queue: S::Queue, reason: DeathReason, message: Arc<Message>) {
-    let death = death(store, queue, reason, message);
-    store.deaths().extend(death);
+pub(crate) fn dies<Q: Queues>(queues: &mut Q, queue: Q::Queue, reason: DeathReason, message: Arc<Message>) {
+    let death = death(queues, queue, reason, message);
+    queues.deaths().extend(death);
 }
 
 /// Dead-letters all that has died, also what dies of that. It comes to an end because no message dies in circles.
-pub(crate) fn bury<S: Store>(store: &mut S) -> Result<(), S::Fault> {
-    while let Some(Death { queue, reason, message, route, is_kept }) = store.deaths().pop_front() {
+pub(crate) fn bury<Q: Queues>(queues: &mut Q) -> Result<(), Q::Fault> {
+    while let Some(Death { queue, reason, message, route, is_kept }) = queues.deaths().pop_front() {
         let Some(route) = route else {
             tracing::debug!(
                 queue = &*queue,
@@ -222,28 +230,28 @@ pub(crate) fn bury<S: Store>(store: &mut S) -> Result<(), S::Fault> {
             continue;
         };
         let Message { mut envelope, exchange, routing_key } = Arc::unwrap_or_clone(message);
-        die(&mut envelope, &queue, reason, &exchange, &routing_key, store.now());
-        dead_letter(store, queue, route, envelope, is_kept)?;
+        die(&mut envelope, &queue, reason, &exchange, &routing_key, queues.now());
+        dead_letter(queues, queue, route, envelope, is_kept)?;
     }
     Ok(())
 }
 
 /// Publishes a dead message, as nobody's publisher: where nothing takes it, it is dropped or tried again later.
-fn dead_letter<S: Store>(
-    store: &mut S,
+fn dead_letter<Q: Queues>(
+    queues: &mut Q,
     queue: Arc<str>,
     route: Route,
     envelope: Envelope,
     is_kept: bool,
-) -> Result<(), S::Fault> {
+) -> Result<(), Q::Fault> {
     let mut targets = Vec::new();
     if route.exchange.is_empty() {
-        targets.extend(store.find(&route.routing_key));
+        targets.extend(queues.find(&route.routing_key));
     } else {
-        store.exchanges().route(&route.exchange, &route.routing_key, &envelope.headers, &mut targets);
+        queues.exchanges().route(&route.exchange, &route.routing_key, &envelope.headers, &mut targets);
     }
     let reached = targets.len();
-    targets.retain(|target| store.describe(*target).is_some_and(|(name, _)| !is_cycle(&envelope, &name)));
+    targets.retain(|target| queues.describe(*target).is_some_and(|(name, _)| !is_cycle(&envelope, &name)));
     if targets.len() < reached {
         tracing::warn!(
             queue = &*queue,
@@ -254,12 +262,12 @@ fn dead_letter<S: Store>(
     let bytes = envelope.payload.len();
     let mut with_room = Vec::with_capacity(targets.len());
     for target in &targets {
-        if !store.refuses(*target, bytes)? {
+        if !queues.refuses(*target, bytes)? {
             with_room.push(*target);
         }
     }
     if is_kept && (reached == 0 || with_room.len() < targets.len()) {
-        return store.wait_again(Delayed::Dead { queue, route, envelope }, AGAIN);
+        return queues.wait_again(Delayed::Dead { queue, route, envelope }, AGAIN);
     }
     if reached == 0 {
         tracing::warn!(
@@ -271,28 +279,28 @@ fn dead_letter<S: Store>(
     }
     let message = Arc::new(Message { envelope, exchange: route.exchange, routing_key: route.routing_key });
     for target in with_room {
-        store.enqueue(target, &message)?;
+        queues.enqueue(target, &message)?;
     }
     Ok(())
 }
 
 /// A message's time has come: it goes into its queue, or on its way to the dead letters. Calls for [`bury`].
-pub(crate) fn fall_due<S: Store>(store: &mut S, delayed: Delayed) -> Result<(), S::Fault> {
+pub(crate) fn fall_due<Q: Queues>(queues: &mut Q, delayed: Delayed) -> Result<(), Q::Fault> {
     let (target, mut envelope, unroutable) = match delayed {
         Delayed::Job { target, envelope, unroutable } => (target, envelope, unroutable),
         Delayed::Dead { queue, route, envelope } => {
-            return dead_letter(store, queue, route, envelope, true);
+            return dead_letter(queues, queue, route, envelope, true);
         }
     };
     let missing =
         envelope.headers.remove(header::MISSING).as_ref().and_then(HeaderValue::as_int).unwrap_or(0);
-    let queue = match store.find(&target) {
+    let queue = match queues.find(&target) {
         Some(queue) => queue,
         None => {
             let missing = Duration::from_millis(u64::try_from(missing).unwrap_or(0));
             if let Some(pause) = next_look(missing) {
                 return look_again(
-                    store,
+                    queues,
                     Delayed::Job { target, envelope, unroutable },
                     missing + pause,
                     pause,
@@ -305,28 +313,28 @@ pub(crate) fn fall_due<S: Store>(store: &mut S, delayed: Delayed) -> Result<(), 
                 "a delayed job is set aside: {SET_ASIDE}"
             );
             envelope.headers.insert(header::TARGET, &*target);
-            let Some(queue) = store.unroutable(&unroutable)? else {
-                return store.wait_again(Delayed::Job { target, envelope, unroutable }, AGAIN);
+            let Some(queue) = queues.unroutable(&unroutable)? else {
+                return queues.wait_again(Delayed::Job { target, envelope, unroutable }, AGAIN);
             };
             queue
         }
     };
-    if store.refuses(queue, envelope.payload.len())? {
-        return store.wait_again(Delayed::Job { target, envelope, unroutable }, AGAIN);
+    if queues.refuses(queue, envelope.payload.len())? {
+        return queues.wait_again(Delayed::Job { target, envelope, unroutable }, AGAIN);
     }
     let routing_key = Name::Owned(target.to_string());
-    store.enqueue(queue, &Arc::new(Message { envelope, exchange: Name::Borrowed(""), routing_key }))
+    queues.enqueue(queue, &Arc::new(Message { envelope, exchange: Name::Borrowed(""), routing_key }))
 }
 
 /// Lets a job wait for its queue, which has gone: `missing` in all when it is looked for again.
-fn look_again<S: Store>(
-    store: &mut S,
+fn look_again<Q: Queues>(
+    queues: &mut Q,
     mut delayed: Delayed,
     missing: Duration,
     pause: Duration,
-) -> Result<(), S::Fault> {
+) -> Result<(), Q::Fault> {
     if let Delayed::Job { target, envelope, unroutable } = &mut delayed {
-        if store.complaints().is_due(target) {
+        if queues.complaints().is_due(target) {
             tracing::warn!(
                 queue = &**target,
                 job = envelope.id.as_str(),
@@ -337,7 +345,7 @@ fn look_again<S: Store>(
         let millis = i64::try_from(missing.as_millis()).unwrap_or(i64::MAX);
         envelope.headers.insert(header::MISSING, millis);
     }
-    store.wait_again(delayed, pause)
+    queues.wait_again(delayed, pause)
 }
 
 /// No queue takes a message.

@@ -36,7 +36,7 @@ pub(crate) use declare::{
 };
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]
 pub(crate) use flow::{
-    Death, Delayed, Message, Published, Store, bury, delay_job, dies, fall_due, nothing_bound, publish,
+    Death, Delayed, Message, Published, Queues, bury, delay_job, dies, fall_due, nothing_bound, publish,
 };
 pub(crate) use plan::Plan;
 #[cfg(any(feature = "memory", feature = "sqlite-system"))]

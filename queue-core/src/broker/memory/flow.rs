@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::ids::QueueId;
 use super::ready::Entry;
 use super::state::State;
-use crate::broker::amqp::{self, Death, DeathReason, Delayed, Message, QueueRules, Store};
+use crate::broker::amqp::{self, Death, DeathReason, Delayed, Message, QueueRules, Queues};
 use crate::broker::missing::Complaints;
 use crate::routing::Exchanges;
 use crate::topology::{self, Name};
@@ -15,7 +15,7 @@ use crate::topology::{self, Name};
 /// Nothing fails here.
 pub(super) type Never = std::convert::Infallible;
 
-impl Store for State {
+impl Queues for State {
     type Queue = QueueId;
     type Fault = Never;
 

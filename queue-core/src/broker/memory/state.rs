@@ -14,7 +14,7 @@ use super::ready::{Entry, Ready};
 use super::reply::Replies;
 use super::settler::{Deliveries, Ticket};
 use crate::broker::amqp::{
-    self, Death, ExchangeStep, ExistingQueue, Plan, Published, QueueRules, QueueStep, Remembered, Store as _,
+    self, Death, ExchangeStep, ExistingQueue, Plan, Published, QueueRules, QueueStep, Queues as _, Remembered,
 };
 use crate::broker::missing::Complaints;
 use crate::broker::{ConsumeOptions, ConsumerHandle, Delivery, Publish, QueueStats, reply};

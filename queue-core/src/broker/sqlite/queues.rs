@@ -10,7 +10,7 @@ use super::ids::QueueId;
 use super::row::{self, Values, micros, micros_after};
 use super::state::State;
 use crate::broker::amqp::{
-    self, Death, DeathReason, Delayed, Message, Overflowing, Published, QueueRules, Store,
+    self, Death, DeathReason, Delayed, Message, Overflowing, Published, QueueRules, Queues,
 };
 use crate::broker::missing::Complaints;
 use crate::broker::reply;
@@ -18,7 +18,7 @@ use crate::error::PublishError;
 use crate::routing::Exchanges;
 use crate::topology::{self, Name};
 
-impl Store for State {
+impl Queues for State {
     type Queue = QueueId;
     type Fault = rusqlite::Error;
 

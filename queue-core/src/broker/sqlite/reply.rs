@@ -5,9 +5,9 @@
 use rusqlite::{ToSql, params};
 
 use super::ids::ConsumerId;
+use super::queues::bind;
 use super::row::{self, Values};
 use super::state::State;
-use super::store::bind;
 use super::subscription::ReplyConsumer;
 use crate::broker::ConsumerHandle;
 use crate::broker::reply::{self, DIRECT_REPLY_TO};
