@@ -480,6 +480,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn ids_of_earlier_programs_stay_generated_ones() {
+        assert!(JobId::from("01993c1f-93a0-7a3e-8d5e-0d4b6a3f291c").is_generated());
+        assert!(!JobId::from("01993c1f-93a0-7a3e-8d5e-0d4b6a3f2910").is_generated());
+        assert!((0..1000).all(|_| JobId::new().is_generated()));
+    }
+
+    #[test]
     fn truncate_never_cuts_a_character() {
         assert_eq!(truncate("añb", 2), "a");
         assert_eq!(truncate("añb", 3), "añ");
