@@ -32,6 +32,8 @@ pub(crate) struct Key {
     copy: u32,
     /// Tells jobs apart whose id a user has chosen.
     serial: Option<i64>,
+    /// When it failed last. A dead letter that another program puts back into the queue has the number of the copy that failed.
+    failed_at: Option<i64>,
 }
 
 impl Key {
@@ -47,11 +49,18 @@ impl Key {
         if headers.get(header::NO_ID).is_some() || message.copy_number() == u32::MAX {
             return None;
         }
-        let serial = headers.get(header::SERIAL).and_then(HeaderValue::as_int);
+        let int = |name| headers.get(name).and_then(HeaderValue::as_int);
+        let serial = int(header::SERIAL);
         if serial.is_none() && !message.id.is_generated() {
             return None;
         }
-        Some(Self { id: message.id.clone(), attempt: message.attempt, copy: message.copy_number(), serial })
+        Some(Self {
+            id: message.id.clone(),
+            attempt: message.attempt,
+            copy: message.copy_number(),
+            serial,
+            failed_at: int(header::FAILED_AT),
+        })
     }
 }
 
@@ -217,9 +226,12 @@ impl Drop for Running<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use async_trait::async_trait;
     use queue_core::broker::Settler;
     use queue_core::error::SettleError;
+    use queue_core::settlement::{Reason, ReasonKind, dead_copy};
 
     use super::*;
 
@@ -254,6 +266,8 @@ mod tests {
         assert_eq!(key, Key::of(&job.clone()));
         assert_ne!(key, Key::of(&with(&job, |job| job.attempt = 2)));
         assert_ne!(key, Key::of(&with(&job, |job| job.headers.insert(header::COPY, 1_i64))));
+        let letter = dead_copy(job.clone(), "emails", &Reason::new(ReasonKind::Failed, "no"), UNIX_EPOCH);
+        assert_ne!(key, Key::of(&letter), "an operator may put it back by other means than a replay");
         assert_ne!(Key::of(&numbered(1)), Key::of(&numbered(2)));
         assert_eq!(Key::of(&numbered(1)), Key::of(&numbered(1)));
     }
