@@ -98,6 +98,14 @@ impl JobId {
         Uuid::from_bytes(bytes).into()
     }
 
+    /// A new id for properties, which may be sent more than once: not a [generated](Self::is_generated) one.
+    pub(crate) fn of_properties() -> Self {
+        let mut bytes = Uuid::now_v7().into_bytes();
+        let no_checksum = (!checksum(&bytes)).to_be_bytes();
+        bytes[14..].copy_from_slice(&no_checksum);
+        Uuid::from_bytes(bytes).into()
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -483,7 +491,7 @@ mod tests {
     fn ids_of_earlier_programs_stay_generated_ones() {
         assert!(JobId::from("01993c1f-93a0-7a3e-8d5e-0d4b6a3f291c").is_generated());
         assert!(!JobId::from("01993c1f-93a0-7a3e-8d5e-0d4b6a3f2910").is_generated());
-        assert!((0..1000).all(|_| JobId::new().is_generated()));
+        assert!((0..1000).all(|_| JobId::new().is_generated() && !JobId::of_properties().is_generated()));
     }
 
     #[test]

@@ -190,7 +190,7 @@ impl Default for Properties {
 impl Properties {
     /// A persistent message with an id of its own, and nothing else.
     pub fn new() -> Self {
-        Self(Envelope::new(Bytes::new()))
+        Self(Envelope::with_id(JobId::of_properties(), Bytes::new()))
     }
 
     /// AMQP `message_id`.

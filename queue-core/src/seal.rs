@@ -146,8 +146,10 @@ impl Sealer<'_> {
     pub(crate) fn raw(self, envelope: &mut Envelope) -> Result<(), PublishError> {
         refuse_own_headers(&envelope.headers)?;
         self.check(envelope)?;
-        // Properties that are sent more than once have one id.
-        envelope.headers.insert(header::SERIAL, fastrand::i64(..));
+        // That of a job, which names one message: this is another one.
+        if envelope.id.is_generated() {
+            envelope.headers.insert(header::SERIAL, fastrand::i64(..));
+        }
         envelope.enqueued_at = Some(self.clock.now());
         Ok(())
     }
