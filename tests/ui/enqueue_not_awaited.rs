@@ -10,5 +10,5 @@ async fn forgets(client: &Client) {
 }
 
 fn main() {
-    drop(forgets);
+    let _ = forgets;
 }
