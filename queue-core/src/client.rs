@@ -172,7 +172,7 @@ impl Client {
         })
     }
 
-    /// What is remembered beside the jobs. People ask [`Admin::workers`](crate::admin::Admin::workers); this is for tools.
+    /// The store of this client's broker, which remembers things beside the jobs. People ask [`Admin::workers`](crate::admin::Admin::workers); this is for tools.
     ///
     /// ```
     /// use queue_core::client::Client;

@@ -111,7 +111,7 @@ pub fn decide(
     }
 }
 
-/// What becomes of a job that is put off: at least [`MIN_SNOOZE`] later it comes again.
+/// Snoozes a job: at least [`MIN_SNOOZE`] later it comes again.
 pub fn snooze(after: Duration, now: SystemTime) -> Settlement {
     Settlement::Snooze { until: moment_after(now, after.max(MIN_SNOOZE)) }
 }

@@ -1,4 +1,4 @@
-//! What a worker is doing: for whoever waits until it is idle, told by `fetch` and `settle`, read by `idle`; and for the
+//! Notes the work of a worker: for whoever waits until it is idle, told by `fetch` and `settle`, read by `idle`; and for the
 //! registry, told by `execute`, read by `run`.
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 /// By how much a copy may be late before we conclude that another worker has taken it.
 const LATE: Duration = Duration::from_secs(10);
 
-/// What a copy is known by: queue, id, attempt and its number. An event has the same id in every queue. There may be several,
+/// Names a copy: queue, id, attempt and its number. An event has the same id in every queue. There may be several,
 /// since two jobs may have been given one id.
 type Copy = (Name, JobId, u32, u32);
 
@@ -27,11 +27,11 @@ pub(crate) struct Scheduled {
     after: Duration,
 }
 
-/// What a worker is doing. Costs nothing unless [`watch`](Self::watch)ed or [shown](Self::show).
+/// The work of a worker. Costs nothing unless [`watch`](Self::watch)ed or [shown](Self::show).
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     is_watched: AtomicBool,
-    /// Whether a registry shows what runs.
+    /// A registry shows what runs.
     is_shown: AtomicBool,
     running: Mutex<Running>,
     began: AtomicU64,
@@ -157,7 +157,7 @@ impl Activity {
         (self.began.load(Ordering::SeqCst), self.ended.load(Ordering::SeqCst))
     }
 
-    /// Whether a retry or a snoozed job has yet to come back.
+    /// Says if a retry or a snoozed job has yet to come back.
     pub(crate) fn awaits_copies(&self) -> bool {
         let mut scheduled = self.scheduled();
         let now = Instant::now();

@@ -160,7 +160,7 @@ impl Context {
         }
     }
 
-    /// What the registry shows of the job, which runs since now.
+    /// The entry of the job in the registry. It runs since now.
     pub(crate) fn running_job(&self) -> RunningJob {
         let Environment { client, queue, .. } = &*self.environment;
         RunningJob::new(self.id.clone(), self.task, queue.clone(), client.clock().now())
@@ -225,7 +225,7 @@ impl Context {
         &self.routing_key
     }
 
-    /// Whether the broker has delivered this attempt before, so that it may have run in part. Also true where RabbitMQ says otherwise,
+    /// Says that the broker has delivered this attempt before, so that it may have run in part. Also true where RabbitMQ says otherwise,
     /// because a copy took the place of a job that was given back.
     pub fn is_redelivered(&self) -> bool {
         self.redelivered

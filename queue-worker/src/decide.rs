@@ -104,7 +104,7 @@ fn answer(here: &Here<'_>, job: &Envelope, outcome: &Outcome) -> Decision {
     Decision { before, ..Settlement::Ack.into() }
 }
 
-/// What becomes of a call that is put off. It stays a call, unless its next run would find the caller gone: then the caller is
+/// Snoozes a call. It stays a call, unless its next run would find the caller gone: then the caller is
 /// told at once.
 fn put_off(here: &Here<'_>, job: &Envelope, after: Duration) -> Decision {
     let settlement = retry::snooze(after, here.clock.now());

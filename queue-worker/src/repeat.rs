@@ -2,7 +2,7 @@
 //! of its settlement: the ack was lost with its connection, or the job still runs on a delivery that was. Neither needs to
 //! run twice here. Asked by `process` before a job begins, told by it when one has ended.
 //!
-//! What is known is one queue's, in this process, and bounded; other workers run such a job again.
+//! A worker knows the errands of each queue apart, for this process only, and a bounded number of them; other workers run such a job again.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -64,7 +64,7 @@ impl Key {
     }
 }
 
-/// What this worker knows of one queue's errands.
+/// The errands of one queue that this worker knows.
 #[derive(Debug)]
 pub(crate) struct Repeats {
     /// Those that have ended, and of whose settlement the broker may not have heard; the latest last.
@@ -91,7 +91,7 @@ pub(crate) enum Unheard {
     Untold(Settlement, Fate),
 }
 
-/// What a delivery turned out to be.
+/// The kinds of delivery that come again.
 pub(crate) enum Met {
     /// It is new here: it is to run.
     New(Delivery),

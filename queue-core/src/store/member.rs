@@ -30,7 +30,7 @@ pub struct Member {
     pub process: u32,
     /// The version of Leveret that it was built with.
     pub version: String,
-    /// What it understands of the others: [`PROTOCOL`] of that version.
+    /// The number of the protocol that it understands: [`PROTOCOL`] of that version.
     pub protocol: u32,
     /// When it began, by its own clock.
     pub started_at: SystemTime,
@@ -50,7 +50,7 @@ pub struct Member {
     pub running: Vec<RunningJob>,
 }
 
-/// What a [`Member`] does.
+/// The two kinds of [`Member`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MemberKind {

@@ -21,7 +21,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// How long a heartbeat may take. The next one is tried again before the member would be taken to be gone.
 const ANSWER: Duration = Duration::from_secs(15);
 
-/// What a member does at this moment.
+/// The work of a member at this moment.
 #[derive(Debug, Default)]
 pub struct Doing {
     /// How many jobs it works on.

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::routing::BindError;
 use crate::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl};
 
-/// What the declaration of an exchange comes to.
+/// The steps that the declaration of an exchange takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExchangeStep {
     /// It is there.
@@ -20,7 +20,7 @@ pub(crate) enum ExchangeStep {
     Create,
 }
 
-/// What the declaration of a queue comes to.
+/// The steps that the declaration of a queue takes.
 #[derive(Debug)]
 pub(crate) enum QueueStep {
     /// It is there, and asked about only.

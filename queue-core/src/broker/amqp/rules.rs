@@ -141,7 +141,7 @@ impl QueueRules {
         self.max_length.is_some_and(|max| length > max) || self.max_bytes.is_some_and(|max| bytes > max)
     }
 
-    /// Whether a message that was lost with its holder `losses` times may not be delivered once more. What is given back in
+    /// Says if a message that was lost with its holder `losses` times may not be delivered once more. What is given back in
     /// order does not count, as on RabbitMQ 4.3.
     pub(crate) fn is_lost_too_often(&self, losses: u64) -> bool {
         self.delivery_limit.is_some_and(|limit| losses > limit)

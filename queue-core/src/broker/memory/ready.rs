@@ -16,7 +16,7 @@ pub(super) struct Entry {
     pub(super) level: u8,
     /// When it dies, if it is at the head of its level by then.
     pub(super) expires: Option<SystemTime>,
-    /// Whether it was delivered before, and came back.
+    /// It was delivered before, and came back.
     pub(super) is_redelivered: bool,
     /// How often it came back because its holder was lost. What is given back in order does not count.
     pub(super) losses: u64,

@@ -46,7 +46,7 @@ impl Shared {
         &self.clock
     }
 
-    /// Who is registered.
+    /// The registered members.
     pub(super) fn roster(&self) -> &Arc<Roster> {
         &self.roster
     }

@@ -195,7 +195,7 @@ fn arguments(options: &ConsumeOptions) -> FieldTable {
     arguments
 }
 
-/// Whether the queue is of a type that waits without end, and refuses to be told for how long: a classic one on RabbitMQ 4.3.
+/// Says that the queue is of a type that waits without end, and refuses to be told for how long: a classic one on RabbitMQ 4.3.
 fn has_no_timeout(error: &lapin::Error) -> bool {
     fault::protocol(error).is_some_and(|(code, text)| {
         code == code::PRECONDITION_FAILED && text.contains("invalid arg 'x-consumer-timeout'")
@@ -206,7 +206,7 @@ fn consumer_timeout(options: &ConsumeOptions) -> Option<Duration> {
     options.consumer_timeout.map(|timeout| timeout.min(LONGEST_TIMEOUT))
 }
 
-/// What AMQP's own fields no longer say of a copy that took the place of a message that was given back.
+/// Reads what AMQP's own fields no longer say of a copy that took the place of a message that was given back.
 fn restore_given_back(delivery: &mut Delivery) {
     let headers = &delivery.envelope.headers;
     if headers.get(header::REDELIVERED).is_none() {

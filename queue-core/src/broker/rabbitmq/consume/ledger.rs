@@ -45,7 +45,7 @@ pub(crate) struct Ledger {
     acks: Mutex<Acks>,
     /// What has not begun is to go back, although the channel is open: the server has ended its consumer.
     is_recalled: AtomicBool,
-    /// What is published anew instead of being given back, and not acked yet.
+    /// Counts the messages that are published anew instead of being given back, and are not acked yet.
     renewals: TaskTracker,
     /// Told when none is out any more, once they are recalled.
     all_in: Notify,
@@ -169,7 +169,7 @@ impl Ledger {
         self.barrier(is_long.then_some(queue), release).await
     }
 
-    /// Whether its messages are jobs for a worker. What waits for its time carries in `x-death` how long it has waited, which
+    /// Its messages are jobs for a worker. A message that waits for its time carries in `x-death` how long it has waited, which
     /// no copy does.
     pub(super) fn is_of_jobs(&self) -> bool {
         self.queue != self.publishing.settings.namespace.due()
@@ -224,7 +224,7 @@ impl Ledger {
         self.acks().tags.time_out(limit, Instant::now());
     }
 
-    /// Whether the server has taken a delivery back although its channel is open.
+    /// Says if the server has taken a delivery back although its channel is open.
     pub(super) fn is_timed_out(&self, tag: u64) -> bool {
         self.is_recalled.load(Ordering::Acquire) && self.acks().tags.is_timed_out(tag)
     }

@@ -20,7 +20,7 @@ pub(crate) struct Receipt {
     ledger: Arc<Ledger>,
     tag: u64,
     settled: bool,
-    /// What takes the message's place instead, when it is given back; `None` where the server does not count that, or not
+    /// The copy that takes the message's place when it is given back; `None` where the server does not count that, or not
     /// often enough yet.
     anew: Option<Box<Publish>>,
 }

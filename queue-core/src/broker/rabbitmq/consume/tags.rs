@@ -61,7 +61,7 @@ impl Tags {
         self.timed_out.extend(self.out.iter().filter(|(_, seen)| is_late(**seen)).map(|(tag, _)| *tag));
     }
 
-    /// Whether the server has taken a delivery back.
+    /// Says if the server has taken a delivery back.
     pub(super) fn is_timed_out(&self, tag: u64) -> bool {
         self.timed_out.contains(&tag)
     }

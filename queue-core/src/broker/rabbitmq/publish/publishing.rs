@@ -43,7 +43,7 @@ impl Publishing {
         }
     }
 
-    /// Whether a message would be sent at once: the server is there, and takes messages.
+    /// Says if a message would be sent at once: the server is there, and takes messages.
     pub(crate) fn is_ready(&self) -> bool {
         let state = self.setup.state.borrow();
         state.session.is_some() && state.blocked.is_none() && !self.closing.closed.is_cancelled()
