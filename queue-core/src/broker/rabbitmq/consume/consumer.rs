@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::arguments::{arguments, consumer_timeout, has_no_timeout};
 use super::ledger::{Ledger, STASHED};
 use super::settle::Receipt;
 use super::tags::Held;
@@ -40,9 +40,6 @@ const ANSWER: Duration = Duration::from_secs(10);
 const UNPARSABLE: u32 = 5;
 /// For how long those count together, and how long a channel must have lived for the pauses to begin anew.
 const SETTLED: Duration = Duration::from_secs(60);
-/// The most that is asked of `x-consumer-timeout`: ten years. RabbitMQ 4.3.6 takes 290 years; with 2⁵³ ms the process of the
-/// queue ends whenever it delivers a message.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// By how much less than the server we may have seen a delivery be held: it is looked at each [`LOOK`], and was on its way.
 const UNSEEN: Duration = Duration::from_secs(1);
 /// A message that the server counts to have come back so often is published anew when it is given back. A policy may set a
@@ -182,28 +179,6 @@ fn delivery(ledger: &Arc<Ledger>, message: lapin::message::Delivery) -> Delivery
     delivery.redelivered = message.redelivered;
     restore_given_back(&mut delivery);
     delivery
-}
-
-/// The arguments of `basic.consume`. Servers that do not know `x-consumer-timeout` ignore it here; as an argument of the queue,
-/// each change of a task's timeout would be a conflict.
-fn arguments(options: &ConsumeOptions) -> FieldTable {
-    let mut arguments = FieldTable::default();
-    if let Some(timeout) = consumer_timeout(options) {
-        let millis = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
-        arguments.insert(short("x-consumer-timeout"), AMQPValue::LongLongInt(millis));
-    }
-    arguments
-}
-
-/// Says that the queue is of a type that waits without end, and refuses to be told for how long: a classic one on RabbitMQ 4.3.
-fn has_no_timeout(error: &lapin::Error) -> bool {
-    fault::protocol(error).is_some_and(|(code, text)| {
-        code == code::PRECONDITION_FAILED && text.contains("invalid arg 'x-consumer-timeout'")
-    })
-}
-
-fn consumer_timeout(options: &ConsumeOptions) -> Option<Duration> {
-    options.consumer_timeout.map(|timeout| timeout.min(LONGEST_TIMEOUT))
 }
 
 /// Reads what AMQP's own fields no longer say of a copy that took the place of a message that was given back.

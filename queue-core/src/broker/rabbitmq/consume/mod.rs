@@ -1,6 +1,7 @@
 //! The way of a delivery from the server: `consumer` feeds it, `settle` ends it. `router` and `due` consume the
 //! queue to which delayed jobs come.
 
+mod arguments;
 pub(super) mod consumer;
 pub(super) mod due;
 pub(super) mod ledger;
