@@ -66,6 +66,8 @@ pub enum ReasonKind {
     BadMessage,
     /// No worker has known the task for an hour.
     UnknownTask,
+    /// The processes of its workers ended again and again while they ran it, at last while they ran nothing else.
+    CrashLoop,
 }
 
 impl ReasonKind {
@@ -78,13 +80,14 @@ impl ReasonKind {
             Self::Timeout => "timeout",
             Self::BadMessage => "bad-message",
             Self::UnknownTask => "unknown-task",
+            Self::CrashLoop => "crash-loop",
         }
     }
 
     /// The kind of that text; `None` for the text of a later version.
     pub fn from_name(name: &str) -> Option<Self> {
         use ReasonKind::*;
-        [Failed, Permanent, Panic, Timeout, BadMessage, UnknownTask]
+        [Failed, Permanent, Panic, Timeout, BadMessage, UnknownTask, CrashLoop]
             .into_iter()
             .find(|kind| kind.as_str() == name)
     }
@@ -313,6 +316,15 @@ mod tests {
 
     fn failed() -> Reason {
         Reason::new(ReasonKind::Failed, "mail server said 451")
+    }
+
+    #[test]
+    fn kind_of_a_reason_is_found_by_its_text() {
+        for (kind, text) in [(ReasonKind::UnknownTask, "unknown-task"), (ReasonKind::CrashLoop, "crash-loop")]
+        {
+            assert_eq!((kind.as_str(), ReasonKind::from_name(text)), (text, Some(kind)));
+        }
+        assert_eq!(ReasonKind::from_name("of a later version"), None);
     }
 
     #[test]
