@@ -27,6 +27,12 @@ pub mod header {
     /// True on a copy that took the place of a job that was given back: it has been delivered before, and may have run in part.
     /// RabbitMQ does not say so of a copy.
     pub const REDELIVERED: &str = "q-redelivered";
+    /// How often the process that held the job has ended, or lost its connection, as far as that is known. On a copy that RabbitMQ
+    /// counts anew.
+    pub const CRASHES: &str = "q-crashes";
+    /// The runs of a job that runs alone, each begun and, as far as is known, not ended: a list of texts
+    /// `process milliseconds worker`.
+    pub const BEGUN: &str = "q-begun";
     /// A random number, on messages whose id a user has chosen: two jobs of one id are two jobs. Copies keep it.
     pub const SERIAL: &str = "q-serial";
     /// When a delayed job is due, in milliseconds since 1970: by RabbitMQ's clock where its enqueuer knew that, else by the

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use crate::clock;
 use crate::death;
 use crate::envelope::{Envelope, HeaderValue, Headers, header, truncate};
+use crate::topology::Name;
 
 /// How much of a handler's error a job carries, in bytes.
 pub const MAX_ERROR: usize = 4096;
@@ -34,6 +35,14 @@ pub enum Settlement {
     Snooze {
         /// When it may come again. A moment that is over means as soon as possible.
         until: SystemTime,
+    },
+    /// A copy of it goes into this queue at once, and is marked as delivered before. Nobody has tried it, so it costs no attempt and
+    /// notes no failure.
+    Move {
+        /// The queue, which may be its own.
+        queue: Name,
+        /// The headers that the copy gets beside those of the job. [`HeaderValue::Null`] takes one out.
+        headers: Headers,
     },
     /// It goes to the dead-letter exchange and is not tried again.
     DeadLetter {
@@ -149,17 +158,35 @@ pub fn snooze_copy(mut job: Envelope) -> Envelope {
 
 /// The copy that takes the place of a job that is given back, where the broker would count that: copy counted, marked as
 /// delivered before, traces of brokers stripped, and all else as it was. It was published to this exchange with this key.
-#[cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "elsewhere giving back costs nothing"))]
+#[cfg_attr(
+    not(any(feature = "memory", feature = "rabbitmq", feature = "sqlite-system")),
+    allow(dead_code, reason = "only brokers make copies")
+)]
 pub(crate) fn given_back_copy(mut job: Envelope, exchange: &str, routing_key: &str) -> Envelope {
     strip_broker_traces(&mut job);
-    if !exchange.is_empty() && job.headers.get(header::EXCHANGE).is_none() {
-        job.headers.insert(header::EXCHANGE, exchange);
-        job.headers.insert(header::ROUTING_KEY, routing_key);
-    }
+    note_route(&mut job, exchange, routing_key);
     make_room(&mut job, NOTES);
     count_copy(&mut job);
     job.headers.insert(header::REDELIVERED, true);
     job
+}
+
+/// The copy that goes into another queue, or into its own anew: as one that is given back, with `headers` over its own.
+#[cfg_attr(
+    not(any(feature = "memory", feature = "rabbitmq", feature = "sqlite-system")),
+    allow(dead_code, reason = "only brokers make copies")
+)]
+pub(crate) fn moved_copy(job: Envelope, headers: Headers) -> Envelope {
+    let mut copy = given_back_copy(job, "", "");
+    for (name, value) in headers.iter() {
+        match value {
+            HeaderValue::Null => drop(copy.headers.remove(name)),
+            value => copy.headers.insert(name, value.clone()),
+        }
+    }
+    // As a retry's: it is not to expire on its way.
+    copy.expiration = None;
+    copy
 }
 
 /// The copy for the dead-letter exchange: as it was, with the failure noted and the queue it failed in. It keeps the number
@@ -224,6 +251,14 @@ pub(crate) fn renewed_copy(mut job: Envelope) -> Envelope {
     job
 }
 
+/// Notes the exchange and key that a job was published with, on a copy that goes to a queue. What an earlier copy says stays.
+pub(crate) fn note_route(job: &mut Envelope, exchange: &str, routing_key: &str) {
+    if !exchange.is_empty() && job.headers.get(header::EXCHANGE).is_none() {
+        job.headers.insert(header::EXCHANGE, exchange);
+        job.headers.insert(header::ROUTING_KEY, routing_key);
+    }
+}
+
 /// Notes where an event came from that no worker has had: the broker wrote it into `x-death`, which is stripped.
 fn note_origin(job: &mut Envelope) {
     if job.headers.get(header::EXCHANGE).is_some() {
@@ -278,8 +313,10 @@ fn make_room(job: &mut Envelope, bytes: usize) {
 }
 
 /// The headers without which a job would not be what it was.
-const KEPT: [&str; 14] = [
+const KEPT: [&str; 16] = [
     header::COPY,
+    header::CRASHES,
+    header::BEGUN,
     header::SERIAL,
     header::REPLAYS,
     header::UNKNOWN_SINCE,

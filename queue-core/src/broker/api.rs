@@ -7,11 +7,12 @@ use async_trait::async_trait;
 
 use super::consumer::{ConsumeOptions, Consumer};
 use super::info::BrokerInfo;
+use super::liveness::Liveness;
 use super::operator::Operator;
 use super::publish::Publish;
 use crate::error::{PublishError, Result};
 use crate::store::Store;
-use crate::topology::Topology;
+use crate::topology::{QueueDecl, Topology};
 
 /// A message broker, as jobs need it. What people and tools ask of a broker is [`Operator`]. Object safe; shared by clients and workers behind an `Arc`.
 ///
@@ -71,6 +72,18 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// remembers nothing. Callers ask by [`Client::store`](crate::client::Client::store), which has the error for that. Closed
     /// with the broker; shared, since heartbeats must not keep a broker open.
     fn store(&self) -> Option<Arc<dyn Store>> {
+        None
+    }
+
+    /// Gives what tells living processes from those that have ended. The default is `None`: a job whose holders are lost again and
+    /// again runs alone, and nobody concludes that it ended them.
+    fn liveness(&self) -> Option<&dyn Liveness> {
+        None
+    }
+
+    /// Says into which queue a job of `queue` goes whose holders were lost again and again, so that it runs alone. The default is
+    /// `None`: it stays in its queue, where the broker can [mark](super::Delivery::mark) it.
+    fn suspects_of(&self, _queue: &str) -> Option<QueueDecl> {
         None
     }
 

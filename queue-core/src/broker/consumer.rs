@@ -31,12 +31,22 @@ pub struct ConsumeOptions {
     /// and is then consumed without it.
     /// See <https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout>.
     pub consumer_timeout: Option<Duration>,
+    /// The queue that the jobs belong to, where they only wait in another one, as those do that [run
+    /// alone](super::Broker::suspects_of): their retries go there, and their dead letters name it. `None` is the queue itself.
+    pub home: Option<Name>,
 }
 
 impl ConsumeOptions {
     /// Prefetch 1, dead letters dropped.
     pub fn new(queue: impl Into<Name>) -> Self {
-        Self { queue: queue.into(), prefetch: 1, dead_letter: None, name: None, consumer_timeout: None }
+        Self {
+            queue: queue.into(),
+            prefetch: 1,
+            dead_letter: None,
+            name: None,
+            consumer_timeout: None,
+            home: None,
+        }
     }
 
     /// How many unsettled deliveries at most.

@@ -4,10 +4,24 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, HeaderValue, header};
 use crate::error::SettleError;
-use crate::settlement::Settlement;
+use crate::settlement::{Settlement, note_route};
 use crate::topology::Name;
+
+/// What a broker says of those who held a message before. A copy is a message of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Returns {
+    /// Nobody has held it.
+    #[default]
+    Never,
+    /// It has come back. So many of its holders were lost with it: their process ended, or their connection. What was given back
+    /// in order counts only where the broker cannot tell it from that.
+    Counted(u64),
+    /// It has come back, and the broker counts nothing.
+    Uncounted,
+}
 
 /// An envelope handed to a worker and not yet settled. Dropped without a settlement, it is released.
 #[derive(Debug)]
@@ -23,6 +37,8 @@ pub struct Delivery {
     pub routing_key: String,
     /// Whether it has been delivered before and not settled.
     pub redelivered: bool,
+    /// What the broker says of those who held the message before.
+    pub returns: Returns,
     settler: Box<dyn Settler>,
 }
 
@@ -32,7 +48,8 @@ impl Delivery {
         // Some AMQP clients write the property `type` always, and leave it empty.
         envelope.task = envelope.task.filter(|task| !task.is_empty());
         let routing_key = String::new();
-        Self { envelope, queue, exchange: String::new(), routing_key, redelivered: false, settler }
+        let (exchange, returns) = (String::new(), Returns::Never);
+        Self { envelope, queue, exchange, routing_key, redelivered: false, returns, settler }
     }
 
     /// Carries the settlement out. When it returns `Ok`, a retry or dead letter is confirmed by the broker, and
@@ -42,8 +59,24 @@ impl Delivery {
     ///
     /// # Errors
     /// If it did not reach the broker; the broker then delivers the job again.
-    pub async fn settle(self, settlement: Settlement) -> Result<(), SettleError> {
+    pub async fn settle(mut self, settlement: Settlement) -> Result<(), SettleError> {
+        if matches!(settlement, Settlement::Move { .. }) {
+            note_route(&mut self.envelope, &self.exchange, &self.routing_key);
+        }
         self.settler.settle(self.envelope, settlement).await
+    }
+
+    /// Writes a header into the message where the broker keeps it, so that whoever gets it after this holder was lost finds it
+    /// there. The envelope has it from now on, too. Returns `false` where a broker cannot do that.
+    ///
+    /// # Errors
+    /// If the delivery is lost.
+    pub async fn mark(&mut self, name: &str, value: HeaderValue) -> Result<bool, SettleError> {
+        let is_kept = self.settler.mark(name, &value).await?;
+        if is_kept {
+            self.envelope.headers.insert(name, value);
+        }
+        Ok(is_kept)
     }
 
     /// Says that the broker has taken the delivery back, or is about to: its connection or channel is gone, its queue is
@@ -83,6 +116,24 @@ impl Delivery {
         self.settler.ack_may_be_lost()
     }
 
+    /// Reads what AMQP's own fields no longer say of a copy that took the place of a message that was given back or moved.
+    #[cfg_attr(
+        not(any(feature = "memory", feature = "rabbitmq", feature = "sqlite-system")),
+        allow(dead_code, reason = "only brokers deliver")
+    )]
+    pub(crate) fn restore_origin(&mut self) {
+        let headers = &self.envelope.headers;
+        if headers.get(header::REDELIVERED).is_none() {
+            return;
+        }
+        self.redelivered = true;
+        let text = |name: &str| headers.get(name).and_then(|value| value.as_str().map(str::to_owned));
+        if let (Some(exchange), Some(routing_key)) = (text(header::EXCHANGE), text(header::ROUTING_KEY)) {
+            self.exchange = exchange;
+            self.routing_key = routing_key;
+        }
+    }
+
     /// Whether the broker has taken the delivery back, so that settling it does nothing.
     #[cfg(feature = "rabbitmq")]
     pub(crate) fn is_gone(&self) -> bool {
@@ -96,6 +147,11 @@ impl Delivery {
 pub trait Settler: fmt::Debug + Send + Sync {
     /// See [`Delivery::settle`].
     async fn settle(self: Box<Self>, envelope: Envelope, settlement: Settlement) -> Result<(), SettleError>;
+
+    /// See [`Delivery::mark`]. The default cannot.
+    async fn mark(&mut self, _name: &str, _value: &HeaderValue) -> Result<bool, SettleError> {
+        Ok(false)
+    }
 
     /// See [`Delivery::is_lost`]. Asked before each job, so it must be as fast as reading an atomic.
     fn is_lost(&self) -> bool {

@@ -10,6 +10,7 @@ mod api;
 mod consumer;
 mod delivery;
 mod info;
+mod liveness;
 #[cfg(feature = "memory")]
 pub mod memory;
 #[cfg(any(feature = "memory", feature = "rabbitmq", feature = "sqlite-system"))]
@@ -27,8 +28,9 @@ mod tries;
 
 pub use api::Broker;
 pub use consumer::{ConsumeOptions, Consumer, ConsumerHandle, Unflushed};
-pub use delivery::{Delivery, Settler};
+pub use delivery::{Delivery, Returns, Settler};
 pub use info::{BrokerInfo, Health};
+pub use liveness::Liveness;
 pub use operator::{Abilities, Found, FoundDelayed, Mark, Operator, Place, QueueStats, Walk};
 pub use publish::Publish;
 pub use reply::DIRECT_REPLY_TO;

@@ -10,7 +10,7 @@ use crate::broker::Publish;
 use crate::clock::moment_after;
 use crate::envelope::Envelope;
 use crate::error::{PublishError, SettleError};
-use crate::settlement::{Reason, Settlement, dead_copy, retry_copy, snooze_copy};
+use crate::settlement::{Reason, Settlement, dead_copy, moved_copy, retry_copy, snooze_copy};
 use crate::topology::Route;
 
 /// What a broker does to settle a delivery.
@@ -48,6 +48,9 @@ impl Plan {
                 Self::Delay { copy: retry_copy(job, attempt, &reason, now), due }
             }
             (Settlement::Snooze { until }, _) => Self::Delay { copy: snooze_copy(job), due: until },
+            (Settlement::Move { queue, headers }, _) => {
+                Self::Publish(Publish::to_queue(queue, moved_copy(job, headers)))
+            }
             (Settlement::DeadLetter { reason }, Some(route)) => {
                 let envelope = dead_copy(job, queue, &reason, now());
                 Self::Publish(Publish { route: route.clone(), envelope, mandatory: true, not_before: None })

@@ -13,8 +13,8 @@ use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{
-    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Delivery, Operator, Publish, Settings,
-    amqp, closed,
+    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Delivery, Liveness, Operator, Publish,
+    Settings, amqp, closed,
 };
 use crate::envelope::JobId;
 use crate::error::{Error, PublishError, Result};
@@ -293,12 +293,28 @@ impl Broker for MemoryBroker {
         Some(self.store.clone())
     }
 
+    fn liveness(&self) -> Option<&dyn Liveness> {
+        Some(self)
+    }
+
     async fn close(&self) {
         self.store.close();
         self.is_closed.store(true, Ordering::Release);
         self.shared.with(|state| state.close_client(self.client));
         // Not waited for: the runtime that they are on may be one that nobody drives.
         drop(std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner)));
+    }
+}
+
+/// Clients stand for processes: one that is closed with jobs in hand is as one whose process has ended.
+#[async_trait]
+impl Liveness for MemoryBroker {
+    async fn name(&self) -> Result<String> {
+        self.look(|_| self.client.to_string())
+    }
+
+    async fn is_alive(&self, name: &str) -> Result<bool> {
+        self.look(|state| name.parse().is_ok_and(|client: ClientId| state.clients.contains_key(&client)))
     }
 }
 

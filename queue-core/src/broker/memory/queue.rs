@@ -8,8 +8,8 @@ use super::consumer::Consumers;
 use super::ids::{ClientId, ConsumerId, QueueId};
 use super::ready::{Entry, Ready};
 use super::settler::Ticket;
-use crate::broker::amqp::{Overflowing, QueueRules};
-use crate::broker::{Delivery, QueueStats};
+use crate::broker::amqp::{Message, Overflowing, QueueRules};
+use crate::broker::{Delivery, QueueStats, Returns};
 use crate::topology::{Name, QueueDecl, QueueType};
 
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(super) struct Queue {
 pub(super) struct Held {
     pub(super) entry: Entry,
     pub(super) client: ClientId,
+    /// The message as it was before its holder marked it.
+    pub(super) unmarked: Option<Arc<Message>>,
 }
 
 impl Queue {
@@ -118,7 +120,7 @@ impl Queue {
             };
             let settler = ticket.clone().settler(&consumers.deliveries);
             let delivery = delivery(&entry, consumer.queue_name.clone(), self.rules.queue_type, settler);
-            self.held.insert(ticket.tag, Held { entry, client: consumer.client });
+            self.held.insert(ticket.tag, Held { entry, client: consumer.client, unmarked: None });
             consumer.in_flight += 1;
             match consumer.handle.offer(delivery) {
                 Ok(()) if consumer.has_room() => {
@@ -151,5 +153,9 @@ pub(super) fn delivery(
     delivery.exchange = message.exchange.clone().into_owned();
     delivery.routing_key = message.routing_key.clone().into_owned();
     delivery.redelivered = entry.is_redelivered;
+    if entry.is_redelivered {
+        delivery.returns = Returns::Counted(entry.losses);
+    }
+    delivery.restore_origin();
     delivery
 }

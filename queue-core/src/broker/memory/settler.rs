@@ -10,7 +10,7 @@ use super::ids::{ClientId, ConsumerId, QueueId};
 use crate::broker::Settler;
 use crate::broker::amqp::Plan;
 use crate::broker::tries::Tries;
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, HeaderValue};
 use crate::error::SettleError;
 use crate::settlement::Settlement;
 use crate::topology::Route;
@@ -35,6 +35,8 @@ pub(super) trait Deliveries: fmt::Debug + Send + Sync {
     fn now(&self) -> SystemTime;
     /// Carries a settlement out.
     fn settle(&self, ticket: &Ticket, plan: &Plan) -> Result<(), SettleError>;
+    /// Writes a header into the message of a delivery.
+    fn mark(&self, ticket: &Ticket, name: &str, value: &HeaderValue) -> Result<(), SettleError>;
     /// Whether neither the delivery's queue nor its client has gone.
     fn holds(&self, ticket: &Ticket) -> bool;
     /// Puts a delivery back into its queue.
@@ -87,6 +89,13 @@ impl Settler for MemorySettler {
             tries.pause_after(error).await?;
             deliveries = self.deliveries.upgrade();
         }
+    }
+
+    async fn mark(&mut self, name: &str, value: &HeaderValue) -> Result<bool, SettleError> {
+        let (Some(ticket), Some(deliveries)) = (&self.ticket, self.deliveries.upgrade()) else {
+            return Err(SettleError::Lost);
+        };
+        deliveries.mark(ticket, name, value).map(|()| true)
     }
 
     fn is_lost(&self) -> bool {

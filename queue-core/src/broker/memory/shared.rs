@@ -11,6 +11,7 @@ use super::settler::{Deliveries, Ticket};
 use super::state::State;
 use crate::broker::amqp::Plan;
 use crate::clock::Clock;
+use crate::envelope::HeaderValue;
 use crate::error::SettleError;
 
 /// What all clients of one memory broker share.
@@ -99,6 +100,10 @@ impl Deliveries for Shared {
 
     fn settle(&self, ticket: &Ticket, plan: &Plan) -> Result<(), SettleError> {
         self.with(|state| state.settle(ticket, plan))
+    }
+
+    fn mark(&self, ticket: &Ticket, name: &str, value: &HeaderValue) -> Result<(), SettleError> {
+        self.look(|state| state.mark(ticket, name, value))
     }
 
     fn holds(&self, ticket: &Ticket) -> bool {

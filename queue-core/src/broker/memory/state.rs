@@ -19,7 +19,7 @@ use crate::broker::amqp::{
 use crate::broker::missing::Complaints;
 use crate::broker::{ConsumeOptions, ConsumerHandle, Delivery, Publish, QueueStats, reply};
 use crate::clock::Clock;
-use crate::envelope::JobId;
+use crate::envelope::{HeaderValue, JobId};
 use crate::error::{PublishError, Result, SettleError};
 use crate::routing::Exchanges;
 use crate::topology::{BindingDecl, ExchangeDecl, Namespace, QueueDecl, Route, Topology};
@@ -339,7 +339,7 @@ impl State {
         };
         let settler = ticket.clone().settler(&self.consumers.deliveries);
         let taken = delivery(&entry, options.queue.clone(), queue.rules.queue_type, settler);
-        queue.held.insert(ticket.tag, Held { entry, client });
+        queue.held.insert(ticket.tag, Held { entry, client, unmarked: None });
         self.arm(id);
         Ok(Some(taken))
     }
@@ -411,6 +411,20 @@ impl State {
         Ok(())
     }
 
+    /// Writes a header into the message of a delivery. Given back in order, the message is as it was before.
+    pub(super) fn mark(
+        &mut self,
+        ticket: &Ticket,
+        name: &str,
+        value: &HeaderValue,
+    ) -> Result<(), SettleError> {
+        let queue = self.queues.get_mut(&ticket.queue);
+        let held = queue.and_then(|queue| queue.held.get_mut(&ticket.tag)).ok_or(SettleError::Lost)?;
+        held.unmarked.get_or_insert_with(|| held.entry.message.clone());
+        Arc::make_mut(&mut held.entry.message).envelope.headers.insert(name, value.clone());
+        Ok(())
+    }
+
     /// Whether the delivery is still out: neither its queue nor its client has gone.
     pub(super) fn is_held(&self, ticket: &Ticket) -> bool {
         self.queues.get(&ticket.queue).is_some_and(|queue| queue.held.contains_key(&ticket.tag))
@@ -420,7 +434,10 @@ impl State {
     pub(super) fn give_back(&mut self, ticket: &Ticket) {
         self.release_slot(ticket);
         let Some(queue) = self.queues.get_mut(&ticket.queue) else { return };
-        let Some(held) = queue.held.remove(&ticket.tag) else { return };
+        let Some(mut held) = queue.held.remove(&ticket.tag) else { return };
+        if let Some(unmarked) = held.unmarked.take() {
+            held.entry.message = unmarked;
+        }
         self.put_back(ticket.queue, held.entry);
         self.flow(ticket.queue);
         self.bury();

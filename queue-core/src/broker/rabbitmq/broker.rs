@@ -15,16 +15,18 @@ use super::consume::consumer::{self, Consuming};
 use super::consume::router::{DueRouter, NeedsRouter};
 use super::declare::declaring::Declarer;
 use super::operate::channels::Channels;
+use super::operate::process::Process;
 use super::operate::walk::Walking;
 use super::publish::publishing::Publishing;
 use super::supervise::session::State;
+use super::topology::suspects;
 use crate::broker::amqp::{check_publish, check_queue};
 use crate::broker::reply::is_request;
 use crate::broker::{
-    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Health, Operator, Publish,
+    Broker, BrokerInfo, ConsumeOptions, Consumer, DIRECT_REPLY_TO, Health, Liveness, Operator, Publish,
 };
 use crate::error::{PublishError, Result, chain};
-use crate::topology::Topology;
+use crate::topology::{QueueDecl, Topology};
 
 /// The longest that [`Broker::close`] may take.
 const CLOSE: Duration = Duration::from_secs(10);
@@ -40,6 +42,7 @@ pub(super) struct RabbitMq {
     pub(super) router: Arc<DueRouter>,
     pub(super) channels: Channels,
     pub(super) walking: Arc<Walking>,
+    pub(super) process: Arc<Process>,
     pub(super) closing: Closing,
     /// These feed consumers, or are to end before the connections do for another reason.
     pub(super) tasks: Arc<Tasks>,
@@ -101,6 +104,14 @@ impl Broker for RabbitMq {
 
     fn operator(&self) -> Option<&dyn Operator> {
         Some(self)
+    }
+
+    fn liveness(&self) -> Option<&dyn Liveness> {
+        Some(&*self.process)
+    }
+
+    fn suspects_of(&self, queue: &str) -> Option<QueueDecl> {
+        Some(suspects::decl(queue))
     }
 
     async fn close(&self) {

@@ -9,7 +9,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock};
 
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::broker::RabbitMq;
@@ -29,6 +29,7 @@ use self::delay::ladder::Ladder;
 use self::delay::server_clock::ServerClock;
 use self::operate::channels::Channels;
 use self::operate::control::ControlConnection;
+use self::operate::process::Process;
 use self::operate::turn::Turns;
 use self::operate::walk::Walking;
 use self::publish::caller::PublisherHandle;
@@ -145,6 +146,12 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
         closing: closing.clone(),
     };
     let turns = Turns::new(channels.clone(), settings.namespace.clone());
+    let process = Process {
+        declarer: declarer.clone(),
+        control: channels.control.clone(),
+        namespace: settings.namespace.clone(),
+        name: OnceCell::new(),
+    };
     let walking = Walking { settings, publishing: publishing.clone(), turns, tasks: tasks.clone() };
     Ok(Arc::new(RabbitMq {
         dialer,
@@ -155,6 +162,7 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
         router: Arc::new(DueRouter::new(routing, tasks.clone())),
         channels,
         walking: Arc::new(walking),
+        process: Arc::new(process),
         closing,
         tasks,
         keep_connections,

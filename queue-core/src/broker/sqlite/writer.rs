@@ -13,7 +13,7 @@ use super::state::State;
 use super::subscription::Claim;
 use super::sync::Syncer;
 use crate::broker::amqp::Plan;
-use crate::broker::{Delivery, Health};
+use crate::broker::{Delivery, Health, Returns};
 
 /// How often an idle writer looks whether other programs have changed the file: the time that a job of theirs waits at
 /// most. Looking costs some microseconds.
@@ -339,7 +339,7 @@ impl Writer {
     }
 
     fn deliver(&self, claim: Claim) {
-        let Claim { ticket, envelope, exchange, routing_key, .. } = claim;
+        let Claim { ticket, losses, envelope, exchange, routing_key } = claim;
         let Some(consumer) = self.state.consumers.get(&ticket.consumer) else { return };
         let redelivered = ticket.returns > 0;
         let (clock, tenure) = (self.state.setup.clock.clone(), self.state.tenure.clone());
@@ -348,6 +348,10 @@ impl Writer {
         delivery.exchange = exchange;
         delivery.routing_key = routing_key;
         delivery.redelivered = redelivered;
+        if redelivered {
+            delivery.returns = Returns::Counted(u64::try_from(losses).unwrap_or(0));
+        }
+        delivery.restore_origin();
         // One that nobody takes any more is dropped, and asks to be given back.
         let _ = consumer.handle.offer(delivery);
     }

@@ -29,7 +29,6 @@ use crate::broker::rabbitmq::supervise::session::{Session, State};
 use crate::broker::rabbitmq::topology::declare;
 use crate::broker::rabbitmq::topology::declared::Declared;
 use crate::broker::{ConsumeOptions, Consumer, ConsumerHandle, Delivery, Publish, Settings};
-use crate::envelope::header;
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::settlement::given_back_copy;
 use crate::topology::Name;
@@ -167,8 +166,9 @@ fn delivery(ledger: &Arc<Ledger>, message: lapin::message::Delivery) -> Delivery
     ledger.deliver(message.delivery_tag);
     let mut receipt = Receipt::new(ledger.clone(), message.delivery_tag);
     let envelope = convert::envelope(message.properties, message.data);
+    let returns = wear::holders(message.redelivered, &envelope);
     let is_worn = wear::returns(message.redelivered, &envelope).is_some_and(|returns| returns >= WORN);
-    if is_worn && ledger.is_of_jobs() {
+    if is_worn && ledger.may_publish_anew {
         let (exchange, routing_key) = (message.exchange.as_str(), message.routing_key.as_str());
         let copy = given_back_copy(envelope.clone(), exchange, routing_key);
         receipt = receipt.published_anew(Publish::to_queue(ledger.queue.clone(), copy));
@@ -177,22 +177,9 @@ fn delivery(ledger: &Arc<Ledger>, message: lapin::message::Delivery) -> Delivery
     delivery.exchange = message.exchange.into();
     delivery.routing_key = message.routing_key.into();
     delivery.redelivered = message.redelivered;
-    restore_given_back(&mut delivery);
+    delivery.returns = returns;
+    delivery.restore_origin();
     delivery
-}
-
-/// Reads what AMQP's own fields no longer say of a copy that took the place of a message that was given back.
-fn restore_given_back(delivery: &mut Delivery) {
-    let headers = &delivery.envelope.headers;
-    if headers.get(header::REDELIVERED).is_none() {
-        return;
-    }
-    delivery.redelivered = true;
-    let text = |name: &str| headers.get(name).and_then(|value| value.as_str().map(str::to_owned));
-    if let (Some(exchange), Some(routing_key)) = (text(header::EXCHANGE), text(header::ROUTING_KEY)) {
-        delivery.exchange = exchange;
-        delivery.routing_key = routing_key;
-    }
 }
 
 /// Whether the channel may stash settlements: with a lower prefetch there are never so many.

@@ -39,7 +39,11 @@ pub(crate) struct Ledger {
     pub(super) publishing: Arc<Publishing>,
     pub(super) tasks: Arc<Tasks>,
     channel: Channel,
+    /// The queue that its jobs belong to.
     pub(super) queue: Name,
+    /// Whether a message may be published anew instead of being given back: one that waits for its time carries in `x-death` how
+    /// long it has waited, which no copy does; and one that waits to run alone is to stay the same copy, however often it comes back.
+    pub(super) may_publish_anew: bool,
     /// Where its dead letters go; `None` drops them.
     pub(super) dead_letter: Option<Route>,
     acks: Mutex<Acks>,
@@ -94,6 +98,8 @@ impl Ledger {
         options: &ConsumeOptions,
     ) -> Arc<Self> {
         let (queue, dead_letter) = (options.queue.clone(), options.dead_letter.clone());
+        let may_publish_anew = options.home.is_none() && queue != publishing.settings.namespace.due();
+        let queue = options.home.clone().unwrap_or(queue);
         let renewals = TaskTracker::new();
         // So that it can be waited for until there is none.
         renewals.close();
@@ -102,6 +108,7 @@ impl Ledger {
             publishing,
             channel,
             queue,
+            may_publish_anew,
             dead_letter,
             acks: Mutex::default(),
             is_recalled: AtomicBool::new(false),
@@ -167,12 +174,6 @@ impl Ledger {
             self.release(message.delivery_tag);
         };
         self.barrier(is_long.then_some(queue), release).await
-    }
-
-    /// Its messages are jobs for a worker. A message that waits for its time carries in `x-death` how long it has waited, which
-    /// no copy does.
-    pub(super) fn is_of_jobs(&self) -> bool {
-        self.queue != self.publishing.settings.namespace.due()
     }
 
     /// Whether the deliveries are still ours.

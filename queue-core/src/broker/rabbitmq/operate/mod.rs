@@ -2,5 +2,6 @@
 
 pub(super) mod channels;
 pub(super) mod control;
+pub(super) mod process;
 pub(super) mod turn;
 pub(super) mod walk;

@@ -3,3 +3,4 @@
 pub(super) mod declare;
 pub(super) mod declared;
 pub(super) mod redeclare;
+pub(super) mod suspects;
