@@ -67,6 +67,7 @@ const OPTIONS: &[(&str, &str, &[Kind])] = &[
     ("max_priority", "max_priority = 10", BOTH),
     ("concurrency", "concurrency = 10", BOTH),
     ("prefetch", "prefetch = 10", BOTH),
+    ("crash_limit", "crash_limit = 3", BOTH),
 ];
 
 /// An option that was written, and could be read.
@@ -137,6 +138,7 @@ pub(crate) struct Attribute {
     pub(crate) max_priority: Option<Written<u8>>,
     pub(crate) concurrency: Option<Written<u16>>,
     pub(crate) prefetch: Option<Written<u16>>,
+    pub(crate) crash_limit: Option<Written<u32>>,
 }
 
 impl Attribute {
@@ -176,6 +178,7 @@ impl Attribute {
             max_priority: None,
             concurrency: None,
             prefetch: None,
+            crash_limit: None,
         }
     }
 
@@ -283,6 +286,8 @@ impl Attribute {
                 assign(&mut self.concurrency, option, |value| value::integer(value, 1, u16::MAX))
             }
             "prefetch" => assign(&mut self.prefetch, option, |value| value::integer(value, 1, u16::MAX)),
+            // At a hundred returns a quorum queue makes the job a dead letter by itself.
+            "crash_limit" => assign(&mut self.crash_limit, option, |value| value::integer(value, 1, 100)),
             _ => unreachable!("`{key}` is in OPTIONS"),
         }
     }

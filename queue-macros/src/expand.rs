@@ -193,6 +193,7 @@ pub(crate) fn queue(attribute: &Attribute, private: &TokenStream) -> TokenStream
         ("max_priority", attribute.max_priority.as_ref().map(|option| literal(&option.value))),
         ("concurrency", attribute.concurrency.as_ref().map(|option| literal(&option.value))),
         ("prefetch", attribute.prefetch.as_ref().map(|option| literal(&option.value))),
+        ("crash_limit", attribute.crash_limit.as_ref().map(|option| literal(&option.value))),
     ] {
         if let Some(argument) = argument {
             set(method, argument);

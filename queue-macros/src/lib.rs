@@ -51,7 +51,7 @@ pub fn task(attribute: TokenStream, function: TokenStream) -> TokenStream {
 ///
 /// All others are those of a task: `name`, `retries`, `backoff`, `timeout`, `permanent`, `dlx`, `dead_letter_queue`,
 /// `dead_letter_key`, `dead_letter_ttl`, `queue_type`, `declare`, `ttl`, `max_length`, `overflow`, `max_priority`,
-/// `concurrency`, `crate`.
+/// `concurrency`, `crash_limit`, `crate`.
 #[proc_macro_attribute]
 pub fn subscriber(attribute: TokenStream, function: TokenStream) -> TokenStream {
     task::task(attr::Kind::Subscriber, attribute.into(), function.into()).into()

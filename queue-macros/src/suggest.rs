@@ -34,6 +34,7 @@ const SYNONYMS: &[(&str, &[&str])] = &[
     ("declare", &["passive"]),
     ("concurrency", &["workers", "threads", "parallelism", "max_concurrency"]),
     ("prefetch", &["prefetch_count", "qos"]),
+    ("crash_limit", &["delivery_limit", "x_delivery_limit", "max_deliveries", "max_crashes", "crashes"]),
     ("format", &["content_type", "codec", "serializer"]),
 ];
 

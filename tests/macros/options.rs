@@ -42,7 +42,8 @@ fn queue_options_describe_the_queue() {
         overflow = "dead-letter",
         max_priority = 10,
         concurrency = 4,
-        prefetch = 8
+        prefetch = 8,
+        crash_limit = 100
     )]
     async fn process() {}
 
@@ -57,7 +58,8 @@ fn queue_options_describe_the_queue() {
         .overflow(Overflow::DeadLetter)
         .max_priority(10)
         .concurrency(4)
-        .prefetch(8);
+        .prefetch(8)
+        .crash_limit(100);
     assert_eq!(*Process::queue(), expected);
 }
 
@@ -158,6 +160,7 @@ fn subscriber_has_the_options_of_a_task_and_its_bindings() {
         max_priority = 3,
         declare = "active",
         prefetch = 3,
+        crash_limit = 1,
         retries = 2,
         backoff = fixed("2s"),
         timeout = "5s"
@@ -175,7 +178,8 @@ fn subscriber_has_the_options_of_a_task_and_its_bindings() {
         .max_length(10)
         .overflow(Overflow::Reject)
         .max_priority(3)
-        .prefetch(3);
+        .prefetch(3)
+        .crash_limit(1);
     let registration = Full::registration();
     assert_eq!(registration.name, "other.name");
     assert_eq!(*(registration.queue)(), expected);

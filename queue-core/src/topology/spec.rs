@@ -93,12 +93,15 @@ pub struct QueueSpec {
     max_priority: Option<u8>,
     concurrency: Option<u16>,
     prefetch: Option<u16>,
+    crash_limit: Option<u32>,
     subscription: Option<Subscription>,
 }
 
 impl QueueSpec {
     /// How many deliveries a quorum queue allows before it takes a job for one that kills its workers.
     pub const DELIVERY_LIMIT: i64 = 100;
+    /// The [`crash_limit`](Self::crash_limit) where the tasks say none.
+    pub const CRASH_LIMIT: u32 = 3;
     /// The same for queues whose messages only Leveret handles; the absence of a limit cannot be written in a way
     /// that all versions of RabbitMQ read alike.
     pub(super) const NO_DELIVERY_LIMIT: i64 = 1_000_000;
@@ -119,6 +122,7 @@ impl QueueSpec {
             max_priority: None,
             concurrency: None,
             prefetch: None,
+            crash_limit: None,
             subscription: None,
         }
     }
@@ -214,6 +218,18 @@ impl QueueSpec {
         self
     }
 
+    /// How often the process of a worker may end while it holds a job, before the job runs alone; without it,
+    /// [`CRASH_LIMIT`](Self::CRASH_LIMIT). After as many more ends while it ran alone, the job is a dead letter of kind
+    /// `crash-loop`.
+    ///
+    /// From 1 to 100: at the [`DELIVERY_LIMIT`](Self::DELIVERY_LIMIT) RabbitMQ itself makes the job a dead letter, and says
+    /// nothing of crashes.
+    #[must_use]
+    pub fn crash_limit(mut self, ends: u32) -> Self {
+        self.crash_limit = Some(ends);
+        self
+    }
+
     /// Gets its messages from an exchange, which is declared with it.
     #[must_use]
     pub fn subscribe(mut self, subscription: Subscription) -> Self {
@@ -266,6 +282,7 @@ impl QueueSpec {
             max_priority,
             concurrency,
             prefetch,
+            crash_limit,
             subscription,
         } = self;
         differs("queue", name, &other.name)
@@ -281,6 +298,7 @@ impl QueueSpec {
             .or_else(|| differs("max_priority", max_priority, &other.max_priority))
             .or_else(|| differs("concurrency", concurrency, &other.concurrency))
             .or_else(|| differs("prefetch", prefetch, &other.prefetch))
+            .or_else(|| differs("crash_limit", crash_limit, &other.crash_limit))
             .or_else(|| differs("binding", subscription, &other.subscription))
     }
 
@@ -302,6 +320,11 @@ impl QueueSpec {
     /// How many unsettled jobs one worker holds, if the attribute says so.
     pub fn get_prefetch(&self) -> Option<u16> {
         self.prefetch
+    }
+
+    /// How often the process of a worker may end while it holds a job, before the job runs alone, if the attribute says so.
+    pub fn get_crash_limit(&self) -> Option<u32> {
+        self.crash_limit
     }
 
     /// The exchange that it gets its messages from, if it subscribes to one.

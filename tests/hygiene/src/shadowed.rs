@@ -70,6 +70,7 @@ impl ::core::error::Error for Failure {}
     max_priority = 10,
     concurrency = 4,
     prefetch = 8,
+    crash_limit = 3,
     retries = 3,
     backoff = exponential("20ms", max = "1h"),
     timeout = none,
