@@ -9,7 +9,7 @@ use queue_core::broker::{ConsumeOptions, Consumer};
 use queue_core::client::Client;
 use queue_core::envelope::Envelope;
 use queue_core::error::Result;
-use queue_core::topology::{Name, QueueType};
+use queue_core::topology::{Name, QueueSpec, QueueType};
 use tokio_util::task::TaskTracker;
 
 use crate::activity::Activity;
@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) system: &'static str,
     pub(crate) name: String,
     pub(crate) tasks: HashMap<&'static str, Task>,
+    /// The crash limit of the queues whose tasks say none.
+    pub(crate) crash_limit: u32,
     /// What by-reference parameters get.
     pub(crate) state: State,
     pub(crate) handler: HandlerService,
@@ -56,6 +58,7 @@ impl Shared {
             system: client.info().system,
             name: "test".to_owned(),
             tasks,
+            crash_limit: QueueSpec::CRASH_LIMIT,
             state: state.clone(),
             handler: HandlerService::default(),
             events: Arc::default(),
@@ -82,6 +85,9 @@ pub(crate) struct Lane {
     pub(crate) repeats: Repeats,
     /// Whether jobs run one after another, and no more are fetched than run.
     pub(crate) has_one_slot: bool,
+    /// How often the process of a worker may end while it holds a job, before the job runs alone; and how often then, before it
+    /// is a dead letter.
+    pub(crate) crash_limit: u32,
     /// Whether the log says that messages come without an id.
     is_told_of_no_id: AtomicBool,
 }
@@ -90,6 +96,7 @@ impl Lane {
     pub(crate) fn new(shared: Arc<Shared>, plan: Queue, concurrency: u16) -> Arc<Self> {
         let queue = plan.spec.name().clone();
         let has_one_slot = concurrency == 1 && plan.spec.get_prefetch().is_none_or(|prefetch| prefetch <= 1);
+        let crash_limit = plan.spec.get_crash_limit().unwrap_or(shared.crash_limit);
         let repeats = Repeats::new(plan.spec.get_prefetch().unwrap_or(1).max(concurrency));
         let environment = Arc::new(Environment {
             client: shared.client.clone(),
@@ -106,6 +113,7 @@ impl Lane {
             slots: Slots::new(concurrency),
             repeats,
             has_one_slot,
+            crash_limit,
             is_told_of_no_id: AtomicBool::new(false),
         })
     }
@@ -120,6 +128,7 @@ impl Lane {
         let client = &self.shared.client;
         let mut options = ConsumeOptions::new(spec.name().clone())
             .prefetch(self.prefetch())
+            .crash_limit(self.crash_limit)
             .dead_letter(spec.dead_letter_route(client.namespace()));
         // A classic queue of RabbitMQ 4.3 waits without end, and refuses to be asked.
         if spec.get_queue_type() == QueueType::Quorum {

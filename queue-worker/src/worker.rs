@@ -9,6 +9,7 @@ use queue_core::broker::Settings;
 use queue_core::client::Client;
 use queue_core::error::{BoxError, Error, ErrorKind, Result};
 use queue_core::outcome::Outcome;
+use queue_core::topology::QueueSpec;
 use tokio_util::task::TaskTracker;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -48,6 +49,7 @@ pub struct Worker {
     handler: HandlerService,
     concurrency: Option<u16>,
     queue_concurrency: HashMap<String, u16>,
+    crash_limit: Option<u32>,
     name: String,
     shutdown_timeout: Duration,
     takes_signals: bool,
@@ -67,6 +69,7 @@ impl Worker {
             handler: HandlerService::default(),
             concurrency: None,
             queue_concurrency: HashMap::new(),
+            crash_limit: None,
             name: default_name(),
             shutdown_timeout: Duration::from_secs(30),
             takes_signals: true,
@@ -118,6 +121,27 @@ impl Worker {
     /// How many jobs of one queue run at once. Goes before [`concurrency`](Self::concurrency).
     pub fn queue_concurrency(mut self, queue: impl Into<String>, jobs: u16) -> Self {
         self.queue_concurrency.insert(queue.into(), jobs);
+        self
+    }
+
+    /// How often the process of a worker may end while it holds a job, before the job runs alone; for the queues whose tasks say
+    /// nothing. From 1 to 100; without it, 3. After as many more ends while it ran alone, the job is a dead letter of kind
+    /// `crash-loop`.
+    ///
+    /// It is a default: a task's `crash_limit = 5` goes before it, unlike with [`concurrency`](Self::concurrency), which
+    /// replaces what the tasks say. All workers of a queue count together and should agree on its limit, so give each of them
+    /// the same number, or write it at the task.
+    ///
+    /// ```
+    /// # use queue_core::client::Client;
+    /// # use queue_worker::Worker;
+    /// # fn f(client: &Client) -> Worker {
+    /// // Jobs here call a C library that ends the process now and then: what does so twice runs alone from then on.
+    /// Worker::new(client).crash_limit(2)
+    /// # }
+    /// ```
+    pub fn crash_limit(mut self, ends: u32) -> Self {
+        self.crash_limit = Some(ends);
         self
     }
 
@@ -311,7 +335,24 @@ impl Worker {
                 "this worker was given two values of type `{twice}`; `&{twice}` can only be one of them"
             )));
         }
-        self.selection.plan(&self.state)
+        let plan = self.selection.plan(&self.state)?;
+        self.check_crash_limits(&plan)?;
+        Ok(plan)
+    }
+
+    fn check_crash_limits(&self, plan: &Plan) -> Result<()> {
+        let own = self.crash_limit.map(|limit| ("this worker".to_owned(), limit));
+        let of_queues = plan.queues.iter().filter_map(|queue| {
+            let limit = queue.spec.get_crash_limit()?;
+            Some((format!("queue `{}`", queue.spec.name()), limit))
+        });
+        let most = QueueSpec::DELIVERY_LIMIT;
+        match own.into_iter().chain(of_queues).find(|(_, limit)| !(1..=most).contains(&i64::from(*limit))) {
+            Some((of, limit)) => {
+                Err(config(format!("the crash limit of {of} is {limit}; it must be from 1 to {most}")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// In the order of the plan's queues.
@@ -345,6 +386,7 @@ impl Worker {
             system: self.client.info().system,
             name: std::mem::take(&mut self.name),
             tasks,
+            crash_limit: self.crash_limit.unwrap_or(QueueSpec::CRASH_LIMIT),
             state: std::mem::take(&mut self.state),
             handler: std::mem::take(&mut self.handler),
             events: Arc::clone(&self.events),

@@ -1,7 +1,8 @@
 //! A broker that a user writes: it serves jobs with the trait `Broker` alone, and what it cannot do is said in words.
 
+use std::collections::BTreeMap;
 use std::future::IntoFuture as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,9 +18,17 @@ use crate::support::{options, patiently, queue, start, task};
 task!(Double { n: i64 } -> i64 = "own.double", queue: queue("own.double"), options: options(), needs: [],
     async |_call, job| { Ok::<_, std::convert::Infallible>(job.n * 2) });
 
-/// A broker that shows nothing.
+task!(Lenient {} = "lenient", queue: queue("own.lenient"), options: options(), needs: [],
+    async |_call, _job| {});
+task!(Strict {} = "strict", queue: queue("own.strict").crash_limit(2), options: options(), needs: [],
+    async |_call, _job| {});
+
+/// A broker that shows nothing. It notes how its queues are consumed.
 #[derive(Debug)]
-struct Plain(Arc<MemoryBroker>);
+struct Plain(Arc<MemoryBroker>, Consumed);
+
+/// By queue, the options of each consumer.
+type Consumed = Arc<Mutex<BTreeMap<String, ConsumeOptions>>>;
 
 #[async_trait]
 impl Broker for Plain {
@@ -40,6 +49,7 @@ impl Broker for Plain {
     }
 
     async fn consume(&self, options: ConsumeOptions) -> leveret::Result<Consumer> {
+        self.1.lock().unwrap().insert(options.queue.to_string(), options.clone());
         self.0.consume(options).await
     }
 
@@ -49,7 +59,13 @@ impl Broker for Plain {
 }
 
 fn client() -> Client {
-    Client::builder().with_broker(Arc::new(Plain(MemoryBroker::new(&Settings::default()))))
+    client_that_notes().0
+}
+
+fn client_that_notes() -> (Client, Consumed) {
+    let consumed = Consumed::default();
+    let broker = Plain(MemoryBroker::new(&Settings::default()), consumed.clone());
+    (Client::builder().with_broker(Arc::new(broker)), consumed)
 }
 
 /// Says which broker it is, and how to mend it.
@@ -71,6 +87,25 @@ async fn broker_without_an_operator_serves_jobs_and_calls() {
     assert_eq!(patiently(client.call(Double { n: 21 }).into_future()).await.unwrap(), 42);
 
     worker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn crash_limit_is_the_tasks_own_then_the_workers_then_three() {
+    let (client, consumed) = client_that_notes();
+    let limits = async |worker: Worker| {
+        let mut worker = start(worker.task::<Lenient>().task::<Strict>());
+        client.enqueue(Lenient {}).await.unwrap();
+        client.enqueue(Strict {}).await.unwrap();
+        for _ in 0..2 {
+            worker.succeeded().await;
+        }
+        worker.stop().await.unwrap();
+        let limit = |queue: &str| consumed.lock().unwrap()[queue].crash_limit;
+        (limit("own.lenient"), limit("own.strict"))
+    };
+
+    assert_eq!(limits(Worker::new(&client)).await, (3, 2));
+    assert_eq!(limits(Worker::new(&client).crash_limit(5)).await, (5, 2));
 }
 
 #[tokio::test]

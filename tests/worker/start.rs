@@ -42,6 +42,9 @@ task!(DefaultTwo {} = "default_two", queue: queue("start.default"), options: def
 task!(NotDefault {} = "not_default", queue: queue("start.default"), options: options(), needs: [],
     async |_call, _job| {});
 
+task!(NeverCrashes {} = "never_crashes", queue: queue("start.never").crash_limit(0), options: options(), needs: [],
+    async |_call, _job| {});
+
 fn known_as(aliases: &'static [&'static str]) -> leveret::__private::TaskOptions {
     let mut options = options();
     options.aliases = aliases;
@@ -253,6 +256,26 @@ async fn concurrency_that_cannot_be() {
         refusal(worker().queue_concurrency("emails", 2)).await,
         "`.queue_concurrency(..)` names queue `emails`, which this worker does not consume; it consumes `start.emails`"
     );
+}
+
+#[tokio::test]
+async fn crash_limit_that_cannot_be() {
+    let (client, _clock) = client();
+    let worker = || Worker::new(&client).task::<SendSms>();
+
+    assert_eq!(
+        refusal(worker().crash_limit(0)).await,
+        "the crash limit of this worker is 0; it must be from 1 to 100"
+    );
+    assert_eq!(
+        refusal(worker().crash_limit(101)).await,
+        "the crash limit of this worker is 101; it must be from 1 to 100"
+    );
+    assert_eq!(
+        refusal(Worker::new(&client).task::<NeverCrashes>()).await,
+        "the crash limit of queue `start.never` is 0; it must be from 1 to 100"
+    );
+    work(worker().crash_limit(100)).await;
 }
 
 #[tokio::test]

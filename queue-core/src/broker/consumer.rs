@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::delivery::Delivery;
 use crate::error::Result;
-use crate::topology::{Name, Route};
+use crate::topology::{Name, QueueSpec, Route};
 
 /// How to consume a queue.
 #[derive(Debug, Clone)]
@@ -34,10 +34,13 @@ pub struct ConsumeOptions {
     /// The queue that the jobs belong to, where they only wait in another one, as those do that [run
     /// alone](super::Broker::suspects_of): their retries go there, and their dead letters name it. `None` is the queue itself.
     pub home: Option<Name>,
+    /// How often the holder of a message may be lost before it is set apart from the others; at least 1. What is given back in
+    /// order does not count towards it. See [`QueueSpec::crash_limit`](crate::topology::QueueSpec::crash_limit).
+    pub crash_limit: u32,
 }
 
 impl ConsumeOptions {
-    /// Prefetch 1, dead letters dropped.
+    /// Prefetch 1, dead letters dropped, crash limit 3.
     pub fn new(queue: impl Into<Name>) -> Self {
         Self {
             queue: queue.into(),
@@ -46,6 +49,7 @@ impl ConsumeOptions {
             name: None,
             consumer_timeout: None,
             home: None,
+            crash_limit: QueueSpec::CRASH_LIMIT,
         }
     }
 
@@ -67,6 +71,13 @@ impl ConsumeOptions {
     #[must_use]
     pub fn consumer_timeout(mut self, timeout: Duration) -> Self {
         self.consumer_timeout = Some(timeout);
+        self
+    }
+
+    /// How often the holder of a message may be lost, see [`crash_limit`](Self::crash_limit).
+    #[must_use]
+    pub fn crash_limit(mut self, ends: u32) -> Self {
+        self.crash_limit = ends.max(1);
         self
     }
 }

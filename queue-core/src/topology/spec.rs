@@ -100,7 +100,7 @@ pub struct QueueSpec {
 impl QueueSpec {
     /// How many deliveries a quorum queue allows before it takes a job for one that kills its workers.
     pub const DELIVERY_LIMIT: i64 = 100;
-    /// The [`crash_limit`](Self::crash_limit) where the tasks say none.
+    /// The [`crash_limit`](Self::crash_limit) where neither the tasks nor the worker say one.
     pub const CRASH_LIMIT: u32 = 3;
     /// The same for queues whose messages only Leveret handles; the absence of a limit cannot be written in a way
     /// that all versions of RabbitMQ read alike.
@@ -218,8 +218,8 @@ impl QueueSpec {
         self
     }
 
-    /// How often the process of a worker may end while it holds a job, before the job runs alone; without it,
-    /// [`CRASH_LIMIT`](Self::CRASH_LIMIT). After as many more ends while it ran alone, the job is a dead letter of kind
+    /// How often the process of a worker may end while it holds a job, before the job runs alone; without it, what the worker
+    /// says, or [`CRASH_LIMIT`](Self::CRASH_LIMIT). After as many more ends while it ran alone, the job is a dead letter of kind
     /// `crash-loop`.
     ///
     /// From 1 to 100: at the [`DELIVERY_LIMIT`](Self::DELIVERY_LIMIT) RabbitMQ itself makes the job a dead letter, and says
