@@ -81,6 +81,12 @@ macro_rules! contract {
                     job_given_back_to_a_full_queue_is_not_lost,
                     given_back_event_keeps_where_it_came_from,
                 ]
+                mark: [
+                    mark_stays_when_its_holder_is_lost,
+                    mark_goes_when_its_holder_gives_the_job_back,
+                    marked_job_is_settled_as_any_other,
+                    mark_of_a_lost_delivery_is_an_error,
+                ]
                 snooze: [
                     snoozed_job_comes_back_not_earlier_and_unchanged,
                     snooze_keeps_what_an_earlier_failure_left,

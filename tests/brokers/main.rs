@@ -18,6 +18,7 @@ mod delay;
 mod give_back;
 mod lifecycle;
 mod limit;
+mod mark;
 mod operator;
 mod prefetch;
 mod publish;

@@ -10,6 +10,7 @@ use super::settler::SqliteSettler;
 use crate::broker::amqp::{Plan, Published};
 use crate::broker::tries::is_refusal;
 use crate::broker::{ConsumeOptions, ConsumerHandle, reply};
+use crate::envelope::HeaderValue;
 use crate::error::{PublishError, Result, SettleError};
 use crate::store::{Heartbeat, Member};
 use crate::topology::{Route, Topology};
@@ -88,6 +89,13 @@ pub(super) enum Command {
         reply: Reply<Result<(), SettleError>>,
     },
     GiveBack(Ticket),
+    /// Writes a header into a job that is out.
+    Mark {
+        ticket: Ticket,
+        name: String,
+        value: HeaderValue,
+        reply: Reply<Result<(), SettleError>>,
+    },
     /// Claims one job, for an operator.
     Take {
         queue: QueueId,
@@ -150,7 +158,8 @@ pub(super) enum Answer {
 }
 
 impl Command {
-    /// Whether an `Ok` means that it is on the disk. What need not be (a claim, an ack) repeats a job when it is lost.
+    /// Whether an `Ok` means that it is on the disk. What need not be (a claim, an ack) repeats a job when it is lost; a mark is
+    /// for those whose process is killed, which loses nothing that was committed.
     pub(super) fn is_durable(&self) -> bool {
         match self {
             // A reply dies with its caller anyway.
@@ -164,6 +173,7 @@ impl Command {
             Self::Consume { .. }
             | Self::Leave(_)
             | Self::GiveBack(_)
+            | Self::Mark { .. }
             | Self::Take { .. }
             | Self::Change { .. }
             | Self::Close(_) => false,
@@ -185,7 +195,7 @@ impl Command {
             Self::Publish { reply, .. } => Some(reply.since),
             Self::PublishAll { progress, .. } => Some(progress.since()),
             Self::Consume { reply, .. } => Some(reply.since),
-            Self::Settle { reply, .. } => Some(reply.since),
+            Self::Settle { reply, .. } | Self::Mark { reply, .. } => Some(reply.since),
             Self::Take { reply, .. } => Some(reply.since),
             Self::Purge { reply, .. } => Some(reply.since),
             Self::Change { reply, .. } => Some(reply.since),
@@ -206,7 +216,9 @@ impl Command {
                 reply.send(results)
             }
             (Self::Consume { reply, .. }, Answer::Consumer(result)) => reply.send(result),
-            (Self::Settle { reply, .. }, Answer::Settled(result)) => reply.send(result),
+            (Self::Settle { reply, .. } | Self::Mark { reply, .. }, Answer::Settled(result)) => {
+                reply.send(result)
+            }
             // If nobody waits any more, the settler gives the job back.
             (Self::Take { settler, reply, .. }, Answer::Taken(result)) => {
                 reply.send(result.map(|taken| taken.map(|ticket| settler.with(ticket))))

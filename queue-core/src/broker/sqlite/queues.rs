@@ -213,8 +213,8 @@ impl State {
 
     /// Puts a job back to where it stood. Calls for `bury`.
     pub(super) fn put_back(&mut self, queue: QueueId, job: i64, bytes: i64) -> rusqlite::Result<()> {
-        let update = "UPDATE leveret_job SET client = NULL, returns = returns + 1, given_back = given_back + 1 \
-                      WHERE job = ?1";
+        let update = "UPDATE leveret_job SET client = NULL, returns = returns + 1, given_back = given_back + 1, \
+                      headers = coalesce(unmarked, headers), unmarked = NULL WHERE job = ?1";
         self.return_to(queue, job, bytes, update)
     }
 
@@ -230,7 +230,9 @@ impl State {
         if rules.is_lost_too_often(count(losses)) {
             return self.die(job, DeathReason::DeliveryLimit);
         }
-        let update = "UPDATE leveret_job SET client = NULL, returns = returns + 1 WHERE job = ?1";
+        // A mark stays, and is part of the job for its next holder.
+        let update =
+            "UPDATE leveret_job SET client = NULL, returns = returns + 1, unmarked = NULL WHERE job = ?1";
         self.return_to(queue, job, bytes, update)
     }
 

@@ -10,7 +10,7 @@ CREATE TABLE leveret_meta (
     topology INTEGER NOT NULL,  -- counts changes to exchanges, queues and bindings
     store    TEXT               -- names this file's store; a copy of the file has the same
 );
-INSERT INTO leveret_meta VALUES (1, 5, 0, 0, lower(hex(randomblob(16))));
+INSERT INTO leveret_meta VALUES (1, 6, 0, 0, lower(hex(randomblob(16))));
 
 -- Programs that have the file open.
 CREATE TABLE leveret_client (
@@ -78,7 +78,8 @@ CREATE TABLE leveret_job (
     content_encoding TEXT,              -- AMQP's properties that only programs of others write
     app_id         TEXT,
     cluster_id     TEXT,
-    given_back     INTEGER NOT NULL DEFAULT 0 -- how many of the returns were in order, and do not count for the limit
+    given_back     INTEGER NOT NULL DEFAULT 0, -- how many of the returns were in order, and do not count for the limit
+    unmarked       TEXT                 -- the headers before `client` marked the job; it gets them again when it is given back
 );
 -- The next job of a queue, however many wait.
 CREATE INDEX leveret_job_ready ON leveret_job (queue, level DESC) WHERE client IS NULL;

@@ -4,8 +4,10 @@ use rusqlite::params;
 
 use super::command::Ticket;
 use super::state::State;
+use super::{headers, row};
 use crate::broker::Publish;
 use crate::broker::amqp::{self, Plan, Published};
+use crate::envelope::HeaderValue;
 use crate::error::{PublishError, SettleError};
 
 impl State {
@@ -74,6 +76,30 @@ impl State {
         self.connection
             .prepare_cached("SELECT 1 FROM leveret_job WHERE job = ?1 AND client = ?2 AND returns = ?3")?
             .exists(params![ticket.job, ticket.client, ticket.returns])
+    }
+
+    /// Writes a header into the job, if the delivery is still ours. Given back in order, the job is as it was before.
+    pub(super) fn mark(
+        &mut self,
+        ticket: &Ticket,
+        name: &str,
+        value: &HeaderValue,
+    ) -> rusqlite::Result<Result<(), SettleError>> {
+        if ticket.client != self.me || !self.is_held(ticket)? {
+            return Ok(Err(SettleError::Lost));
+        }
+        let text = self
+            .connection
+            .prepare_cached("SELECT headers FROM leveret_job WHERE job = ?1")?
+            .query_row([ticket.job], |row| row::text(row, 0))?;
+        let mut headers = text.map(|text| headers::read(&text)).unwrap_or_default();
+        headers.insert(name, value.clone());
+        self.connection
+            .prepare_cached(
+                "UPDATE leveret_job SET unmarked = coalesce(unmarked, headers, '{}'), headers = ?2 WHERE job = ?1",
+            )?
+            .execute(params![ticket.job, headers::write(&headers)])?;
+        Ok(Ok(()))
     }
 
     /// Puts a delivery back into its queue, if it is still ours.

@@ -11,7 +11,7 @@ use crate::broker::Settler;
 use crate::broker::amqp::Plan;
 use crate::broker::tries::{Tries, is_refusal};
 use crate::clock::Clock;
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, HeaderValue};
 use crate::error::SettleError;
 use crate::settlement::Settlement;
 
@@ -71,6 +71,16 @@ impl Settler for SqliteSettler {
             self.ticket = Some(ticket);
             tries.pause_after(error).await?;
         }
+    }
+
+    async fn mark(&mut self, name: &str, value: &HeaderValue) -> Result<bool, SettleError> {
+        let Some(ticket) = self.ticket.clone() else { return Err(SettleError::Lost) };
+        let (reply, answer) = Reply::channel();
+        let command = Command::Mark { ticket, name: name.to_owned(), value: value.clone(), reply };
+        if !self.send(command) {
+            return Err(SettleError::Lost);
+        }
+        answer.await.unwrap_or(Err(SettleError::Lost)).map(|()| true)
     }
 
     fn is_lost(&self) -> bool {

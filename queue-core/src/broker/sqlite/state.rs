@@ -275,6 +275,7 @@ impl State {
                 self.give_back(ticket)?;
                 Answer::None
             }
+            Command::Mark { ticket, name, value, .. } => Answer::Settled(self.mark(ticket, name, value)?),
             Command::Take { queue, job, .. } => Answer::Taken(Ok(self.take(*queue, *job)?)),
             Command::Declare { topology, .. } => Answer::Done(self.declare(topology)?),
             Command::Consume { options, handle, .. } => Answer::Consumer(self.consume(options, handle)?),

@@ -14,6 +14,7 @@ use super::subscription::Claim;
 use super::sync::Syncer;
 use crate::broker::amqp::Plan;
 use crate::broker::{Delivery, Health, Returns};
+use crate::error::SettleError;
 
 /// How often an idle writer looks whether other programs have changed the file: the time that a job of theirs waits at
 /// most. Looking costs some microseconds.
@@ -380,6 +381,8 @@ impl Writer {
                 self.owed.push(ticket.clone());
                 Answer::None
             }
+            // Its settler gives the job back.
+            Command::Mark { .. } => Answer::Settled(Err(SettleError::Lost)),
             Command::Declare { .. } | Command::Delete { .. } => Answer::Done(Err(words())),
             Command::Consume { .. } => Answer::Consumer(Err(words())),
             Command::Take { .. } => Answer::Taken(Err(words())),
@@ -490,7 +493,7 @@ impl Writer {
 /// What its sender would have to send again, or what would be run again. What only goes back is owed at once.
 fn waits_for_room(command: &Command) -> bool {
     match command {
-        Command::Publish { .. } | Command::PublishAll { .. } => true,
+        Command::Publish { .. } | Command::PublishAll { .. } | Command::Mark { .. } => true,
         Command::Settle { plan, .. } => !matches!(**plan, Plan::Release),
         _ => false,
     }
