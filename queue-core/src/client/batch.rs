@@ -55,8 +55,9 @@ impl Client {
         payload: Bytes,
         mut options: Options,
     ) -> Result<Sealed, EnqueueError> {
-        let id = options.id.get_or_insert_default().clone();
         let publish = self.sealer().job_around(kind, payload.clone(), options.clone())?;
+        // Not among the options, where it would be one that a user has chosen: those are numbered.
+        let id = publish.envelope.id.clone();
         // The moment stays, however late the job is sealed once more.
         options.due = publish.not_before.map_or(Due::Now, Due::At);
         Ok(Sealed { publish, again: Again { id, payload, options } })
@@ -120,8 +121,10 @@ impl Client {
         for (job, outcome) in jobs.zip(outcomes) {
             if (unroutable(outcome) || are_refused && refused(outcome))
                 // It was sealed before, so it is again.
-                && let Ok(publish) = self.sealer().job_around(kind, job.payload.clone(), job.options.clone())
+                && let Ok(mut publish) =
+                    self.sealer().job_around(kind, job.payload.clone(), job.options.clone())
             {
+                publish.envelope.id = job.id.clone();
                 batch.push(publish);
                 failed.push(outcome);
             }
