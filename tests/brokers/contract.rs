@@ -87,6 +87,9 @@ macro_rules! contract {
                     marked_job_is_settled_as_any_other,
                     mark_of_a_lost_delivery_is_an_error,
                 ]
+                liveness: [
+                    client_lives_until_it_is_closed,
+                ]
                 snooze: [
                     snoozed_job_comes_back_not_earlier_and_unchanged,
                     snooze_keeps_what_an_earlier_failure_left,

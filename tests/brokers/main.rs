@@ -18,6 +18,7 @@ mod delay;
 mod give_back;
 mod lifecycle;
 mod limit;
+mod liveness;
 mod mark;
 mod operator;
 mod prefetch;

@@ -67,8 +67,8 @@ async fn job_of_a_killed_program_is_taken_up_within_its_lease() {
     assert!(again.redelivered);
     // The log names the program as the system does.
     let program = format!(":{}\"", killed.process.id());
-    let told = log::lines(&["gives no sign of life", "jobs=1", &program]);
-    assert_eq!(told.len(), 1, "{:?}", log::lines(&["sign of life"]));
+    let told = log::lines(&["ended without closing it", "jobs=1", &program]);
+    assert_eq!(told.len(), 1, "{:?}", log::lines(&["had the file open"]));
     // Twice, because the machine may be loaded.
     assert!(waited < LEASE * 2, "taken up after {waited:?}");
     again.settle(Settlement::Ack).await.unwrap();

@@ -7,6 +7,7 @@ mod fence;
 mod file;
 mod gone;
 mod kill;
+mod lock;
 mod many;
 mod neighbour;
 mod outbox;

@@ -45,6 +45,17 @@ impl Database {
         for suffix in ["", "-wal", "-shm", "-relay"] {
             let _ = std::fs::remove_file(format!("{}{suffix}", self.0.display()));
         }
+        for file in self.lock_files() {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+
+    /// Those of programs that live, and of killed ones that nobody has found.
+    pub(crate) fn lock_files(&self) -> Vec<PathBuf> {
+        let prefix = format!("{}-client-", self.0.display());
+        let folder = std::fs::read_dir(self.0.parent().expect("a folder")).expect("it can be read");
+        let files = folder.filter_map(|file| Some(file.ok()?.path()));
+        files.filter(|file| file.display().to_string().starts_with(&prefix)).collect()
     }
 }
 
@@ -174,6 +185,7 @@ fn child() {
             "hold" => crate::fence::hold(client).await,
             "begin" => crate::fence::begin(client).await,
             "serve" => crate::registry::serve(client).await,
+            "named" => crate::lock::named(client).await,
             "leave" => crate::fence::leave(client).await,
             "publish" => crate::kill::publish(client).await,
             "work" => crate::kill::work(client).await,

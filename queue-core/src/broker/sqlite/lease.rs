@@ -3,13 +3,18 @@
 //! Each client counts up its `beat`. Whoever sees another's beat stand still for its lease, by a clock that nobody can
 //! set back, gives that one's jobs to others and strikes it off. A client that was struck off while it only slept
 //! finds out before it does anything else: all its deliveries are lost, and it begins anew under another number.
+//!
+//! A client whose process has ended is found by its lock (`lock`), without waiting for its lease.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::{OptionalExtension as _, params};
 
 use super::ids::ClientId;
-use super::neighbours::{BEATS, Sighting};
+use super::lock::{self, Holder};
+use super::neighbours::{BEATS, Neighbours, Sighting};
+use super::place::Identity;
 use super::state::State;
 use crate::topology::Topology;
 
@@ -28,7 +33,8 @@ impl State {
                 .execute([self.me])?;
             self.neighbours.last_beat = Some(Instant::now());
         }
-        if self.neighbours.last_look.is_none_or(|last| last.elapsed() >= interval / 2) {
+        let look = Neighbours::look_interval(self.setup.lease);
+        if self.neighbours.last_look.is_none_or(|last| last.elapsed() >= look) {
             self.look_around()?;
         }
         Ok(())
@@ -53,6 +59,12 @@ impl State {
                 "INSERT INTO leveret_client (client, name, opened_at, beat, lease) VALUES (?1, ?2, ?3, 0, ?4)",
             )?
             .execute(params![self.me, self.setup.name, self.now_micros(), lease])?;
+        if let Some(identity) = self.locks.take(&self.database(), self.me) {
+            let (device, inode) = identity.numbers();
+            self.connection
+                .prepare_cached("INSERT INTO leveret_lock (client, device, inode) VALUES (?1, ?2, ?3)")?
+                .execute([self.me, device, inode])?;
+        }
         self.neighbours.last_beat = Some(Instant::now());
         Ok(())
     }
@@ -90,21 +102,32 @@ impl State {
         Ok(())
     }
 
-    /// Strikes off who has been silent for its lease.
+    /// Strikes off clients whose process has ended, and those that have been silent for their lease.
     fn look_around(&mut self) -> rusqlite::Result<()> {
         // Time in which we slept ourselves does not count: the others may have slept with us.
         let most = self.setup.lease / BEATS;
         let since = self.neighbours.last_look.map_or(Duration::ZERO, |last| last.elapsed().min(most));
         self.neighbours.last_look = Some(Instant::now());
-        let mut select = self
-            .connection
-            .prepare_cached("SELECT client, beat, lease FROM leveret_client WHERE client <> ?1")?;
+        let mut select = self.connection.prepare_cached(
+            "SELECT client, beat, lease, device, inode FROM leveret_client LEFT JOIN leveret_lock USING (client) \
+             WHERE client <> ?1",
+        )?;
         let mut rows = select.query([self.me])?;
+        let (database, mut ended) = (self.database(), Vec::new());
         let mut before = std::mem::take(&mut self.neighbours.seen);
         while let Some(row) = rows.next()? {
             let (client, beat, lease): (ClientId, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            let silence = match before.remove(&client) {
-                Some(sighting) if sighting.beat == beat => sighting.silence + since,
+            let sighting = before.remove(&client);
+            let lives = sighting.as_ref().is_some_and(|sighting| sighting.beat != beat);
+            if !lives && let (Some(device), Some(inode)) = (row.get(3)?, row.get(4)?) {
+                let identity = Identity::from_numbers(device, inode);
+                if matches!(lock::probe(&lock::path_of(&database, client), identity), Holder::Ended(_)) {
+                    ended.push(client);
+                    continue;
+                }
+            }
+            let silence = match sighting {
+                Some(sighting) if !lives => sighting.silence + since,
                 _ => Duration::ZERO,
             };
             let lease = Duration::from_micros(u64::try_from(lease).unwrap_or(0));
@@ -120,22 +143,57 @@ impl State {
             .filter(|(_, sighting)| is_dead(sighting))
             .map(|(id, _)| *id)
             .collect();
+        for client in ended {
+            let (program, jobs) = (self.name_of(client)?, self.retire(client)?);
+            tracing::warn!(
+                program,
+                jobs,
+                "a program that had the file open ended without closing it: it was killed, or crashed; the jobs that it was \
+                 running go back to their queues"
+            );
+        }
         for client in dead {
-            let name: Option<String> = self
-                .connection
-                .prepare_cached("SELECT name FROM leveret_client WHERE client = ?1")?
-                .query_row([client], |row| row.get(0))
-                .optional()?;
-            let jobs = self.retire(client)?;
+            let (program, jobs) = (self.name_of(client)?, self.retire(client)?);
             let silence = self.neighbours.seen.remove(&client).map(|sighting| sighting.silence);
             tracing::warn!(
-                program = name.unwrap_or_default(),
+                program,
                 jobs,
                 silent_for = ?silence.unwrap_or_default(),
                 "a program that had the file open gives no sign of life: it was killed, or stands still; the jobs that \
                  it was running go back to their queues"
             );
         }
+        self.forget_ended(&database)
+    }
+
+    fn name_of(&self, client: ClientId) -> rusqlite::Result<String> {
+        let mut select =
+            self.connection.prepare_cached("SELECT name FROM leveret_client WHERE client = ?1")?;
+        Ok(select.query_row([client], |row| row.get(0)).optional()?.unwrap_or_default())
+    }
+
+    /// Forgets the locks of those who were struck off, once their processes have ended.
+    fn forget_ended(&mut self, database: &Path) -> rusqlite::Result<()> {
+        let mut select = self.connection.prepare_cached(
+            "SELECT client, device, inode FROM leveret_lock WHERE client NOT IN (SELECT client FROM leveret_client)",
+        )?;
+        let struck_off: Vec<(ClientId, Identity)> = select
+            .query_map([], |row| Ok((row.get(0)?, Identity::from_numbers(row.get(1)?, row.get(2)?))))?
+            .collect::<rusqlite::Result<_>>()?;
+        drop(select);
+        for (client, identity) in struck_off {
+            match lock::probe(&lock::path_of(database, client), identity) {
+                Holder::Lives | Holder::Unknown => continue,
+                Holder::Ended(lock) => self.locks.remove_later(lock),
+                Holder::Absent => {}
+            }
+            self.forget_lock(client)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget_lock(&self, client: ClientId) -> rusqlite::Result<()> {
+        self.connection.prepare_cached("DELETE FROM leveret_lock WHERE client = ?1")?.execute([client])?;
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::amqp::Published;
 use super::{
-    Broker, BrokerInfo, ConsumeOptions, Consumer, Health, Operator, Publish, Settings, amqp, closed,
+    Broker, BrokerInfo, ConsumeOptions, Consumer, Health, Liveness, Operator, Publish, Settings, amqp, closed,
 };
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, PublishError, Result};
@@ -48,6 +48,8 @@ mod ids;
 mod inserted;
 mod intake;
 mod lease;
+mod liveness;
+mod lock;
 mod log;
 mod neighbours;
 mod operator;
@@ -283,6 +285,10 @@ impl Broker for SqliteBroker {
 
     fn store(&self) -> Option<Arc<dyn Store>> {
         Some(self.store.clone())
+    }
+
+    fn liveness(&self) -> Option<&dyn Liveness> {
+        Some(self)
     }
 
     async fn close(&self) {

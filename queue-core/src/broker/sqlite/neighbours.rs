@@ -7,6 +7,8 @@ use super::ids::ClientId;
 
 /// How many beats a lease has. With the default lease of 30 s: one each 5 s, dead after 25 s of silence.
 pub(super) const BEATS: u32 = 6;
+/// The longest between two looks at the others.
+const LONGEST_LOOK: Duration = Duration::from_millis(2500);
 
 /// The other clients of the file.
 #[derive(Debug, Default)]
@@ -36,12 +38,19 @@ impl Neighbours {
         self.last_beat = None;
     }
 
+    /// How often we look at the others. With a long lease as often as with one of 30 s: those whose process has ended are found by
+    /// their locks.
+    pub(super) fn look_interval(lease: Duration) -> Duration {
+        (lease / BEATS / 2).min(LONGEST_LOOK)
+    }
+
     /// How long until there is a beat to give or a look to take.
     pub(super) fn patience(&self, lease: Duration) -> Duration {
         let beat =
             self.last_beat.map_or(Duration::ZERO, |last| (lease / BEATS).saturating_sub(last.elapsed()));
-        let look =
-            self.last_look.map_or(Duration::ZERO, |last| (lease / BEATS / 2).saturating_sub(last.elapsed()));
+        let look = self
+            .last_look
+            .map_or(Duration::ZERO, |last| Self::look_interval(lease).saturating_sub(last.elapsed()));
         beat.min(look)
     }
 }

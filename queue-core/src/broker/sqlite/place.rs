@@ -29,7 +29,7 @@ struct Watched {
 
 /// Tells a file from another one of the same name. No other file gets the same while SQLite has it open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity {
+pub(super) struct Identity {
     #[cfg(unix)]
     device: u64,
     #[cfg(unix)]
@@ -38,14 +38,36 @@ struct Identity {
 
 impl Identity {
     #[cfg(unix)]
-    fn of(file: &Metadata) -> Self {
+    pub(super) fn of(file: &Metadata) -> Self {
         use std::os::unix::fs::MetadataExt as _;
         Self { device: file.dev(), inode: file.ino() }
     }
 
     /// Other systems let nobody delete or replace a file that is open.
     #[cfg(not(unix))]
-    fn of(_file: &Metadata) -> Self {
+    pub(super) fn of(_file: &Metadata) -> Self {
+        Self {}
+    }
+
+    /// Device and inode, for two columns.
+    #[cfg(unix)]
+    pub(super) fn numbers(self) -> (i64, i64) {
+        (self.device.cast_signed(), self.inode.cast_signed())
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn numbers(self) -> (i64, i64) {
+        (0, 0)
+    }
+
+    /// The reverse of [`numbers`](Self::numbers).
+    #[cfg(unix)]
+    pub(super) fn from_numbers(device: i64, inode: i64) -> Self {
+        Self { device: device.cast_unsigned(), inode: inode.cast_unsigned() }
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn from_numbers(_device: i64, _inode: i64) -> Self {
         Self {}
     }
 }

@@ -9,7 +9,7 @@ use super::fault::{self, Trouble};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The version of the tables that this program writes.
-const VERSION: i64 = 6;
+const VERSION: i64 = 7;
 /// `Lvrt`: the file was made by us. One that has another program's mark is refused; one without a mark is shared with
 /// the tables of an application, and so is one of ours that an application has given its own mark.
 const APPLICATION_ID: i64 = 0x4c76_7274;
@@ -61,6 +61,13 @@ const STEPS: [&str; VERSION as usize - 1] = ["
 ", "
     ALTER TABLE leveret_job ADD COLUMN unmarked TEXT;
     UPDATE leveret_meta SET schema = 6;
+", "
+    CREATE TABLE leveret_lock (
+        client INTEGER PRIMARY KEY,
+        device INTEGER NOT NULL,
+        inode  INTEGER NOT NULL
+    );
+    UPDATE leveret_meta SET schema = 7;
 "];
 /// How many bytes of a log are kept to be written over.
 const LOG_LIMIT: u64 = 32 << 20;

@@ -10,7 +10,7 @@ CREATE TABLE leveret_meta (
     topology INTEGER NOT NULL,  -- counts changes to exchanges, queues and bindings
     store    TEXT               -- names this file's store; a copy of the file has the same
 );
-INSERT INTO leveret_meta VALUES (1, 6, 0, 0, lower(hex(randomblob(16))));
+INSERT INTO leveret_meta VALUES (1, 7, 0, 0, lower(hex(randomblob(16))));
 
 -- Programs that have the file open.
 CREATE TABLE leveret_client (
@@ -19,6 +19,14 @@ CREATE TABLE leveret_client (
     opened_at INTEGER NOT NULL,
     beat      INTEGER NOT NULL, -- counts up while it lives; when it stands still for `lease`, its jobs go to others
     lease     INTEGER NOT NULL  -- microseconds
+);
+
+-- The files `<database>-client-<client>`, one for each program that has the file open. Each holds a lock on its own, which the system
+-- lets go of when the program ends. A program that sleeps and was struck off above has its lock still.
+CREATE TABLE leveret_lock (
+    client INTEGER PRIMARY KEY,
+    device INTEGER NOT NULL,
+    inode  INTEGER NOT NULL
 );
 
 CREATE TABLE leveret_consumer (

@@ -13,6 +13,7 @@ use super::command::{Answer, Command};
 use super::deadlines::Deadlines;
 use super::ids::{ClientId, ConsumerId, QueueId};
 use super::inserted::Intake;
+use super::lock::Locks;
 use super::neighbours::Neighbours;
 use super::subscription::{Claim, Line, ReplyConsumer, Subscription};
 use super::tenure::Tenure;
@@ -100,6 +101,7 @@ pub(super) struct State {
     pub(super) now: SystemTime,
     pub(super) deadlines: Deadlines,
     pub(super) neighbours: Neighbours,
+    pub(super) locks: Locks,
     pub(super) tenure: Arc<Tenure>,
     /// Consumed queues that this transaction deleted.
     pub(super) deleted: Vec<QueueId>,
@@ -211,6 +213,7 @@ impl State {
             complaints: Complaints::default(),
             deadlines: Deadlines::default(),
             neighbours: Neighbours::default(),
+            locks: Locks::default(),
             tenure: Arc::default(),
             deleted: Vec::new(),
             own: Own::default(),
@@ -232,7 +235,10 @@ impl State {
             Ok(answers)
         });
         match &result {
-            Ok(_) => self.renew_tenure(),
+            Ok(_) => {
+                self.locks.commit();
+                self.renew_tenure();
+            }
             Err(_) => self.undo(),
         }
         self.renamed.clear();
@@ -292,6 +298,7 @@ impl State {
                 self.consumers.clear();
                 self.replies = None;
                 self.retire(self.me)?;
+                self.forget_lock(self.me)?;
                 self.leave_registry()?;
                 Answer::None
             }
@@ -315,6 +322,7 @@ impl State {
         self.changed.clear();
         self.deleted.clear();
         self.neighbours.beat_was_undone();
+        self.locks.undo();
         self.is_stale = true;
         self.topology = -1;
         self.has_new_topology = false;

@@ -46,6 +46,11 @@ impl Tenure {
         let _ = self.client.fetch_update(Ordering::AcqRel, Ordering::Acquire, stays);
     }
 
+    /// The number of the client, unless it has left the file.
+    pub(super) fn client(&self) -> Option<ClientId> {
+        Some(self.client.load(Ordering::Acquire)).filter(|client| *client != LEFT)
+    }
+
     /// The client leaves the file.
     pub(super) fn end(&self) {
         self.client.store(LEFT, Ordering::Release);

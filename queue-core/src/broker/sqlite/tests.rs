@@ -54,8 +54,12 @@ impl Database {
     }
 
     fn remove(&self) {
-        for suffix in ["", "-wal", "-shm"] {
-            let _ = std::fs::remove_file(format!("{}{suffix}", self.0.display()));
+        let folder = std::fs::read_dir(self.0.parent().unwrap()).unwrap();
+        for file in folder.filter_map(|file| Some(file.ok()?.path())) {
+            // With the log, and the locks of clients that were not closed.
+            if file.display().to_string().starts_with(&self.0.display().to_string()) {
+                let _ = std::fs::remove_file(file);
+            }
         }
     }
 }

@@ -332,6 +332,7 @@ impl Writer {
         }
         for (command, answer) in others {
             if matches!(command, Command::Close(_)) {
+                self.state.locks.leave();
                 self.closing = Some(command);
             } else {
                 command.answer(answer);
@@ -393,6 +394,10 @@ impl Writer {
                 Answer::None
             }
             Command::Close(_) => {
+                // Otherwise the lock file stays and shows the others that we have ended. Those of a file that was moved look elsewhere.
+                if fault.trouble == Trouble::Moved {
+                    self.state.locks.leave();
+                }
                 self.closing = Some(command);
                 return;
             }
