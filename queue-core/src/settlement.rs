@@ -52,10 +52,12 @@ pub enum Settlement {
     /// It goes back to its queue as it came, for another worker. It costs no attempt, and does not count for the delivery limit of
     /// its queue.
     ///
-    /// A quorum queue of RabbitMQ before 4.3 counts each time a message comes back. When it has counted two, a copy is published
-    /// in the job's place, which stands at the end of the queue and whose time to live begins anew. Where that cannot be done
-    /// (RabbitMQ takes no messages at the moment, or the queue is full) the job goes back all the same, and is counted. So a
-    /// policy must not set a delivery limit below two.
+    /// A quorum queue of RabbitMQ counts each time a message comes back; 4.3 counts what was given back apart, and two of those
+    /// are reckoned as one crash. One return before the job would look like one that has crashed
+    /// [`crash_limit`](crate::topology::QueueSpec::crash_limit) workers, a copy is published in its place. The copy stands at the
+    /// end of the queue, and its time to live begins anew. Where that cannot be done (RabbitMQ takes no messages at the moment,
+    /// or the queue is full) the job goes back all the same, and is counted. So before 4.3 a policy must not set a delivery limit
+    /// below the crash limit.
     Release,
 }
 

@@ -78,6 +78,7 @@ macro_rules! contract {
                     job_given_back_over_and_over_is_as_it_was,
                     orderly_stops_cost_nothing,
                     only_lost_holders_count_for_the_delivery_limit,
+                    given_back_job_does_not_reach_the_crash_limit,
                     job_given_back_to_a_full_queue_is_not_lost,
                     given_back_event_keeps_where_it_came_from,
                 ]

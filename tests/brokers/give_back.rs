@@ -3,7 +3,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use queue_core::broker::{ConsumeOptions, Delivery, Publish};
+use queue_core::broker::{ConsumeOptions, Delivery, Publish, Returns};
 use queue_core::envelope::{Envelope, HeaderValue, header};
 use queue_core::settlement::Settlement;
 use queue_core::topology::{BindingDecl, ExchangeKind, Name, QueueDecl, QueueSpec, Topology};
@@ -124,6 +124,28 @@ pub(crate) async fn only_lost_holders_count_for_the_delivery_limit(t: &Fixture) 
     let mut dead_letters = t.consume(&dead).await;
     assert_eq!(text(&next(&mut dead_letters).await), "killer");
     assert!(lost == 3 || t.is_older_rabbitmq(), "dead after {lost} lost holders");
+}
+
+pub(crate) async fn given_back_job_does_not_reach_the_crash_limit(t: &Fixture) {
+    for limit in [2, 5] {
+        let spec = t.work_queue(&format!("jobs.{limit}")).await;
+        t.send(spec.name(), ["job"]).await;
+        let options = ConsumeOptions::new(spec.name().clone()).crash_limit(limit);
+        let mut consumer = t.broker.consume(options).await.unwrap();
+
+        let mut most = 0;
+        for turn in 0..25 {
+            let delivery = next(&mut consumer).await;
+            if let Returns::Counted(lost) = delivery.returns {
+                most = most.max(lost);
+            }
+            give_back(delivery, turn).await;
+        }
+
+        // RabbitMQ counts each return, up to where a copy takes the job's place.
+        let expected = if t.broker.info().system == "rabbitmq" { limit - 1 } else { 0 };
+        assert_eq!(most, u64::from(expected), "with a crash limit of {limit}");
+    }
 }
 
 pub(crate) async fn job_given_back_to_a_full_queue_is_not_lost(t: &Fixture) {

@@ -41,9 +41,6 @@ const UNPARSABLE: u32 = 5;
 const SETTLED: Duration = Duration::from_secs(60);
 /// By how much less than the server we may have seen a delivery be held: it is looked at each [`LOOK`], and was on its way.
 const UNSEEN: Duration = Duration::from_secs(1);
-/// A message that the server counts to have come back so often is published anew when it is given back. A policy may set a
-/// delivery limit that is as low as this, of which AMQP tells nothing.
-const WORN: i64 = 2;
 /// The pauses before consuming is tried again: 0.1 s, 0.2 s … 10 s.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -167,7 +164,7 @@ fn delivery(ledger: &Arc<Ledger>, message: lapin::message::Delivery) -> Delivery
     let mut receipt = Receipt::new(ledger.clone(), message.delivery_tag);
     let envelope = convert::envelope(message.properties, message.data);
     let returns = wear::holders(message.redelivered, &envelope);
-    let is_worn = wear::returns(message.redelivered, &envelope).is_some_and(|returns| returns >= WORN);
+    let is_worn = wear::is_worn(message.redelivered, &envelope, ledger.crash_limit);
     if is_worn && ledger.may_publish_anew {
         let (exchange, routing_key) = (message.exchange.as_str(), message.routing_key.as_str());
         let copy = given_back_copy(envelope.clone(), exchange, routing_key);

@@ -46,6 +46,8 @@ pub(crate) struct Ledger {
     pub(super) may_publish_anew: bool,
     /// Where its dead letters go; `None` drops them.
     pub(super) dead_letter: Option<Route>,
+    /// How often the holders of a message may be lost, before it is set apart.
+    pub(super) crash_limit: u32,
     acks: Mutex<Acks>,
     /// What has not begun is to go back, although the channel is open: the server has ended its consumer.
     is_recalled: AtomicBool,
@@ -110,6 +112,7 @@ impl Ledger {
             queue,
             may_publish_anew,
             dead_letter,
+            crash_limit: options.crash_limit,
             acks: Mutex::default(),
             is_recalled: AtomicBool::new(false),
             renewals,

@@ -33,6 +33,21 @@ pub(crate) fn holders(redelivered: bool, envelope: &Envelope) -> Returns {
     }
 }
 
+/// Says that a message is to be published anew when it is given back in order: its queue would count that, and after that the
+/// message looks as if `crash_limit` of its holders had been lost, see [`holders`]. Before 4.3 the first return cannot be avoided,
+/// so with a limit of 1 it is the second one.
+///
+/// A policy may set a delivery limit that is as low as the crash limit, of which AMQP tells nothing.
+pub(crate) fn is_worn(redelivered: bool, envelope: &Envelope, crash_limit: u32) -> bool {
+    let limit = i64::from(crash_limit);
+    let acquired = envelope.headers.get("x-acquired-count").and_then(HeaderValue::as_int);
+    match (returns(redelivered, envelope), acquired) {
+        (Some(returns), _) => returns >= (limit - 1).max(1),
+        (None, Some(acquired)) => redelivered && acquired >= 2 * limit - 1,
+        (None, None) => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +67,29 @@ mod tests {
         assert_eq!(counted(&[("x-acquired-count", 1)]), Returns::Counted(0), "it was given back");
         assert_eq!(counted(&[("x-acquired-count", 6)]), Returns::Counted(3));
         assert_eq!(counted(&[("x-delivery-count", 2), ("x-acquired-count", 2)]), Returns::Counted(2));
+    }
+
+    /// The last return that is left to the server is the one after which it counts one less than the limit.
+    #[test]
+    fn worn_message_is_one_that_would_reach_the_crash_limit() {
+        let is_worn = |counts: &[(&'static str, i64)], limit| is_worn(true, &counted(counts), limit);
+
+        for (limit, returns, acquired) in [(1, 1, 1), (2, 1, 3), (3, 2, 5), (100, 99, 199)] {
+            for count in 0..=limit.into() {
+                assert_eq!(
+                    is_worn(&[("x-delivery-count", count)], limit),
+                    count >= returns,
+                    "{count}, {limit}"
+                );
+            }
+            for count in 0..=2 * i64::from(limit) {
+                let counts = [("x-delivery-count", 0), ("x-acquired-count", count)];
+                assert_eq!(is_worn(&counts, limit), count >= acquired, "{count}, {limit}");
+            }
+        }
+        assert!(!is_worn(&[], 1), "a classic queue counts nothing");
+        let forged = counted(&[("x-delivery-count", 9), ("x-acquired-count", 9)]);
+        assert!(!super::is_worn(false, &forged, 3), "it has not come back");
     }
 
     fn counted(counts: &[(&'static str, i64)]) -> Envelope {
