@@ -199,3 +199,20 @@ async fn client_that_gets_no_lock_lives_by_its_lease() {
         std::fs::remove_dir(path).unwrap();
     }
 }
+
+/// Its other programs look for locks beside the file's new place.
+#[tokio::test]
+async fn lock_file_of_a_database_that_was_moved_goes_with_its_client() {
+    let database = Database::new();
+    let client = database.client(LONG).await;
+    assert_eq!(database.lock_files().len(), 1);
+    let elsewhere = Database::new();
+    for suffix in ["", "-wal", "-shm"] {
+        let [from, to] = [&database, &elsewhere].map(|file| format!("{}{suffix}", file.0.display()));
+        std::fs::rename(from, to).unwrap();
+    }
+
+    client.close().await;
+
+    assert_eq!(database.lock_files(), [] as [PathBuf; 0]);
+}
