@@ -52,7 +52,8 @@ impl State {
     }
 
     fn register(&mut self) -> rusqlite::Result<()> {
-        self.me = self.next();
+        let number = self.next();
+        self.former = Some(std::mem::replace(&mut self.me, number));
         let lease = i64::try_from(self.setup.lease.as_micros()).unwrap_or(i64::MAX);
         self.connection
             .prepare_cached(

@@ -54,6 +54,8 @@ pub(super) struct State {
     pub(super) unroutable: Name,
     /// The number under which this client stands in the file.
     pub(super) me: ClientId,
+    /// The number before, if this transaction gave us one.
+    pub(super) former: Option<ClientId>,
 
     /// SQLite's own number of the file's content when we last looked; others' commits change it, ours do not.
     seen: i64,
@@ -186,6 +188,7 @@ impl State {
             setup,
             sql: Sql::new(),
             me: 0,
+            former: None,
             seen: 0,
             is_stale: true,
             generation: 0,
@@ -236,6 +239,7 @@ impl State {
         });
         match &result {
             Ok(_) => {
+                self.former = None;
                 self.locks.commit();
                 self.renew_tenure();
             }
@@ -323,6 +327,8 @@ impl State {
         self.deleted.clear();
         self.neighbours.beat_was_undone();
         self.locks.undo();
+        // The next program that asks gets the number that we were given.
+        self.me = self.former.take().unwrap_or(self.me);
         self.is_stale = true;
         self.topology = -1;
         self.has_new_topology = false;

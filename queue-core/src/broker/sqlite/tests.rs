@@ -535,6 +535,22 @@ fn queue_that_others_delete_after_a_failure_loses_its_claims() {
     assert!(!state.tenure.holds(state.me, deleted));
 }
 
+/// It was struck off, and the transaction in which it began anew failed.
+#[test]
+fn number_that_a_failure_took_back_is_given_to_one_client() {
+    let database = Database::new();
+    let (mut state, mut other) = (database.state(&Clock::system()), database.state(&Clock::system()));
+    declare_now(&mut state, QueueDecl::new("jobs"));
+    other.retire(state.me).unwrap();
+
+    declare_in_vain(&mut state, QueueDecl::new("others"));
+    let newcomer = database.state(&Clock::system());
+    state.transact(&[]).unwrap();
+
+    assert_ne!(state.me, newcomer.me);
+    assert!(state.is_registered().unwrap() && newcomer.is_registered().unwrap());
+}
+
 /// Inserted by an application, in one transaction.
 fn insert(application: &Connection, queue: &str, count: usize) {
     let insert = format!(
