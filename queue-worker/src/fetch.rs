@@ -95,10 +95,11 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
                 let in_hand = lane.slots.take_in_hand();
                 // After the slot, unless a function goes on that has outlived its timeout.
                 let lane_of_job = Arc::clone(lane);
-                let job = async move {
+                // Boxed: it has some kilobytes, and is moved from hand to hand before it runs.
+                let job = Box::pin(async move {
                     drop(process(&lane_of_job, slot, delivery).await);
                     drop(in_hand);
-                };
+                });
                 if !lane.has_one_slot {
                     lane.shared.jobs.spawn(job);
                     continue;

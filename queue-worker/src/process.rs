@@ -45,7 +45,7 @@ pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, mut delivery: Delivery
                 return Executed::Repeated;
             }
             Met::Ended(delivery, unheard) => {
-                settle_again(lane, key, delivery, unheard).await;
+                Box::pin(settle_again(lane, key, delivery, unheard)).await;
                 return Executed::Repeated;
             }
         }
@@ -128,11 +128,11 @@ async fn settle(
         let Some(unheard) = lane.repeats.take_ended(key) else { continue };
         // It ended when it was held.
         lane.shared.activity.began(&lane.queue, &held.envelope);
-        settle_again(lane, key, held, unheard).await;
+        Box::pin(settle_again(lane, key, held, unheard)).await;
     }
 }
 
-/// Settles a delivery of an errand that has ended.
+/// Settles a delivery of an errand that has ended. Boxed by its callers: it is rare, and each job would have room for it.
 async fn settle_again(lane: &Lane, key: &Key, mut delivery: Delivery, unheard: Unheard) {
     if lane.plan.subscriber.is_some() {
         remember_origin(&mut delivery);
