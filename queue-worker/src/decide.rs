@@ -77,7 +77,7 @@ pub(crate) fn decide(here: &Here<'_>, kind: Kind, job: &mut Envelope, executed: 
             let settlement = unknown(here, *what, job, now.duration_since(since).unwrap_or_default());
             return if kind == Kind::Call { tell_unknown(here, job, settlement) } else { settlement.into() };
         }
-        Executed::CutOff | Executed::Lost | Executed::Repeated => Settlement::Release,
+        Executed::CutOff | Executed::Lost | Executed::Repeated | Executed::SetApart => Settlement::Release,
         Executed::Abandoned => {
             return Decision { fate: Fate::Abandoned, ..Settlement::Ack.into() };
         }
@@ -137,7 +137,8 @@ fn tell_unknown(here: &Here<'_>, job: &Envelope, settlement: Settlement) -> Deci
     }
 }
 
-fn refuse(job: &Envelope, reason: Reason) -> Decision {
+/// Tells a caller why it gets no result.
+pub(crate) fn refuse(job: &Envelope, reason: Reason) -> Decision {
     let before = wire::failure(job, &reason).into_iter().collect();
     Decision { before, settlement: Settlement::Ack, fate: Fate::CallFailed(reason) }
 }

@@ -114,7 +114,8 @@ pub enum JobEvent {
         /// The job.
         job: JobInfo,
     },
-    /// The job went back to its queue as it came, because the worker stops.
+    /// The job was not run, or was cut off: it went back to its queue because the worker stops, or waits to run alone because the
+    /// processes that held it before have ended.
     Released {
         /// The job.
         job: JobInfo,

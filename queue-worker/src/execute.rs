@@ -40,6 +40,8 @@ pub(crate) enum Executed {
     Lost,
     /// It came again, and its job has ended or runs here already.
     Repeated,
+    /// Its earlier holders were lost: it runs later, elsewhere, or never.
+    SetApart,
 }
 
 impl From<Misfit> for Executed {

@@ -69,6 +69,21 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
     let stopping = steps.stopping();
     tokio::pin!(stopping);
     loop {
+        if lane.shared.turns.is_wanted() {
+            // What has not begun is not to be in hand when a process ends.
+            stop(lane, consumer).await;
+            tokio::select! {
+                biased;
+                () = &mut stopping => return Ended::Stopped,
+                () = lane.shared.turns.over() => {}
+            }
+            match lane.consume().await {
+                Ok(again) => *consumer = again,
+                Err(error) if error.kind() == ErrorKind::Closed => return Ended::Closed,
+                Err(error) => return Ended::GivenUp(error),
+            }
+            continue;
+        }
         let slot = tokio::select! {
             biased;
             () = &mut stopping => return Ended::Stopped,
@@ -88,6 +103,7 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
             biased;
             () = &mut stopping => return Ended::Stopped,
             delivery = next(lane, consumer) => delivery,
+            () = lane.shared.turns.wanted() => continue,
         };
         match delivery {
             Some(Ok(delivery)) => {
@@ -110,6 +126,11 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
                 tokio::select! {
                     biased;
                     _ = &mut job => {}
+                    () = lane.shared.turns.wanted() => {
+                        // Perhaps by this very job. Its settlement must bring no other into our hands.
+                        consumer.stop();
+                        let _ = job.await;
+                    }
                     () = &mut stopping => {
                         // Or its settlement would bring one more, only to be given back.
                         consumer.stop();

@@ -57,8 +57,10 @@ pub(crate) async fn until_idle(activity: &Activity, lanes: &[Arc<Lane>]) -> Resu
 
 async fn look(lanes: &[Arc<Lane>]) -> Result<Look> {
     let mut found = Look::Empty;
-    for lane in lanes {
-        let stats = match lane.shared.client.operator()?.inspect(&lane.queue).await {
+    let own = lanes.iter().map(|lane| (lane, &lane.queue));
+    let apart = lanes.iter().filter_map(|lane| Some((lane, lane.suspects.used()?)));
+    for (lane, queue) in own.chain(apart) {
+        let stats = match lane.shared.client.operator()?.inspect(queue).await {
             Ok(stats) => stats,
             Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
             // A broker that is away comes back; a queue that is gone ends its consumer, and so the worker.

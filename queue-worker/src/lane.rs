@@ -24,6 +24,8 @@ use crate::repeat::Repeats;
 use crate::slots::Slots;
 use crate::state::State;
 use crate::steps::Steps;
+use crate::suspect::queue::SuspectQueue;
+use crate::suspect::turn::Turns;
 
 /// What all queues of a worker share.
 pub(crate) struct Shared {
@@ -47,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) blocking: Arc<Blocking>,
     /// The deliveries under way.
     pub(crate) jobs: TaskTracker,
+    /// Whose turn it is to run alone.
+    pub(crate) turns: Arc<Turns>,
 }
 
 #[cfg(feature = "testing")]
@@ -68,6 +72,7 @@ impl Shared {
             activity: Activity::default(),
             blocking: Arc::default(),
             jobs: TaskTracker::new(),
+            turns: Arc::default(),
         }
     }
 }
@@ -83,6 +88,8 @@ pub(crate) struct Lane {
     pub(crate) slots: Arc<Slots>,
     /// The errands that are known here, should they be delivered again.
     pub(crate) repeats: Repeats,
+    /// The queue where its jobs wait that are to run alone.
+    pub(crate) suspects: SuspectQueue,
     /// Whether jobs run one after another, and no more are fetched than run.
     pub(crate) has_one_slot: bool,
     /// How often the process of a worker may end while it holds a job, before the job runs alone; and how often then, before it
@@ -98,6 +105,7 @@ impl Lane {
         let has_one_slot = concurrency == 1 && plan.spec.get_prefetch().is_none_or(|prefetch| prefetch <= 1);
         let crash_limit = plan.spec.get_crash_limit().unwrap_or(shared.crash_limit);
         let repeats = Repeats::new(plan.spec.get_prefetch().unwrap_or(1).max(concurrency));
+        let suspects = SuspectQueue::of(plan.spec, &shared.client);
         let environment = Arc::new(Environment {
             client: shared.client.clone(),
             queue: queue.clone(),
@@ -112,6 +120,7 @@ impl Lane {
             environment,
             slots: Slots::new(concurrency),
             repeats,
+            suspects,
             has_one_slot,
             crash_limit,
             is_told_of_no_id: AtomicBool::new(false),
@@ -124,15 +133,29 @@ impl Lane {
     /// # Errors
     /// If the queue cannot be consumed.
     pub(crate) async fn consume(&self) -> Result<Consumer> {
+        let options = ConsumeOptions::new(self.queue.clone()).prefetch(self.prefetch());
+        self.consume_by(options, self.prefetch(), self.slots.total()).await
+    }
+
+    /// Consumes the jobs of this queue that wait in `apart` to run alone, one at a time.
+    ///
+    /// # Errors
+    /// If it cannot be consumed.
+    pub(crate) async fn consume_apart(&self, apart: &Name) -> Result<Consumer> {
+        let mut options = ConsumeOptions::new(apart.clone());
+        options.home = Some(self.queue.clone());
+        self.consume_by(options, 1, 1).await
+    }
+
+    async fn consume_by(&self, options: ConsumeOptions, prefetch: u16, concurrency: u16) -> Result<Consumer> {
         let spec = self.plan.spec;
         let client = &self.shared.client;
-        let mut options = ConsumeOptions::new(spec.name().clone())
-            .prefetch(self.prefetch())
-            .crash_limit(self.crash_limit)
-            .dead_letter(spec.dead_letter_route(client.namespace()));
+        let is_quorum = options.home.is_some() || spec.get_queue_type() == QueueType::Quorum;
+        let mut options =
+            options.dead_letter(spec.dead_letter_route(client.namespace())).crash_limit(self.crash_limit);
         // A classic queue of RabbitMQ 4.3 waits without end, and refuses to be asked.
-        if spec.get_queue_type() == QueueType::Quorum {
-            options = options.consumer_timeout(self.consumer_timeout());
+        if is_quorum {
+            options = options.consumer_timeout(self.consumer_timeout(prefetch, concurrency));
         }
         options.name = Some(self.shared.name.clone());
         client.broker().consume(options).await
@@ -144,10 +167,10 @@ impl Lane {
 
     /// How long the broker is to wait for a settlement. By all tasks of the worker: an exchange may bring any of them into
     /// this queue.
-    fn consumer_timeout(&self) -> Duration {
+    fn consumer_timeout(&self, prefetch: u16, concurrency: u16) -> Duration {
         let timeouts =
             self.shared.tasks.values().chain(&self.plan.subscriber).map(|task| task.options.timeout);
-        consumer_timeout::least(self.prefetch(), self.slots.total(), timeouts)
+        consumer_timeout::least(prefetch, concurrency, timeouts)
     }
 
     /// What watchers of the worker are told of a job of this queue.

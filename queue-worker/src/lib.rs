@@ -30,6 +30,7 @@ mod span;
 mod state;
 mod steps;
 mod stop;
+mod suspect;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod version;

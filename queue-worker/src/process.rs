@@ -1,5 +1,5 @@
-//! One delivery's way through the worker: what it asks for (`errand`), the handler's run (`execute`), what becomes of it
-//! (`decide`, `settle`).
+//! One delivery's way through the worker: it is known (`repeat`), or may end the process (`suspect`); what it asks for
+//! (`errand`), the handler's run (`execute`), what becomes of it (`decide`, `settle`).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,16 +17,51 @@ use crate::repeat::{Key, Met, Running, Unheard};
 use crate::settle;
 use crate::slots::Slot;
 use crate::span;
+use crate::suspect::inspect::{Inspected, Place, clear, give_back, inspect};
+use crate::suspect::record::Record;
+use crate::suspect::turn::Turn;
+
+/// A delivery that is to be looked at: it is neither lost nor known.
+pub(crate) struct Arrived {
+    pub(crate) delivery: Delivery,
+    /// Names the errand; `None` where it is not to be known again.
+    pub(crate) key: Option<Key>,
+    pub(crate) started: Instant,
+}
 
 /// One delivery's way. What came of it has been settled by then.
-pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, mut delivery: Delivery) -> Executed {
+pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, delivery: Delivery) -> Executed {
+    let mut arrived = match arrive(lane, delivery).await {
+        Ok(arrived) => arrived,
+        Err(executed) => return executed,
+    };
+    let mut turn = None;
+    if Record::is_there(&arrived.delivery) {
+        // Seldom, and as large as the rest.
+        match Box::pin(inspect(lane, Place::Own, arrived.delivery, None)).await {
+            Inspected::Run(delivery, taken) => {
+                arrived.delivery = delivery;
+                turn = taken;
+            }
+            Inspected::Settled(executed) => return executed,
+            Inspected::Marked(_) | Inspected::Left => return Executed::SetApart,
+        }
+    }
+    run(lane, slot, arrived, turn, Place::Own).await
+}
+
+/// Drops a delivery that is lost, and settles one that is known, or has it settled by the run that it repeats.
+///
+/// # Errors
+/// Says what came of it if it is not to be looked at any further.
+pub(crate) async fn arrive(lane: &Lane, mut delivery: Delivery) -> Result<Arrived, Executed> {
     let shared = &lane.shared;
     let started = Instant::now();
     // Its turn on a thread may have come late.
     if delivery.is_lost() {
         shared.activity.ended(None);
         settle::lost(lane, 1);
-        return Executed::Lost;
+        return Err(Executed::Lost);
     }
     // Where acks are not lost, a delivery comes again only when another worker may have it.
     let may_come_again = delivery.redelivered || delivery.ack_may_be_lost();
@@ -42,14 +77,27 @@ pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, mut delivery: Delivery
                     "job was delivered again while it runs here; what settles it settles this delivery, too"
                 );
                 shared.activity.ended(None);
-                return Executed::Repeated;
+                return Err(Executed::Repeated);
             }
             Met::Ended(delivery, unheard) => {
                 Box::pin(settle_again(lane, key, delivery, unheard)).await;
-                return Executed::Repeated;
+                return Err(Executed::Repeated);
             }
         }
     }
+    Ok(Arrived { delivery, key, started })
+}
+
+/// Runs a delivery's job, alone if it has a turn, and settles it.
+pub(crate) async fn run(
+    lane: &Arc<Lane>,
+    slot: Slot,
+    arrived: Arrived,
+    turn: Option<Turn>,
+    place: Place,
+) -> Executed {
+    let Arrived { mut delivery, key, started } = arrived;
+    let shared = &lane.shared;
     let repeating = lane.repeats.begin(key);
     let errand = Errand::of(&lane.plan, &shared.tasks, &delivery.envelope);
     let kind = errand.kind;
@@ -69,6 +117,7 @@ pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, mut delivery: Delivery
         remember_origin(&mut delivery);
     }
     let span = span::span(shared.system, task.name(), &delivery);
+    let has_record = turn.is_some() || Record::is_there(&delivery);
     let run = Run {
         task: task.name(),
         timeout: task.options.timeout,
@@ -83,11 +132,24 @@ pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, mut delivery: Delivery
     let payload = delivery.envelope.payload.clone();
 
     let Shared { handler, events, activity, .. } = &**shared;
-    let executed = execute(&context, task, payload, handler, events, activity, repeating.note())
-        .instrument(span.clone())
-        .await;
+    let executed = {
+        let execution = execute(&context, task, payload, handler, events, activity, repeating.note())
+            .instrument(span.clone());
+        tokio::pin!(execution);
+        match &turn {
+            None => execution.await,
+            Some(turn) => turn.during(execution).await,
+        }
+    };
     if let Executed::Ran { outcome, .. } = &executed {
         span::record(&span, outcome);
+    }
+    if has_record {
+        if turn.is_some() && matches!(executed, Executed::CutOff) {
+            give_back(lane, place, delivery, started).instrument(span).await;
+            return executed;
+        }
+        clear(&mut delivery.envelope.headers);
     }
     settle(lane, kind, delivery, &executed, started, &repeating).instrument(span).await;
     // The context holds the slot, and so it stays taken until the job is settled.

@@ -52,6 +52,9 @@ pub(crate) fn log(job: &JobInfo, settlement: &Settlement, fate: &Fate, took: Dur
         (_, Settlement::Release) => {
             tracing::debug!(target: "leveret", %id, %task, %queue, attempt, "job was given back as it came");
         }
+        (_, Settlement::Move { queue: to, .. }) => {
+            tracing::debug!(target: "leveret", %id, %task, %queue, attempt, %to, "job was moved");
+        }
         _ => {}
     }
 }

@@ -19,6 +19,7 @@ use crate::registry::Task;
 use crate::signals::Signals;
 use crate::steps::CutOffOnDrop;
 use crate::stop::{Finishing, stop};
+use crate::suspect::apart;
 
 /// How many queues are declared in one call. SQLite waits for the disk in each, and RabbitMQ's takes a connection: a
 /// worker of thousands of queues would start for minutes. All of a call share its time limit, so they are few.
@@ -57,6 +58,10 @@ pub(crate) async fn run(
     for (lane, consumer) in lanes.iter().zip(consumers) {
         fetchers.spawn(fetch(Arc::clone(lane), consumer));
     }
+    let mut suspects = JoinSet::new();
+    for lane in &lanes {
+        suspects.spawn(apart::fetch(Arc::clone(lane)));
+    }
     let queues = listed(lanes.iter().map(|lane| lane.queue.as_ref()));
     let tasks = listed(lanes.iter().flat_map(|lane| &lane.plan.tasks).map(Task::name));
     tracing::info!(target: "leveret", worker = %shared.name, %queues, %tasks, "worker started");
@@ -79,6 +84,9 @@ pub(crate) async fn run(
     }
 
     let stopped = stop(shared, &lanes, fetchers, &finishing, &mut signals, shutdown_timeout).await;
+    while let Some(Ok(consumer)) = suspects.join_next().await {
+        finishing.add(consumer);
+    }
     finishing.finish().await;
     if let Some(presence) = presence {
         presence.end().await;
@@ -144,11 +152,33 @@ async fn try_start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>
     // All are declared before the first is consumed: a worker that cannot start has run nothing.
     let specs: Vec<_> = lanes.iter().map(|lane| lane.plan.spec).collect();
     declare(&shared.client, &specs).await?;
+    show(shared, lanes).await?;
     let mut consumers = Vec::new();
     for lane in lanes {
         consumers.push(lane.consume().await?);
     }
     Ok(consumers)
+}
+
+/// Has this process be known to live, so that a job that ends it can be told from one that only lost its connection.
+///
+/// # Errors
+/// If the broker is away.
+async fn show(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<()> {
+    let Some(liveness) = shared.client.broker().liveness() else { return Ok(()) };
+    let Err(error) = liveness.name().await else { return Ok(()) };
+    if matches!(error.kind(), ErrorKind::Connection | ErrorKind::Closed) {
+        return Err(error);
+    }
+    // Otherwise nobody could say which of these jobs ended a process.
+    lanes.iter().for_each(|lane| lane.suspects.refuse());
+    let error = chain(&error);
+    tracing::warn!(
+        target: "leveret", worker = %shared.name, %error,
+        "other workers cannot see if this one lives, so a job that ends its process again and again runs alone, but only the \
+         delivery limit of its queue ends it; let this user configure the queues `{}.*`", shared.client.namespace().as_str()
+    );
+    Ok(())
 }
 
 /// The names, for one line of the log.

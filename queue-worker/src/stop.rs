@@ -120,6 +120,11 @@ impl Finishing {
         }
     }
 
+    /// One more of them, if there is one.
+    pub(crate) fn add(&self, consumer: Option<Consumer>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(consumer);
+    }
+
     /// Waits until nothing is fetched any more.
     async fn join(&self, fetchers: &mut JoinSet<Fetched>) {
         while let Some(fetched) = fetchers.join_next().await {

@@ -504,6 +504,10 @@ fn outcome(executed: Executed, task: Option<&str>) -> Outcome {
         Executed::Abandoned => {
             Outcome::failed(ReasonKind::Failed, "the job was not run: its caller had given up")
         }
+        Executed::SetApart => Outcome::failed(
+            ReasonKind::Failed,
+            "the job was not run: the clients that held it before were closed, so that it is to run alone",
+        ),
         Executed::Lost => Outcome::failed(
             ReasonKind::Failed,
             "the job was not run: its client was closed, or its queue deleted",

@@ -396,6 +396,7 @@ impl Worker {
             activity,
             blocking: Arc::default(),
             jobs: TaskTracker::new(),
+            turns: Arc::default(),
         })
     }
 }

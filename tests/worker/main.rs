@@ -16,6 +16,7 @@ mod signal;
 mod snooze;
 mod start;
 mod support;
+mod suspect;
 mod testing;
 mod trace;
 mod unknown_task;

@@ -2,7 +2,7 @@
 //! through a queue.
 
 use crate::broker::Returns;
-use crate::envelope::{Envelope, HeaderValue};
+use crate::envelope::{Envelope, HeaderValue, header};
 
 /// How often the server counts that a message has come back, towards the delivery limit of its queue. `None` where giving it
 /// back in order costs nothing: RabbitMQ 4.3 counts that by `x-acquired-count` alone, and a classic queue not at all.
@@ -40,6 +40,11 @@ pub(crate) fn holders(redelivered: bool, envelope: &Envelope) -> Returns {
 /// A policy may set a delivery limit that is as low as the crash limit, of which AMQP tells nothing.
 pub(crate) fn is_worn(redelivered: bool, envelope: &Envelope, crash_limit: u32) -> bool {
     let limit = i64::from(crash_limit);
+    // A classic queue counts nothing, and a return looks to the next holder like a holder that was lost.
+    let noted = envelope.headers.get(header::CRASHES).and_then(HeaderValue::as_int);
+    if noted.is_some_and(|noted| noted >= (limit - 1).max(1)) {
+        return true;
+    }
     let acquired = envelope.headers.get("x-acquired-count").and_then(HeaderValue::as_int);
     match (returns(redelivered, envelope), acquired) {
         (Some(returns), _) => returns >= (limit - 1).max(1),

@@ -1,0 +1,181 @@
+//! Takes the jobs of a queue that were set apart, one at a time. Started by `run`, one per queue.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use queue_core::broker::{Consumer, Delivery};
+use queue_core::error::{ErrorKind, chain};
+use queue_core::settlement::Settlement;
+use queue_core::topology::Name;
+use tokio::sync::Semaphore;
+
+use super::inspect::{Inspected, LEFT, Place, inspect};
+use super::turn::Turn;
+use crate::lane::Lane;
+use crate::process::{self, Arrived};
+use crate::settle;
+
+/// How often it is looked for jobs that other workers have set apart.
+const LOOK: Duration = Duration::from_secs(60);
+/// How long it takes at most until what was given back is with others.
+const FINISHES: Duration = Duration::from_secs(5);
+/// How long the marked copy of a job may take to come.
+const COMES: Duration = Duration::from_secs(5);
+
+/// Workers may have thousands of queues, and each look takes a channel.
+static LOOKS: Semaphore = Semaphore::const_new(4);
+
+/// Takes what was set apart until the worker stops. Returns the consumer, if there is one, to be
+/// [finished](Consumer::finish) when all jobs are settled.
+pub(crate) async fn fetch(lane: Arc<Lane>) -> Option<Consumer> {
+    let steps = &lane.shared.steps;
+    let mut look_after = Duration::ZERO;
+    loop {
+        tokio::select! {
+            biased;
+            () = steps.stopping() => return None,
+            () = lane.suspects.filled() => {}
+            () = tokio::time::sleep(look_after) => {}
+        }
+        look_after = LOOK;
+        let Some(queue) = lane.suspects.name() else { continue };
+        let consumer = tokio::select! {
+            biased;
+            () = steps.stopping() => return None,
+            consumer = consume(&lane, queue) => consumer,
+        };
+        let Some(mut consumer) = consumer else { continue };
+        let ended = take_all(&lane, &mut consumer).await;
+        consumer.stop();
+        match ended {
+            Ended::Stopped => return Some(consumer),
+            Ended::Left => {
+                let _ = tokio::time::timeout(FINISHES, consumer.finish()).await;
+                look_after = LEFT;
+            }
+            Ended::Gone => {}
+        }
+    }
+}
+
+/// Begins to consume the queue, if it is there.
+async fn consume(lane: &Lane, queue: &Name) -> Option<Consumer> {
+    let operator = lane.shared.client.operator().ok()?;
+    let _look = LOOKS.acquire().await;
+    if let Err(error) = operator.inspect(queue).await {
+        if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Connection | ErrorKind::Closed) {
+            let error = chain(&error);
+            tracing::warn!(target: "leveret", %queue, %error, "it cannot be seen if jobs wait that are to run alone");
+        }
+        return None;
+    }
+    match lane.consume_apart(queue).await {
+        Ok(consumer) => {
+            lane.suspects.use_it();
+            Some(consumer)
+        }
+        Err(error) => {
+            let error = chain(&error);
+            tracing::warn!(target: "leveret", %queue, %error, "jobs that are to run alone cannot be consumed, and wait");
+            None
+        }
+    }
+}
+
+/// Why no more is taken.
+enum Ended {
+    /// The worker stops.
+    Stopped,
+    /// What comes is for another worker.
+    Left,
+    /// The consumer has ended.
+    Gone,
+}
+
+async fn take_all(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
+    let steps = &lane.shared.steps;
+    // Of a job whose marked copy is to come.
+    let mut turn: Option<Turn> = None;
+    loop {
+        if turn.as_ref().is_some_and(Turn::is_long) {
+            turn = None;
+            // The others had to stand still for long, and go on for a while.
+            tokio::select! {
+                () = steps.stopping() => {}
+                () = tokio::time::sleep(LEFT) => {}
+            }
+        }
+        let comes = async {
+            if turn.is_some() { tokio::time::sleep(COMES).await } else { std::future::pending().await }
+        };
+        let delivery = tokio::select! {
+            biased;
+            () = steps.stopping() => return Ended::Stopped,
+            delivery = consumer.next() => delivery,
+            () = comes => {
+                turn = None;
+                continue;
+            }
+        };
+        let delivery = match delivery {
+            Some(Ok(delivery)) => delivery,
+            Some(Err(_)) | None => return Ended::Gone,
+        };
+        lane.shared.activity.began(&lane.queue, &delivery.envelope);
+        match take(lane, delivery, turn.take(), consumer).await {
+            Some(Taken::Marked(marked)) => turn = Some(marked),
+            Some(Taken::Left) => return Ended::Left,
+            None => {}
+        }
+    }
+}
+
+enum Taken {
+    Marked(Turn),
+    Left,
+}
+
+/// Lets one job run alone, or sees to it that it will.
+async fn take(
+    lane: &Arc<Lane>,
+    delivery: Delivery,
+    turn: Option<Turn>,
+    consumer: &Consumer,
+) -> Option<Taken> {
+    let shared = &lane.shared;
+    let Arrived { delivery, key, started } = process::arrive(lane, delivery).await.ok()?;
+    let (delivery, turn) = match inspect(lane, Place::Apart, delivery, turn).await {
+        Inspected::Run(delivery, turn) => (delivery, turn),
+        Inspected::Marked(turn) => return Some(Taken::Marked(turn)),
+        Inspected::Left => return Some(Taken::Left),
+        Inspected::Settled(_) => return None,
+    };
+    // The queue's own, which nobody takes while one is to run alone.
+    let slot = tokio::select! {
+        biased;
+        () = shared.steps.stopping() => {
+            settle::carry_out(lane, delivery, Settlement::Release.into(), Instant::now()).await;
+            return None;
+        }
+        slot = lane.slots.take() => slot,
+    };
+    let in_hand = lane.slots.take_in_hand();
+    let arrived = Arrived { delivery, key, started };
+    let job = async {
+        drop(process::run(lane, slot, arrived, turn, Place::Apart).await);
+        drop(in_hand);
+    };
+    let job = shared.jobs.track_future(AssertUnwindSafe(job).catch_unwind());
+    tokio::pin!(job);
+    tokio::select! {
+        biased;
+        _ = &mut job => {}
+        () = shared.steps.stopping() => {
+            consumer.stop();
+            let _ = job.await;
+        }
+    }
+    None
+}

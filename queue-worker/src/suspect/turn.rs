@@ -1,0 +1,187 @@
+//! The turn of a job that runs alone: while one is wanted, the worker's queues fetch nothing. Asked by `fetch`, taken by
+//! `inspect`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::task::TaskTracker;
+
+/// For how long the others stand still for a job that runs alone. A long one that harms nobody holds up nobody.
+const STILL: Duration = Duration::from_secs(30);
+/// How long a job that is to run alone waits for those that run. Each time in vain it waits for twice as long, so that it runs
+/// in the end, and the others go on in between.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often that is doubled.
+const DOUBLINGS: u32 = 4;
+/// How soon it is seen that nothing runs any more.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Gives out one turn at a time.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    one: Arc<Semaphore>,
+    /// What `told` said last: asked before each job.
+    is_wanted: AtomicBool,
+    told: watch::Sender<bool>,
+    /// [`STILL`]; shorter in tests.
+    still: Duration,
+    /// [`PATIENCE`]; shorter in tests.
+    patience: Duration,
+    /// How often the others have not ended in time, one time after the other.
+    in_vain: AtomicU32,
+}
+
+/// A turn to run alone. The others go on when it is dropped, or when they have stood still for long enough.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    turns: Arc<Turns>,
+    since: Instant,
+    _one: OwnedSemaphorePermit,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self::with(STILL, PATIENCE)
+    }
+}
+
+impl Turns {
+    fn with(still: Duration, patience: Duration) -> Self {
+        Self {
+            one: Arc::new(Semaphore::new(1)),
+            is_wanted: AtomicBool::new(false),
+            told: watch::Sender::new(false),
+            still,
+            patience,
+            in_vain: AtomicU32::new(0),
+        }
+    }
+
+    /// Says if a job wants to run alone.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.is_wanted.load(Ordering::Acquire)
+    }
+
+    /// Waits until a job wants to run alone. Cancel safe.
+    pub(crate) async fn wanted(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.told.subscribe().wait_for(|is_wanted| *is_wanted).await;
+    }
+
+    /// Waits until the others may go on. Cancel safe.
+    pub(crate) async fn over(&self) {
+        let _ = self.told.subscribe().wait_for(|is_wanted| !*is_wanted).await;
+    }
+
+    /// Takes the turn, unless another job has it. From now on nothing is fetched.
+    pub(crate) fn try_take(self: &Arc<Self>) -> Option<Turn> {
+        let one = self.one.clone().try_acquire_owned().ok()?;
+        Some(self.begin(one))
+    }
+
+    /// Takes the turn, when no other job has it. Cancel safe.
+    pub(crate) async fn take(self: &Arc<Self>) -> Turn {
+        let one = self.one.clone().acquire_owned().await.expect("turns are never closed");
+        self.begin(one)
+    }
+
+    fn begin(self: &Arc<Self>, one: OwnedSemaphorePermit) -> Turn {
+        self.tell(true);
+        Turn { turns: self.clone(), since: Instant::now(), _one: one }
+    }
+
+    fn tell(&self, is_wanted: bool) {
+        self.is_wanted.store(is_wanted, Ordering::Release);
+        self.told.send_replace(is_wanted);
+    }
+
+    /// How long the others are waited for.
+    fn patience(&self) -> Duration {
+        self.patience * 2_u32.pow(self.in_vain.load(Ordering::Relaxed).min(DOUBLINGS))
+    }
+}
+
+impl Turn {
+    /// Waits until of `jobs` no more than `own` run, and says if it came to that in time. After the last time in vain the job runs
+    /// beside what does not end. Cancel safe.
+    pub(crate) async fn is_alone(&self, jobs: &TaskTracker, own: usize) -> bool {
+        let all_ended = async {
+            // Rare enough that nobody needs to be told.
+            while jobs.len() > own {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let is_alone = tokio::time::timeout(self.turns.patience(), all_ended).await.is_ok();
+        let in_vain = &self.turns.in_vain;
+        let is_last = !is_alone && in_vain.load(Ordering::Relaxed) >= DOUBLINGS;
+        if is_alone || is_last {
+            in_vain.store(0, Ordering::Relaxed);
+            return true;
+        }
+        in_vain.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+
+    /// Says if the others have stood still for as long as they should.
+    pub(crate) fn is_long(&self) -> bool {
+        self.since.elapsed() >= self.turns.still
+    }
+
+    /// Runs a job alone. After a while the others go on beside it.
+    pub(crate) async fn during<T>(
+        &self,
+        mut job: std::pin::Pin<&mut (impl Future<Output = T> + ?Sized)>,
+    ) -> T {
+        tokio::select! {
+            biased;
+            ended = &mut job => return ended,
+            () = tokio::time::sleep(self.turns.still.saturating_sub(self.since.elapsed())) => {}
+        }
+        self.turns.tell(false);
+        job.await
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.turns.tell(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn others_stand_still_while_one_runs_alone_but_not_for_long() {
+        let turns = Arc::new(Turns::with(Duration::from_millis(1), PATIENCE));
+        let turn = turns.try_take().unwrap();
+        assert!(turns.is_wanted() && turns.try_take().is_none());
+        turns.wanted().await;
+
+        // It ends when the others go on.
+        turn.during(std::pin::pin!(turns.over())).await;
+
+        assert!(turns.try_take().is_none(), "no other runs alone beside it");
+        drop(turn);
+        assert!(turns.try_take().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_is_waited_for_longer_each_time_and_not_for_ever() {
+        let (turns, jobs) = (Arc::new(Turns::with(STILL, Duration::from_millis(1))), TaskTracker::new());
+        let _endless = jobs.token();
+        let turn = turns.try_take().unwrap();
+        let mut patience = Vec::new();
+
+        while !turn.is_alone(&jobs, 0).await {
+            patience.push(turns.patience().as_millis());
+        }
+
+        assert_eq!(patience, [2, 4, 8, 16]);
+        assert_eq!(turns.patience().as_millis(), 1, "the next one begins anew");
+        assert!(turn.is_alone(&jobs, 1).await, "it is the one that runs");
+    }
+}
