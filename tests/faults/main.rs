@@ -37,6 +37,7 @@
 //! | a node restarts while clients publish and workers work | [`broker_killed`] |
 //! | a worker's process is killed, or told to stop, also while the broker is away | [`worker_killed`] |
 //! | a job runs for longer than `consumer_timeout` | `operator::job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue` |
+//! | a job aborts its process, again and again | [`crash_loop`] |
 //! | memory alarm | [`alarm`] |
 //! | a node of several that freezes; one that does not, though a queue of it hangs | [`frozen`] |
 //! | several operators and many questions at once, on a connection that is slow for a moment | [`control`] |
@@ -63,6 +64,7 @@ mod alarm;
 mod away;
 mod broker_killed;
 mod control;
+mod crash_loop;
 mod deleted;
 mod frozen;
 mod half_open;

@@ -1,9 +1,11 @@
 //! What the fault tests stand on: nodes ([`node`]), a network that fails ([`proxy`]), processes that are killed
-//! ([`process`]), the count of what was lost ([`book`]), the log ([`log`]), and waiting with a deadline ([`wait`]).
+//! ([`process`]) or end themselves ([`crash`]), the count of what was lost ([`book`]), the log ([`log`]), and waiting with
+//! a deadline ([`wait`]).
 
 #[macro_use]
 pub(crate) mod node;
 pub(crate) mod book;
+pub(crate) mod crash;
 pub(crate) mod log;
 pub(crate) mod process;
 pub(crate) mod proxy;

@@ -43,9 +43,7 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the ignored test `name`, which finds the URL by [`url`].
     pub(crate) fn start(name: &str, url: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--ignored", "--nocapture"])
-            .env(URL, url)
+        let mut child = Self::command(name, url)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -53,6 +51,13 @@ impl Process {
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         Self { child, output }
+    }
+
+    /// The command that does so.
+    pub(crate) fn command(name: &str, url: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([name, "--exact", "--ignored", "--nocapture"]).env(URL, url);
+        command
     }
 
     /// Waits for a line with these words, and returns it.
