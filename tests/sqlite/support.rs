@@ -10,6 +10,8 @@ use std::time::Duration;
 use leveret::Client;
 use queue_core::broker::{Consumer, Delivery};
 
+#[path = "../faults/support/crash/mod.rs"]
+pub(crate) mod crash;
 #[path = "../faults/support/log.rs"]
 pub(crate) mod log;
 
@@ -19,6 +21,16 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The variable that makes a child of this binary: what it is to do, and on which URL.
 const ROLE: &str = "LEVERET_TEST_ROLE";
 const URL: &str = "LEVERET_TEST_URL";
+
+/// What makes this binary run [`child`], and nothing else.
+const CHILD: [&str; 4] = ["--exact", "support::child", "--nocapture", "--quiet"];
+
+/// The command that runs `role` of this binary, for a supervisor.
+pub(crate) fn command(role: &str, url: &str) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(this_binary());
+    command.args(CHILD).env(ROLE, role).env(URL, url);
+    command
+}
 
 /// A file that no other test uses, gone with the value.
 pub(crate) struct Database(pub(crate) PathBuf);
@@ -97,7 +109,7 @@ impl Program {
     /// Runs `role` by a command of which this binary is, or becomes, the program.
     pub(crate) fn start_by(mut command: Command, role: &str, url: &str) -> std::io::Result<Self> {
         let mut process = command
-            .args(["--exact", "support::child", "--nocapture", "--quiet"])
+            .args(CHILD)
             .env(ROLE, role)
             .env(URL, url)
             .stdin(Stdio::piped())
@@ -189,6 +201,8 @@ fn child() {
             "leave" => crate::fence::leave(client).await,
             "publish" => crate::kill::publish(client).await,
             "work" => crate::kill::work(client).await,
+            "work ten" => crate::crash_loop::work_ten(client).await,
+            "work one" => crate::crash_loop::work_one(client).await,
             other => panic!("no role `{other}`"),
         }
     });
