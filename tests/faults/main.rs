@@ -38,6 +38,7 @@
 //! | a worker's process is killed, or told to stop, also while the broker is away | [`worker_killed`] |
 //! | a job runs for longer than `consumer_timeout` | `operator::job_longer_than_consumer_timeout_goes_back_and_disturbs_no_other_queue` |
 //! | a job aborts its process, again and again | [`crash_loop`] |
+//! | lost connections, killed nodes, orderly stops, operators that look: none is taken for a crash of the worker | [`no_crash`] |
 //! | memory alarm | [`alarm`] |
 //! | a node of several that freezes; one that does not, though a queue of it hangs | [`frozen`] |
 //! | several operators and many questions at once, on a connection that is slow for a moment | [`control`] |
@@ -71,6 +72,7 @@ mod half_open;
 mod ladder;
 mod lost;
 mod network;
+mod no_crash;
 mod operator;
 mod repeat;
 mod settlement;
