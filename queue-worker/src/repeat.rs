@@ -25,11 +25,17 @@ const MOST: usize = 10_000;
 
 /// Names one errand of a queue: a copy of a job, on one attempt. The id alone does not: it stays the same when a job is retried,
 /// snoozed or replayed, and two jobs may have been given one id.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key {
-    id: JobId,
-    attempt: u32,
+    attempt: Attempt,
     copy: u32,
+}
+
+/// One attempt of a job, of which there may be several copies.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Attempt {
+    id: JobId,
+    number: u32,
     /// Tells jobs apart whose id a user has chosen.
     serial: Option<i64>,
     /// When it failed last. A dead letter that another program puts back into the queue has the number of the copy that failed.
@@ -39,7 +45,7 @@ pub(crate) struct Key {
 impl Key {
     /// The job's id.
     pub(crate) fn id(&self) -> &JobId {
-        &self.id
+        &self.attempt.id
     }
 
     /// The errand of a message. `None` where it cannot be told from another one: a program that is not ours may give one id to
@@ -54,13 +60,13 @@ impl Key {
         if serial.is_none() && !message.id.is_generated() {
             return None;
         }
-        Some(Self {
+        let attempt = Attempt {
             id: message.id.clone(),
-            attempt: message.attempt,
-            copy: message.copy_number(),
+            number: message.attempt,
             serial,
             failed_at: int(header::FAILED_AT),
-        })
+        };
+        Some(Self { attempt, copy: message.copy_number() })
     }
 }
 
@@ -72,7 +78,14 @@ pub(crate) struct Repeats {
     /// How many of these are kept.
     most: usize,
     /// Those whose handlers wait for something, with the deliveries that have come again meanwhile.
-    running: Mutex<HashMap<Key, Vec<Delivery>>>,
+    running: Mutex<HashMap<Attempt, Held>>,
+}
+
+/// The deliveries that have come again of a copy that runs.
+#[derive(Debug)]
+struct Held {
+    copy: u32,
+    deliveries: Vec<Delivery>,
 }
 
 #[derive(Debug)]
@@ -113,8 +126,12 @@ impl Repeats {
 
     /// Looks whether a delivery that came again is of an errand that is known. Each ended one is matched once.
     pub(crate) fn meet(&self, key: &Key, delivery: Delivery) -> Met {
-        if let Some(held) = self.running().get_mut(key) {
-            held.push(delivery);
+        // Another worker moves a job that it has met before, as a copy of the same errand.
+        let is_moved = delivery.envelope.headers.get(header::CRASHES).is_some();
+        if let Some(held) = self.running().get_mut(&key.attempt)
+            && (held.copy == key.copy || is_moved)
+        {
+            held.deliveries.push(delivery);
             return Met::Running;
         }
         match self.take_ended(key) {
@@ -149,7 +166,7 @@ impl Repeats {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<Key, Vec<Delivery>>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<Attempt, Held>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -172,8 +189,8 @@ impl Running<'_> {
     pub(crate) async fn note(&self) -> Infallible {
         if let Some(key) = &self.key {
             // Two messages may be one errand, where a publish was sent twice: then the first holds what comes again.
-            if let Entry::Vacant(place) = self.repeats.running().entry(key.clone()) {
-                place.insert(Vec::new());
+            if let Entry::Vacant(place) = self.repeats.running().entry(key.attempt.clone()) {
+                place.insert(Held { copy: key.copy, deliveries: Vec::new() });
                 self.is_noted.store(true, Ordering::Relaxed);
             }
         }
@@ -184,7 +201,7 @@ impl Running<'_> {
     pub(crate) fn take_latest(&self) -> Option<Delivery> {
         loop {
             // Dropped outside of the lock: to give one back takes the broker's.
-            let latest = self.repeats.running().get_mut(self.noted()?)?.pop()?;
+            let latest = self.repeats.running().get_mut(&self.noted()?.attempt)?.deliveries.pop()?;
             if !latest.is_lost() {
                 return Some(latest);
             }
@@ -199,8 +216,8 @@ impl Running<'_> {
             }
             let mut running = self.repeats.running();
             let key = self.noted()?;
-            if running.get(key).is_none_or(Vec::is_empty) {
-                running.remove(key);
+            if running.get(&key.attempt).is_none_or(|held| held.deliveries.is_empty()) {
+                running.remove(&key.attempt);
                 self.is_noted.store(false, Ordering::Relaxed);
                 return None;
             }
@@ -218,7 +235,7 @@ impl Drop for Running<'_> {
         if *self.is_noted.get_mut()
             && let Some(key) = &self.key
         {
-            let held = self.repeats.running().remove(key);
+            let held = self.repeats.running().remove(&key.attempt);
             drop(held);
         }
     }
@@ -318,6 +335,14 @@ mod tests {
         assert!(matches!((meet(), meet()), (Met::Running, Met::Running)));
 
         assert!(running.take_latest().is_some() && running.take_latest().is_some());
+        let copy = with(&job, |job| job.headers.insert(header::COPY, 1_i64));
+        assert!(
+            matches!(repeats.meet(&Key::of(&copy).unwrap(), again(&copy)), Met::New(_)),
+            "a snooze, perhaps"
+        );
+        let moved = with(&copy, |job| job.headers.insert(header::CRASHES, 1_i64));
+        assert!(matches!(repeats.meet(&Key::of(&moved).unwrap(), again(&moved)), Met::Running));
+        assert!(running.take_latest().is_some());
         assert!(running.take_latest().is_none());
         assert!(matches!(meet(), Met::Running), "it has not ended");
         assert!(running.take_last().is_some());
