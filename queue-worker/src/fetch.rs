@@ -111,13 +111,13 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
                 let in_hand = lane.slots.take_in_hand();
                 // After the slot, unless a function goes on that has outlived its timeout.
                 let lane_of_job = Arc::clone(lane);
-                // Boxed: it has some kilobytes, and is moved from hand to hand before it runs.
-                let job = Box::pin(async move {
+                let job = async move {
                     drop(process(&lane_of_job, slot, delivery).await);
                     drop(in_hand);
-                });
+                };
                 if !lane.has_one_slot {
-                    lane.shared.jobs.spawn(job);
+                    // Boxed: it has some kilobytes, and is moved from hand to hand before it runs.
+                    lane.shared.jobs.spawn(Box::pin(job));
                     continue;
                 }
                 // There is nothing to do beside it, so it needs no task of its own. But a panic ends with it, as there.
