@@ -68,8 +68,9 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
     let steps = &lane.shared.steps;
     let stopping = steps.stopping();
     tokio::pin!(stopping);
+    let mut is_stopped = false;
     loop {
-        if lane.shared.turns.is_wanted() {
+        if std::mem::take(&mut is_stopped) || lane.shared.turns.is_wanted() {
             // What has not begun is not to be in hand when a process ends.
             stop(lane, consumer).await;
             tokio::select! {
@@ -99,6 +100,10 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
                 continue;
             }
         };
+        // Since the slot was waited for.
+        if lane.shared.turns.is_wanted() {
+            continue;
+        }
         let delivery = tokio::select! {
             biased;
             () = &mut stopping => return Ended::Stopped,
@@ -130,6 +135,7 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
                         // Perhaps by this very job. Its settlement must bring no other into our hands.
                         consumer.stop();
                         let _ = job.await;
+                        is_stopped = true;
                     }
                     () = &mut stopping => {
                         // Or its settlement would bring one more, only to be given back.

@@ -57,6 +57,9 @@ pub(crate) async fn until_idle(activity: &Activity, lanes: &[Arc<Lane>]) -> Resu
 
 async fn look(lanes: &[Arc<Lane>]) -> Result<Look> {
     let mut found = Look::Empty;
+    if lanes.iter().any(|lane| !lane.suspects.is_seen()) {
+        return Ok(Look::Busy);
+    }
     let own = lanes.iter().map(|lane| (lane, &lane.queue));
     let apart = lanes.iter().filter_map(|lane| Some((lane, lane.suspects.used()?)));
     for (lane, queue) in own.chain(apart) {

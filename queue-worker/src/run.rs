@@ -24,6 +24,8 @@ use crate::suspect::apart;
 /// How many queues are declared in one call. SQLite waits for the disk in each, and RabbitMQ's takes a connection: a
 /// worker of thousands of queues would start for minutes. All of a call share its time limit, so they are few.
 const DECLARED_AT_ONCE: usize = 16;
+/// How long it takes at most until no more suspects are taken.
+const SUSPECTS_END: Duration = Duration::from_secs(3);
 /// How soon a broker that is away at the start is asked again. Asking itself takes the client's publish timeout.
 const AWAY: Duration = Duration::from_secs(1);
 /// How many queues, and how many tasks, the log names when the worker starts.
@@ -84,9 +86,13 @@ pub(crate) async fn run(
     }
 
     let stopped = stop(shared, &lanes, fetchers, &finishing, &mut signals, shutdown_timeout).await;
-    while let Some(Ok(consumer)) = suspects.join_next().await {
-        finishing.add(consumer);
-    }
+    let suspects_end = async {
+        while let Some(ended) = suspects.join_next().await {
+            finishing.add(ended.ok().flatten());
+        }
+    };
+    // One may be about to move a job of a broker that is away. Dropped, it gives the job back.
+    let _ = tokio::time::timeout(SUSPECTS_END, suspects_end).await;
     finishing.finish().await;
     if let Some(presence) = presence {
         presence.end().await;

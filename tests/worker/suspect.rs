@@ -173,8 +173,11 @@ async fn suspect_that_is_given_back_by_one_worker_after_another_is_no_dead_lette
         drop(worker.ended().await);
         client.close().await;
     }
-    gate.open.add_permits(1);
+    gate.open.add_permits(2);
     let mut worker = start(Worker::new(&observer).task::<Stop>().shared(gate));
+    worker.succeeded().await;
+    // The queue, of one slot, goes on after the suspect.
+    observer.enqueue(Stop { number: 1 }).await.unwrap();
     worker.succeeded().await;
     worker.stop().await.unwrap();
 

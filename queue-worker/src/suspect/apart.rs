@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use queue_core::broker::{Consumer, Delivery};
-use queue_core::error::{ErrorKind, chain};
+use queue_core::broker::{Consumer, Delivery, Returns};
+use queue_core::error::{Error, ErrorKind, chain};
 use queue_core::settlement::Settlement;
 use queue_core::topology::Name;
 use tokio::sync::Semaphore;
 
-use super::inspect::{Inspected, LEFT, Place, inspect};
+use super::inspect::{Inspected, LEFT, Place, give_back, inspect};
 use super::turn::Turn;
 use crate::lane::Lane;
 use crate::process::{self, Arrived};
@@ -19,8 +19,8 @@ use crate::settle;
 
 /// How often it is looked for jobs that other workers have set apart.
 const LOOK: Duration = Duration::from_secs(60);
-/// How long it takes at most until what was given back is with others.
-const FINISHES: Duration = Duration::from_secs(5);
+/// How long it takes at most until what was given back is with others, or a slot is free when nothing runs.
+const FINISHES: Duration = Duration::from_secs(2);
 /// How long the marked copy of a job may take to come.
 const COMES: Duration = Duration::from_secs(5);
 
@@ -39,7 +39,7 @@ pub(crate) async fn fetch(lane: Arc<Lane>) -> Option<Consumer> {
             () = lane.suspects.filled() => {}
             () = tokio::time::sleep(look_after) => {}
         }
-        look_after = LOOK;
+        look_after = if lane.suspects.is_seen() { LOOK } else { LEFT };
         let Some(queue) = lane.suspects.name() else { continue };
         let consumer = tokio::select! {
             biased;
@@ -48,7 +48,7 @@ pub(crate) async fn fetch(lane: Arc<Lane>) -> Option<Consumer> {
         };
         let Some(mut consumer) = consumer else { continue };
         let ended = take_all(&lane, &mut consumer).await;
-        consumer.stop();
+        let _ = tokio::time::timeout(FINISHES, give_all_back(&lane, &mut consumer)).await;
         match ended {
             Ended::Stopped => return Some(consumer),
             Ended::Left => {
@@ -64,7 +64,13 @@ pub(crate) async fn fetch(lane: Arc<Lane>) -> Option<Consumer> {
 async fn consume(lane: &Lane, queue: &Name) -> Option<Consumer> {
     let operator = lane.shared.client.operator().ok()?;
     let _look = LOOKS.acquire().await;
-    if let Err(error) = operator.inspect(queue).await {
+    let found = operator.inspect(queue).await;
+    // Who may not ask will never know.
+    let is_away = |error: &Error| matches!(error.kind(), ErrorKind::Connection | ErrorKind::Closed);
+    if !found.as_ref().is_err_and(is_away) {
+        lane.suspects.see();
+    }
+    if let Err(error) = found {
         if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Connection | ErrorKind::Closed) {
             let error = chain(&error);
             tracing::warn!(target: "leveret", %queue, %error, "it cannot be seen if jobs wait that are to run alone");
@@ -80,6 +86,19 @@ async fn consume(lane: &Lane, queue: &Name) -> Option<Consumer> {
             let error = chain(&error);
             tracing::warn!(target: "leveret", %queue, %error, "jobs that are to run alone cannot be consumed, and wait");
             None
+        }
+    }
+}
+
+/// Stops a consumer, and gives back what it still brings.
+async fn give_all_back(lane: &Lane, consumer: &mut Consumer) {
+    consumer.stop();
+    while let Some(Ok(delivery)) = consumer.next().await {
+        lane.shared.activity.began(&lane.queue, &delivery.envelope);
+        if delivery.returns == Returns::Never {
+            give_back(lane, Place::Apart, delivery, Instant::now()).await;
+        } else {
+            settle::carry_out(lane, delivery, Settlement::Release.into(), Instant::now()).await;
         }
     }
 }
@@ -112,7 +131,13 @@ async fn take_all(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
         };
         let delivery = tokio::select! {
             biased;
-            () = steps.stopping() => return Ended::Stopped,
+            () = steps.stopping() => {
+                if turn.is_some() && let Ok(Some(Ok(marked))) = tokio::time::timeout(FINISHES, consumer.next()).await {
+                    lane.shared.activity.began(&lane.queue, &marked.envelope);
+                    give_back(lane, Place::Apart, marked, Instant::now()).await;
+                }
+                return Ended::Stopped;
+            }
             delivery = consumer.next() => delivery,
             () = comes => {
                 turn = None;
@@ -152,14 +177,15 @@ async fn take(
         Inspected::Left => return Some(Taken::Left),
         Inspected::Settled(_) => return None,
     };
-    // The queue's own, which nobody takes while one is to run alone.
+    // The queue's own. Functions that go on after their timeout may have them all.
     let slot = tokio::select! {
         biased;
-        () = shared.steps.stopping() => {
-            settle::carry_out(lane, delivery, Settlement::Release.into(), Instant::now()).await;
-            return None;
-        }
-        slot = lane.slots.take() => slot,
+        () = shared.steps.stopping() => None,
+        slot = tokio::time::timeout(FINISHES, lane.slots.take()) => slot.ok(),
+    };
+    let Some(slot) = slot else {
+        give_back(lane, Place::Apart, delivery, started).await;
+        return Some(Taken::Left);
     };
     let in_hand = lane.slots.take_in_hand();
     let arrived = Arrived { delivery, key, started };

@@ -19,7 +19,9 @@ use crate::settle;
 
 /// How long a job is left to the process that may run it.
 pub(crate) const LEFT: Duration = Duration::from_secs(10);
-/// Where a broker can neither mark a job nor lets it be set apart, so many lost holders are a verdict. RabbitMQ's quorum queues have
+/// For how long a job without a timeout is left to a process that lives and may have lost it.
+const MAY_RUN: Duration = Duration::from_secs(3600);
+/// Where a broker can neither mark a job nor let it be set apart, so many lost holders are a verdict. RabbitMQ's quorum queues have
 /// the same limit.
 const WITHOUT_MARKS: u64 = 100;
 
@@ -95,13 +97,24 @@ async fn alone(
         // It counts as begun only now that nothing else runs: otherwise another job could end the process under its mark.
         Some(last) if record.is_first && last.process == name && turn.is_some() => true,
         // A run that has not begun, or whose connection was lost and no more.
-        Some(last) if record.is_first || last.process == name => {
+        Some(last) if record.is_first && place == Place::Apart || last.process == name => {
             record.marks.pop();
+            if place == Place::Apart && turn.is_none() {
+                // Its message must not say so while it waits: this process may end by another job.
+                let Some(apart) = lane.suspects.name().cloned() else {
+                    return leave(lane, place, delivery, LEFT).await;
+                };
+                return moved(lane, delivery, apart, record.headers()).await;
+            }
             false
         }
-        Some(last) => match has_ended(lane, &delivery, last).await {
-            true => false,
-            false => return leave(lane, place, delivery, LEFT).await,
+        Some(last) => match fate(lane, &delivery, last).await {
+            Fate::Ended => false,
+            Fate::Lives => return leave(lane, place, delivery, LEFT).await,
+            Fate::LetGo => {
+                record.marks.pop();
+                false
+            }
         },
     };
     let ended = record.marks.len() - usize::from(is_marked);
@@ -131,6 +144,10 @@ async fn alone(
         };
     }
     match delivery.mark(header::BEGUN, record.list()).await {
+        Ok(false) if record.crashes >= WITHOUT_MARKS => {
+            record.marks.clear();
+            dead(lane, delivery, &record).await
+        }
         Ok(_) => Inspected::Run(delivery, Some(turn)),
         Err(_) => lost(lane),
     }
@@ -145,28 +162,42 @@ async fn can_mark(lane: &Lane, place: Place) -> Option<String> {
     broker.liveness()?.name().await.ok()
 }
 
-/// Says if the process of a run that was begun has ended. In doubt it has not.
-async fn has_ended(lane: &Lane, delivery: &Delivery, mark: &Mark) -> bool {
-    let Some(liveness) = lane.shared.client.broker().liveness() else { return false };
+/// What became of the process of a run that was begun.
+enum Fate {
+    Ended,
+    /// It lives, and may still run the job; or nobody knows.
+    Lives,
+    /// It lives, and cannot run the job any more.
+    LetGo,
+}
+
+async fn fate(lane: &Lane, delivery: &Delivery, mark: &Mark) -> Fate {
+    let Some(liveness) = lane.shared.client.broker().liveness() else { return Fate::Lives };
     let (id, queue, worker) = (&delivery.envelope.id, &lane.queue, &mark.worker);
     let answer = tokio::select! {
         biased;
-        () = lane.shared.steps.stopping() => return false,
+        () = lane.shared.steps.stopping() => return Fate::Lives,
         answer = liveness.is_alive(&mark.process) => answer,
     };
     match answer {
         Ok(false) => {
             tracing::warn!(target: "leveret", %id, %queue, %worker, "the process of a worker has ended while it ran this job alone");
-            true
+            Fate::Ended
         }
         Ok(true) => {
+            let errand = Errand::of(&lane.plan, &lane.shared.tasks, &delivery.envelope);
+            let timeout = errand.task.ok().and_then(|task| task.options.timeout).unwrap_or(MAY_RUN);
+            let age = lane.shared.client.clock().now().duration_since(mark.at).unwrap_or_default();
+            if age > timeout {
+                return Fate::LetGo;
+            }
             tracing::info!(target: "leveret", %id, %queue, %worker, "the job is left to its worker, whose process lives");
-            false
+            Fate::Lives
         }
         Err(error) => {
             let error = chain(&error);
             tracing::warn!(target: "leveret", %id, %queue, %worker, %error, "it is not known if the worker of this job lives; the job waits");
-            false
+            Fate::Lives
         }
     }
 }
@@ -178,8 +209,11 @@ async fn begin(lane: &Lane, place: Place, delivery: Delivery, turn: Option<Turn>
         (Some(turn), _) => return Inspected::Run(delivery, Some(turn)),
         (None, Place::Own) => match turns.try_take() {
             Some(turn) => turn,
-            // Whoever has it wants to hold nothing else, and neither does this one.
-            None => return leave(lane, place, delivery, Duration::ZERO).await,
+            None => {
+                // It comes again when the queues go on, which they do beside a long job that still has the turn.
+                let pause = if turns.is_wanted() { Duration::ZERO } else { LEFT };
+                return leave(lane, place, delivery, pause).await;
+            }
         },
         (None, Place::Apart) => tokio::select! {
             biased;
@@ -275,15 +309,15 @@ async fn dead(lane: &Lane, mut delivery: Delivery, record: &Record) -> Inspected
     Inspected::Settled(Executed::SetApart)
 }
 
-/// Gives back a job that was cut off while it ran alone. Its mark must not count, so its copy is one that nobody has held.
+/// Gives back a job whose run alone has not begun, or was cut off. Its mark must not count: in its own queue the broker takes it
+/// out; and of a copy that nobody has held it does not.
 pub(crate) async fn give_back(lane: &Lane, place: Place, delivery: Delivery, started: Instant) {
-    let queue = match place {
-        Place::Apart => lane.suspects.name().cloned(),
-        Place::Own => delivery.envelope.headers.get(header::BEGUN).map(|_| lane.queue.clone()),
-    };
-    let settlement = match queue {
-        Some(queue) => Settlement::Move { queue, headers: Headers::new() },
-        None => Settlement::Release,
+    let is_marked = delivery.envelope.headers.get(header::BEGUN).is_some();
+    let settlement = match lane.suspects.name().cloned() {
+        Some(queue) if place == Place::Apart && is_marked => {
+            Settlement::Move { queue, headers: Headers::new() }
+        }
+        _ => Settlement::Release,
     };
     settle::carry_out(lane, delivery, settlement.into(), started).await;
 }

@@ -20,6 +20,8 @@ pub(crate) struct SuspectQueue {
     is_refused: AtomicBool,
     /// This worker has put a job there, or takes them from there.
     is_used: AtomicBool,
+    /// It is known if it is there.
+    is_seen: AtomicBool,
     /// Told when a job goes there.
     filled: Notify,
 }
@@ -39,6 +41,7 @@ impl SuspectQueue {
             is_declared: AtomicBool::new(false),
             is_refused: AtomicBool::new(false),
             is_used: AtomicBool::new(false),
+            is_seen: AtomicBool::new(false),
             filled: Notify::new(),
         }
     }
@@ -94,6 +97,16 @@ impl SuspectQueue {
     /// Notes that it is there, and may hold jobs.
     pub(crate) fn use_it(&self) {
         self.is_used.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that it has been looked for.
+    pub(crate) fn see(&self) {
+        self.is_seen.store(true, Ordering::Relaxed);
+    }
+
+    /// Says if it has been looked for, or there is none.
+    pub(crate) fn is_seen(&self) -> bool {
+        self.name().is_none() || self.is_seen.load(Ordering::Relaxed)
     }
 
     /// Its name, if it may hold jobs that this worker knows of.
