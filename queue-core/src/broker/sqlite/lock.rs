@@ -4,7 +4,7 @@
 //! A lock that can be taken proves that its holder is gone only on exactly the file that the holder locked, so the database records
 //! that file's device and inode. Everything else proves nothing.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +28,10 @@ pub(super) struct Lock {
 
 impl Lock {
     fn take(path: PathBuf) -> io::Result<Self> {
+        // Somebody may have laid a link to the database in its place, which must not be opened and closed beside SQLite.
+        if std::fs::symlink_metadata(&path).is_ok_and(|found| !is_ordinary(&found)) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a link has the name of the lock file"));
+        }
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
         let lock = Self { identity: Identity::of(&file.metadata()?), file, path };
         match lock.file.try_lock() {
@@ -54,6 +58,15 @@ impl Lock {
             tracing::debug!(path = %self.path.display(), %error, "the lock file was not deleted");
         }
     }
+}
+
+/// Says if it is a file that has this one name.
+fn is_ordinary(found: &Metadata) -> bool {
+    #[cfg(unix)]
+    let is_only = std::os::unix::fs::MetadataExt::nlink(found) == 1;
+    #[cfg(not(unix))]
+    let is_only = true;
+    found.is_file() && is_only
 }
 
 /// The state of a client's process, as its lock file shows it.

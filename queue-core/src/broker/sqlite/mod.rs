@@ -113,6 +113,15 @@ pub(crate) async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broke
     Ok(Arc::new(opened?))
 }
 
+/// Has a client's deliveries be lost when its writer has ended.
+struct EndTenure(Arc<Tenure>);
+
+impl Drop for EndTenure {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 impl SqliteBroker {
     fn open(options: Options, settings: &Settings) -> Result<Self> {
         let state = Self::join(options, settings)?;
@@ -171,9 +180,12 @@ impl SqliteBroker {
         let writer =
             Writer::new(state, receiver, Arc::downgrade(&commands), syncer, place.clone(), health.clone());
         let (ended, waits) = channel::<()>();
+        let written_for = tenure.clone();
         std::thread::Builder::new()
             .name("leveret-sqlite".to_owned())
             .spawn(move || {
+                // Also if it panics: with it go the locks, and others take our jobs.
+                let _end = EndTenure(written_for);
                 writer.run();
                 drop(ended);
             })

@@ -312,6 +312,8 @@ impl State {
 
     /// After a transaction that failed: what we know is as it was, or will be read again.
     fn undo(&mut self) {
+        // Before another program can get our number, and look for its lock in the same place.
+        self.locks.undo();
         // It fails where SQLite has rolled back by itself, as it does for a full disk.
         let _ = self.run("ROLLBACK");
         self.restore_names();
@@ -326,7 +328,6 @@ impl State {
         self.changed.clear();
         self.deleted.clear();
         self.neighbours.beat_was_undone();
-        self.locks.undo();
         // The next program that asks gets the number that we were given.
         self.me = self.former.take().unwrap_or(self.me);
         self.is_stale = true;

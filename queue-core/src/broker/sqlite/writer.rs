@@ -157,11 +157,9 @@ impl Writer {
         }
         let is_resting = self.rest_until.is_some();
         let is_last = matches!(commands.last(), Some(Command::Close(_)));
-        // First, so that `Close` stays the last, which gives back what is owed by itself.
+        // First, so that `Close` stays the last: for what is still owed then, its holder counts as lost.
         if !is_resting || is_last {
             commands.splice(0..0, std::mem::take(&mut self.blocked));
-        }
-        if !is_resting {
             commands.splice(0..0, std::mem::take(&mut self.owed).into_iter().map(Command::GiveBack));
         }
         if let Err(moved) = self.look_at_place(&commands) {
