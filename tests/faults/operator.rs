@@ -12,8 +12,8 @@ use queue_core::settlement::Settlement;
 use queue_core::topology::{ExchangeDecl, ExchangeKind, Name, QueueDecl, Topology};
 
 use crate::support::{
-    Book, NAMESPACE, Private, Proxy, client, consume, fresh, log, message, next, queue, send, soon, text,
-    unique, until, work,
+    Book, NAMESPACE, Private, Proxy, builder, client, connect, consume, fresh, log, message, next, queue,
+    send, soon, text, unique, until, work,
 };
 
 on_each!(Private:
@@ -26,6 +26,7 @@ on_each!(Private:
     queue_that_never_confirms_is_got_past,
     last_acks_to_a_slow_quorum_queue_arrive,
     last_acks_to_a_slow_queue_of_a_single_active_consumer_arrive,
+    policy_that_drops_jobs_before_they_can_be_set_apart_is_named,
 );
 
 #[task(queue = "test.faults.operator.closed")]
@@ -283,4 +284,28 @@ async fn last_acks_arrive(node: Private, with: impl FnOnce(QueueDecl) -> QueueDe
     drop(first);
     direct.operator().unwrap().delete(&queue).await.unwrap();
     direct.close().await;
+}
+
+#[task(queue = "test.faults.operator.low", queue_type = "quorum", crash_limit = 2)]
+async fn low(book: &Book, number: u64) {
+    book.ran(number);
+}
+
+/// It counts more than what the queue says, and AMQP does not tell of it; the management API does.
+async fn policy_that_drops_jobs_before_they_can_be_set_apart_is_named(node: Private) {
+    let pattern = "^test\\.faults\\.operator\\.low$";
+    node.ctl(&["set_policy", "low", pattern, r#"{"delivery-limit":1}"#]).await;
+    let client = connect(&node.url, builder().management(node.recorded("management_url"))).await;
+    fresh::<Low>(&client).await;
+
+    let worker = work::<Low>(&client, &Arc::new(Book::default()));
+
+    until("the policy is named", async || {
+        !log::lines(&["WARN", "test.faults.operator.low", "crash_limit=2", "raise its `delivery-limit`"])
+            .is_empty()
+    })
+    .await;
+    worker.stop().await;
+    client.close().await;
+    node.ctl(&["clear_policy", "low"]).await;
 }

@@ -114,14 +114,21 @@ impl Private {
 
     /// Sends its Erlang VM a signal: `STOP` suspends it as a whole, `CONT` lets it go on. One that is down gets none.
     pub(crate) async fn signal(&self, signal: &str) {
-        let state = self.owned().directory.join(self.number.to_string()).join("state");
-        let state = std::fs::read_to_string(state).unwrap();
-        let pid = state.lines().find_map(|line| line.strip_prefix("pid=")).unwrap_or_default();
+        let pid = self.recorded("pid");
         if !pid.is_empty() {
-            let sent = tokio::process::Command::new("kill").args(["-s", signal, pid]).output().await.unwrap();
+            let sent =
+                tokio::process::Command::new("kill").args(["-s", signal, &pid]).output().await.unwrap();
             // One that was killed may still be written down.
             assert!(sent.status.success() || signal == "CONT", "{sent:?}");
         }
+    }
+
+    /// What the node's folder says of it; empty where it says nothing.
+    pub(crate) fn recorded(&self, key: &str) -> String {
+        let state = self.owned().directory.join(self.number.to_string()).join("state");
+        let state = std::fs::read_to_string(state).unwrap();
+        let value = state.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        value.unwrap_or_default().to_owned()
     }
 
     /// Runs rabbitmqctl.

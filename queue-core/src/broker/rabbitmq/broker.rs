@@ -98,6 +98,18 @@ impl Broker for RabbitMq {
             return self.publishing.consume_replies().await;
         }
         self.publishing.ladder.ensure().await?;
+        if options.home.is_none() && self.declarer.exact.is_possible() {
+            let (declarer, queue, limit) =
+                (self.declarer.clone(), options.queue.clone(), options.crash_limit);
+            let closed = self.closing.closed.clone();
+            // Nobody waits for it, nor does `close`.
+            self.tasks.handle().spawn(async move {
+                tokio::select! {
+                    () = closed.cancelled() => {}
+                    () = declarer.exact.tell_of_low_limit(queue, limit) => {}
+                }
+            });
+        }
         let router = NeedsRouter::new(&self.router);
         consumer::start(self.consuming.clone(), options, Some(Box::new(router))).await
     }

@@ -1,6 +1,9 @@
 //! Queues whose bindings are exactly those of the code, and the list of all queues. AMQP lists neither bindings nor queues, so
 //! this takes the management API.
 
+#[cfg(feature = "management")]
+use std::time::Duration;
+
 use crate::broker::Settings;
 use crate::broker::rabbitmq::connection::url::Target;
 use crate::broker::rabbitmq::topology::declared::Declared;
@@ -9,6 +12,12 @@ use crate::topology::{Name, Topology};
 
 #[cfg(feature = "management")]
 use super::management::Management;
+
+/// How often, and how soon again, the policy of a queue is asked for: of a new one it is told some seconds later.
+#[cfg(feature = "management")]
+const ASKED: u32 = 4;
+#[cfg(feature = "management")]
+const AGAIN: Duration = Duration::from_secs(3);
 
 /// What makes bindings exact, if anything may.
 #[derive(Debug)]
@@ -63,6 +72,40 @@ impl Exact {
         let words = "AMQP cannot list queues: give the URL of RabbitMQ's management API (`Client::builder().management(..)` or \
                      LEVERET_MANAGEMENT_URL, with the feature `management`), or name the queue that you ask about";
         Err(Error::new(ErrorKind::Unsupported, words))
+    }
+
+    /// Warns if a policy has RabbitMQ drop jobs of a queue before a worker can set them apart. Says nothing without the management
+    /// API, nor where that does not answer.
+    pub(crate) async fn tell_of_low_limit(&self, queue: Name, crash_limit: u32) {
+        #[cfg(feature = "management")]
+        if let Some(management) = self.management.clone() {
+            let mut limit = None;
+            for _ in 0..ASKED {
+                let (management, asked) = (management.clone(), queue.clone());
+                match blocking(move || management.delivery_limit(&asked)).await {
+                    Ok(None) => tokio::time::sleep(AGAIN).await,
+                    Ok(Some(found)) => {
+                        limit = found;
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::debug!(%queue, %error, "the queue's policy is not known");
+                        break;
+                    }
+                }
+            }
+            if let Some(limit) = limit
+                && limit < u64::from(crash_limit)
+            {
+                tracing::warn!(
+                    %queue, delivery_limit = limit, crash_limit,
+                    "a policy has RabbitMQ make dead letters of jobs before a worker can set them apart, and of those that were in \
+                     hand beside them: raise its `delivery-limit` to `crash_limit` at least"
+                );
+            }
+        }
+        #[cfg(not(feature = "management"))]
+        let _ = (queue, crash_limit);
     }
 
     /// Takes the wish out of `topology`: on every reconnect it would take out what a newer program has bound since.

@@ -62,6 +62,8 @@ enum About<'a> {
     Bindings(&'a str),
     /// The list of queues.
     Queues,
+    /// The policy of this queue, which is consumed.
+    Policy(&'a str),
 }
 
 impl fmt::Display for About<'_> {
@@ -69,6 +71,7 @@ impl fmt::Display for About<'_> {
         match self {
             Self::Bindings(queue) => write!(f, "queue `{queue}`"),
             Self::Queues => f.write_str("the list of queues"),
+            Self::Policy(queue) => write!(f, "the policy of queue `{queue}`"),
         }
     }
 }
@@ -138,6 +141,24 @@ impl Management {
         Ok(names)
     }
 
+    /// After how many lost holders RabbitMQ drops a message of `queue` by a policy, if one says so. `None` for some seconds after
+    /// a queue was declared. Blocks.
+    ///
+    /// # Errors
+    /// If the API does not answer, or refuses us.
+    pub(super) fn delivery_limit(&self, queue: &str) -> Result<Option<Option<u64>>> {
+        let path = format!(
+            "/api/queues/{}/{}?columns=effective_policy_definition",
+            segment(&self.vhost),
+            segment(queue)
+        );
+        let request =
+            self.agent.get(format!("{}{path}", self.base)).header("Authorization", &self.authorization);
+        let mut answer = self.checked(request.call(), About::Policy(queue))?;
+        let found: Value = answer.body_mut().read_json().map_err(|error| self.other_server(error))?;
+        Ok(found.get("effective_policy_definition").map(|policy| policy["delivery-limit"].as_u64()))
+    }
+
     fn other_server(&self, error: ureq::Error) -> Error {
         Error::config(format!("{} does not answer as RabbitMQ's management API does", self.base))
             .with_source(error)
@@ -188,7 +209,7 @@ impl Management {
         let answer = answer.map_err(|error| {
             let why = match about {
                 About::Bindings(queue) => format!(", and queue `{queue}` asks for exact bindings"),
-                About::Queues => String::new(),
+                About::Queues | About::Policy(_) => String::new(),
             };
             Error::new(
                 ErrorKind::Connection,
@@ -217,7 +238,7 @@ impl Management {
             _ => {
                 let known = match about {
                     About::Bindings(_) => ", which was just declared",
-                    About::Queues => "",
+                    About::Queues | About::Policy(_) => "",
                 };
                 Err(Error::config(format!(
                     "{base} answers `{status}` about {about} in vhost `{vhost}`{known}: it is no management API, or that of \
