@@ -307,7 +307,8 @@ const NOTES: usize = 1024;
 fn make_room(job: &mut Envelope, bytes: usize) {
     let over = |job: &Envelope| job.headers.wire_size() + bytes > Headers::MAX_SIZE;
     if over(job) {
-        job.headers.retain(|name, value| is_small(value) || is_our_error(name, value));
+        job.headers
+            .retain(|name, value| is_small(value) || is_our_error(name, value) || name == header::BEGUN);
     }
     if over(job) {
         job.headers.retain(|name, _| KEPT.contains(&name));

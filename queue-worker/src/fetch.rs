@@ -73,12 +73,17 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
         if std::mem::take(&mut is_stopped) || lane.shared.turns.is_wanted() {
             // What has not begun is not to be in hand when a process ends.
             stop(lane, consumer).await;
+            // With a slot: what comes then can begin.
+            let over = async {
+                lane.shared.turns.over().await;
+                drop(lane.slots.take().await);
+            };
             tokio::select! {
                 biased;
                 () = &mut stopping => return Ended::Stopped,
-                () = lane.shared.turns.over() => {}
+                () = over => {}
             }
-            match lane.consume().await {
+            match consume_anew(lane).await {
                 Ok(again) => *consumer = again,
                 Err(error) if error.kind() == ErrorKind::Closed => return Ended::Closed,
                 Err(error) => return Ended::GivenUp(error),
@@ -111,6 +116,10 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
             () = lane.shared.turns.wanted() => continue,
         };
         match delivery {
+            Some(Ok(delivery)) if lane.shared.turns.is_wanted() => {
+                lane.shared.activity.began(&lane.queue, &delivery.envelope);
+                settle::carry_out(lane, delivery, Settlement::Release.into(), Instant::now()).await;
+            }
             Some(Ok(delivery)) => {
                 lane.shared.activity.began(&lane.queue, &delivery.envelope);
                 let in_hand = lane.slots.take_in_hand();
@@ -193,6 +202,20 @@ async fn consume_once_free(lane: &Arc<Lane>) -> Result<Option<Consumer>> {
     lane.consume().await.map(Some)
 }
 
+/// Consumes a queue again, which may have been deleted meanwhile: then it is declared anew.
+///
+/// # Errors
+/// If it cannot be consumed.
+async fn consume_anew(lane: &Lane) -> Result<Consumer> {
+    match lane.consume().await {
+        Err(error) if error.kind() != ErrorKind::Closed => {
+            lane.shared.client.declare_queue(lane.plan.spec).await?;
+            lane.consume().await
+        }
+        consumed => consumed,
+    }
+}
+
 /// Consumes once more what the broker had given up; `None` if the worker stops first.
 ///
 /// # Errors
@@ -208,7 +231,7 @@ async fn consume_again(lane: &Lane, mut error: Error) -> Result<Option<Consumer>
             () = tokio::time::sleep(AGAIN) => {}
             () = lane.shared.steps.stopping() => return Ok(None),
         }
-        match lane.consume().await {
+        match consume_anew(lane).await {
             Ok(consumer) => return Ok(Some(consumer)),
             Err(error) if error.kind() == ErrorKind::Closed => return Err(closed(lane)),
             Err(again) => error = again,

@@ -47,7 +47,7 @@ pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, delivery: Delivery) ->
             Inspected::Marked(_) | Inspected::Left => return Executed::SetApart,
         }
     }
-    run(lane, slot, arrived, turn, Place::Own).await
+    run(lane, slot, arrived, turn.as_ref(), Place::Own).await
 }
 
 /// Drops a delivery that is lost, and settles one that is known, or has it settled by the run that it repeats.
@@ -93,7 +93,7 @@ pub(crate) async fn run(
     lane: &Arc<Lane>,
     slot: Slot,
     arrived: Arrived,
-    turn: Option<Turn>,
+    turn: Option<&Turn>,
     place: Place,
 ) -> Executed {
     let Arrived { mut delivery, key, started } = arrived;
@@ -136,7 +136,7 @@ pub(crate) async fn run(
         let execution = execute(&context, task, payload, handler, events, activity, repeating.note())
             .instrument(span.clone());
         tokio::pin!(execution);
-        match &turn {
+        match turn {
             None => execution.await,
             Some(turn) => turn.during(execution).await,
         }
@@ -177,6 +177,7 @@ async fn settle(
         && let Some(newer) = running.take_latest()
     {
         delivery = newer;
+        clear(&mut delivery.envelope.headers);
         if kind == Kind::Event {
             remember_origin(&mut delivery);
         }
@@ -196,6 +197,8 @@ async fn settle(
 
 /// Settles a delivery of an errand that has ended. Boxed by its callers: it is rare, and each job would have room for it.
 async fn settle_again(lane: &Lane, key: &Key, mut delivery: Delivery, unheard: Unheard) {
+    // The job has ended, whatever others have noted since.
+    clear(&mut delivery.envelope.headers);
     if lane.plan.subscriber.is_some() {
         remember_origin(&mut delivery);
     }

@@ -171,6 +171,7 @@ async fn try_start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>
 /// # Errors
 /// If the broker is away.
 async fn show(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<()> {
+    lanes.iter().for_each(|lane| lane.suspects.tell(&lane.queue));
     let Some(liveness) = shared.client.broker().liveness() else { return Ok(()) };
     let Err(error) = liveness.name().await else { return Ok(()) };
     if matches!(error.kind(), ErrorKind::Connection | ErrorKind::Closed) {

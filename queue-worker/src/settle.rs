@@ -19,9 +19,32 @@ use crate::report;
 /// Carries a decision out, and tells whoever listens. Returns what is to be known should the delivery come again.
 pub(crate) async fn carry_out(
     lane: &Lane,
+    delivery: Delivery,
+    decision: Decision,
+    started: Instant,
+) -> Option<Unheard> {
+    let mut is_done = false;
+    carry_out_and_note(lane, delivery, decision, started, &mut is_done).await
+}
+
+/// The same, and says if the broker has done it. What is to be known is not: a copy comes in the delivery's place.
+pub(crate) async fn is_carried_out(
+    lane: &Lane,
+    delivery: Delivery,
+    decision: Decision,
+    started: Instant,
+) -> bool {
+    let mut is_done = false;
+    carry_out_and_note(lane, delivery, decision, started, &mut is_done).await;
+    is_done
+}
+
+async fn carry_out_and_note(
+    lane: &Lane,
     mut delivery: Delivery,
     decision: Decision,
     started: Instant,
+    is_done: &mut bool,
 ) -> Option<Unheard> {
     let shared = &lane.shared;
     let Decision { before, settlement, fate } = decision;
@@ -50,6 +73,7 @@ pub(crate) async fn carry_out(
     match settled {
         // What became of the job is settled; its original will be acked when it comes again.
         Ok(()) | Err(SettleError::Unacked) => {
+            *is_done = true;
             report::count(&shared.tally, &told, &fate);
             report::log(&job, &told, &fate, took, clock);
             shared.activity.ended(scheduled);

@@ -25,10 +25,14 @@ on_each!(Node:
 mod private {
     on_each!(Private:
         connections_that_the_operator_closes_cost_a_job_nothing,
+        connections_of_three_workers_cost_a_job_nothing,
         killed_nodes_cost_a_job_nothing,
     );
 
-    use super::{connections_that_the_operator_closes_cost_a_job_nothing, killed_nodes_cost_a_job_nothing};
+    use super::{
+        connections_of_three_workers_cost_a_job_nothing,
+        connections_that_the_operator_closes_cost_a_job_nothing, killed_nodes_cost_a_job_nothing,
+    };
 }
 
 /// More often than a job may crash its worker.
@@ -197,6 +201,27 @@ impl<T: Task + Runnable> Scene<T> {
         .await;
     }
 
+    /// Waits until nothing is in the queue itself.
+    async fn until_delivered(&self) {
+        let operator = self.client.operator().unwrap();
+        until(&format!("{}: the queue is empty", self.what), async || {
+            let Ok(queue) = operator.inspect(self.place.queue).await else { return false };
+            queue.ready == 0 && queue.consumers > 0
+        })
+        .await;
+    }
+
+    /// Waits until nothing is in the queue, nor set apart.
+    async fn until_empty(&self) {
+        let operator = self.client.operator().unwrap();
+        until(&format!("{}: nothing is left", self.what), async || {
+            let Ok(queue) = operator.inspect(self.place.queue).await else { return false };
+            let suspect = operator.inspect(&format!("{}.suspect", self.place.queue)).await;
+            queue.ready + suspect.unwrap_or_default().ready == 0
+        })
+        .await;
+    }
+
     /// Lets the jobs end.
     async fn open(&self) {
         std::fs::write(self.gate(), "").unwrap();
@@ -353,6 +378,38 @@ async fn connections_that_the_operator_closes_cost_a_job_nothing(node: Private) 
     }
 
     crew.end().await;
+}
+
+/// Each closing gives the job to any of them, and the others go on with it: so it may run several times, but not twice in one
+/// process at once, and is no dead letter.
+async fn connections_of_three_workers_cost_a_job_nothing(node: Private) {
+    let proxy = Proxy::to(&node.url);
+    let url = proxy.url("");
+    let mut quorum = Scene::new(&node, one_quorum::PLACE).await;
+    let mut classic = Scene::new(&node, one_classic::PLACE).await;
+    quorum.enqueue(1).await;
+    classic.enqueue(1).await;
+    let workers: Vec<_> = (0..3).flat_map(|_| [quorum.start(&url), classic.start(&url)]).collect();
+    quorum.until_begun(1).await;
+    classic.until_begun(1).await;
+
+    for _ in 0..CLOSINGS {
+        let before = proxy.opened(Role::Consumer);
+        node.ctl(&["close_all_connections", "maintenance"]).await;
+        let all = before + workers.len();
+        until("all workers are connected", async || proxy.opened(Role::Consumer) >= all).await;
+        quorum.until_delivered().await;
+        classic.until_delivered().await;
+    }
+    quorum.open().await;
+    classic.open().await;
+    quorum.until_empty().await;
+    classic.until_empty().await;
+    join_all(workers.into_iter().map(stop)).await;
+
+    for runs in [quorum.end().await, classic.end().await] {
+        assert!(runs <= 3, "{runs} runs by three workers");
+    }
 }
 
 async fn killed_nodes_cost_a_job_nothing(node: Private) {

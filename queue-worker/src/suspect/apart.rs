@@ -24,6 +24,8 @@ const FINISHES: Duration = Duration::from_secs(2);
 /// How long the marked copy of a job may take to come.
 const COMES: Duration = Duration::from_secs(5);
 
+/// How long the next suspect may take to come, before the others go on.
+const NEXT: Duration = Duration::from_millis(100);
 /// Workers may have thousands of queues, and each look takes a channel.
 static LOOKS: Semaphore = Semaphore::const_new(4);
 
@@ -115,10 +117,10 @@ enum Ended {
 
 async fn take_all(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
     let steps = &lane.shared.steps;
-    // Of a job whose marked copy is to come.
-    let mut turn: Option<Turn> = None;
+    // Of a job whose marked copy is to come, or of one that has run, for the next; and how long it is kept for that.
+    let mut turn: Option<(Turn, Duration)> = None;
     loop {
-        if turn.as_ref().is_some_and(Turn::is_long) {
+        if turn.as_ref().is_some_and(|(turn, _)| turn.is_long()) {
             turn = None;
             // The others had to stand still for long, and go on for a while.
             tokio::select! {
@@ -127,7 +129,10 @@ async fn take_all(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
             }
         }
         let comes = async {
-            if turn.is_some() { tokio::time::sleep(COMES).await } else { std::future::pending().await }
+            match &turn {
+                Some((_, comes)) => tokio::time::sleep(*comes).await,
+                None => std::future::pending().await,
+            }
         };
         let delivery = tokio::select! {
             biased;
@@ -149,8 +154,9 @@ async fn take_all(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
             Some(Err(_)) | None => return Ended::Gone,
         };
         lane.shared.activity.began(&lane.queue, &delivery.envelope);
-        match take(lane, delivery, turn.take(), consumer).await {
-            Some(Taken::Marked(marked)) => turn = Some(marked),
+        match take(lane, delivery, turn.take().map(|(turn, _)| turn), consumer).await {
+            Some(Taken::Marked(marked)) => turn = Some((marked, COMES)),
+            Some(Taken::Ran(ran)) => turn = ran.map(|turn| (turn, NEXT)),
             Some(Taken::Left) => return Ended::Left,
             None => {}
         }
@@ -159,6 +165,8 @@ async fn take_all(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
 
 enum Taken {
     Marked(Turn),
+    /// The next one may have the turn, too.
+    Ran(Option<Turn>),
     Left,
 }
 
@@ -190,18 +198,20 @@ async fn take(
     let in_hand = lane.slots.take_in_hand();
     let arrived = Arrived { delivery, key, started };
     let job = async {
-        drop(process::run(lane, slot, arrived, turn, Place::Apart).await);
+        drop(process::run(lane, slot, arrived, turn.as_ref(), Place::Apart).await);
         drop(in_hand);
     };
-    let job = shared.jobs.track_future(AssertUnwindSafe(job).catch_unwind());
-    tokio::pin!(job);
-    tokio::select! {
-        biased;
-        _ = &mut job => {}
-        () = shared.steps.stopping() => {
-            consumer.stop();
-            let _ = job.await;
+    {
+        let job = shared.jobs.track_future(AssertUnwindSafe(job).catch_unwind());
+        tokio::pin!(job);
+        tokio::select! {
+            biased;
+            _ = &mut job => {}
+            () = shared.steps.stopping() => {
+                consumer.stop();
+                let _ = job.await;
+            }
         }
     }
-    None
+    Some(Taken::Ran(turn))
 }

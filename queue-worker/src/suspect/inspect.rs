@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use queue_core::broker::Delivery;
+use queue_core::broker::{Delivery, Returns};
 use queue_core::envelope::{Headers, header};
 use queue_core::error::chain;
 use queue_core::settlement::{Reason, ReasonKind, Settlement};
@@ -122,8 +122,12 @@ async fn alone(
         record.marks.truncate(ended);
         return dead(lane, delivery, &record).await;
     }
-    if is_marked {
-        return begin(lane, place, delivery, turn).await;
+    if is_marked && let Some(mut turn) = turn {
+        // A queue may have taken one more in the moment in which the turn was taken.
+        if turn.is_alone(&lane.shared.jobs, 0).await {
+            return Inspected::Run(delivery, Some(turn));
+        }
+        return leave(lane, place, delivery, LEFT).await;
     }
     let turn = match begin(lane, place, delivery, turn).await {
         Inspected::Run(begun, Some(turn)) => {
@@ -140,7 +144,7 @@ async fn alone(
         };
         return match moved(lane, delivery, apart, record.headers()).await {
             Inspected::Settled(_) => Inspected::Marked(turn),
-            other => other,
+            failed => failed,
         };
     }
     match delivery.mark(header::BEGUN, record.list()).await {
@@ -205,7 +209,7 @@ async fn fate(lane: &Lane, delivery: &Delivery, mark: &Mark) -> Fate {
 /// Takes the turn, unless the marked copy has it, and waits until the job is alone.
 async fn begin(lane: &Lane, place: Place, delivery: Delivery, turn: Option<Turn>) -> Inspected {
     let (turns, steps) = (&lane.shared.turns, &lane.shared.steps);
-    let turn = match (turn, place) {
+    let mut turn = match (turn, place) {
         (Some(turn), _) => return Inspected::Run(delivery, Some(turn)),
         (None, Place::Own) => match turns.try_take() {
             Some(turn) => turn,
@@ -256,12 +260,21 @@ async fn set_apart(lane: &Lane, delivery: Delivery, record: &Record, apart: Name
 
 async fn moved(lane: &Lane, delivery: Delivery, queue: Name, headers: Headers) -> Inspected {
     let settlement = Settlement::Move { queue, headers };
-    settle::carry_out(lane, delivery, settlement.into(), Instant::now()).await;
-    Inspected::Settled(Executed::SetApart)
+    if settle::is_carried_out(lane, delivery, settlement.into(), Instant::now()).await {
+        Inspected::Settled(Executed::SetApart)
+    } else {
+        // It was given back, and is not to come again at once.
+        Inspected::Left
+    }
 }
 
 /// Gives a job back; one in its own queue waits for a while, or it would come again at once.
 async fn leave(lane: &Lane, place: Place, delivery: Delivery, pause: Duration) -> Inspected {
+    if place == Place::Apart && delivery.returns == Returns::Never {
+        // Its mark, if it has one, has not begun.
+        give_back(lane, place, delivery, Instant::now()).await;
+        return Inspected::Left;
+    }
     let settlement = if place == Place::Own && !pause.is_zero() {
         let now = lane.shared.client.clock().now();
         Settlement::Snooze { until: now.checked_add(pause).unwrap_or(now) }

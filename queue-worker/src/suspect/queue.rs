@@ -15,6 +15,8 @@ pub(crate) struct SuspectQueue {
     decl: Option<QueueDecl>,
     /// Nothing is known about lost holders: the queue goes with the connection that consumes it.
     is_exclusive: bool,
+    /// It would have one, but is only to be used as it is there.
+    is_passive: bool,
     is_declared: AtomicBool,
     /// The broker does not let it be declared.
     is_refused: AtomicBool,
@@ -38,6 +40,7 @@ impl SuspectQueue {
         Self {
             decl,
             is_exclusive,
+            is_passive: is_passive && client.broker().suspects_of(spec.name()).is_some(),
             is_declared: AtomicBool::new(false),
             is_refused: AtomicBool::new(false),
             is_used: AtomicBool::new(false),
@@ -48,6 +51,17 @@ impl SuspectQueue {
 
     pub(crate) fn is_exclusive(&self) -> bool {
         self.is_exclusive
+    }
+
+    /// Says in the log if jobs cannot be set apart although they could in another queue.
+    pub(crate) fn tell(&self, queue: &Name) {
+        if self.is_passive {
+            tracing::info!(
+                target: "leveret", %queue,
+                "the queue is used as it is there, so a job that ends its workers' processes again and again runs alone in it, and \
+                 the queue's delivery limit ends it"
+            );
+        }
     }
 
     /// Its name; `None` where jobs run alone in their own queue.

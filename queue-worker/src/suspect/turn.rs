@@ -106,11 +106,14 @@ impl Turns {
 impl Turn {
     /// Waits until of `jobs` no more than `own` run, and says if it came to that in time. After the last time in vain the job runs
     /// beside what does not end. Cancel safe.
-    pub(crate) async fn is_alone(&self, jobs: &TaskTracker, own: usize) -> bool {
+    pub(crate) async fn is_alone(&mut self, jobs: &TaskTracker, own: usize) -> bool {
         let all_ended = async {
-            // Rare enough that nobody needs to be told.
-            while jobs.len() > own {
+            loop {
+                // Rare enough that nobody needs to be told. First, since a queue may just have taken one more.
                 tokio::time::sleep(LOOK).await;
+                if jobs.len() <= own {
+                    break;
+                }
             }
         };
         let is_alone = tokio::time::timeout(self.turns.patience(), all_ended).await.is_ok();
@@ -118,6 +121,8 @@ impl Turn {
         let is_last = !is_alone && in_vain.load(Ordering::Relaxed) >= DOUBLINGS;
         if is_alone || is_last {
             in_vain.store(0, Ordering::Relaxed);
+            // From now on the others stand still for the job, and not for each other.
+            self.since = Instant::now();
             return true;
         }
         in_vain.fetch_add(1, Ordering::Relaxed);
@@ -171,17 +176,17 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_end_is_waited_for_longer_each_time_and_not_for_ever() {
-        let (turns, jobs) = (Arc::new(Turns::with(STILL, Duration::from_millis(1))), TaskTracker::new());
+        let (turns, jobs) = (Arc::new(Turns::with(STILL, Duration::from_millis(15))), TaskTracker::new());
         let _endless = jobs.token();
-        let turn = turns.try_take().unwrap();
+        let mut turn = turns.try_take().unwrap();
         let mut patience = Vec::new();
 
         while !turn.is_alone(&jobs, 0).await {
             patience.push(turns.patience().as_millis());
         }
 
-        assert_eq!(patience, [2, 4, 8, 16]);
-        assert_eq!(turns.patience().as_millis(), 1, "the next one begins anew");
+        assert_eq!(patience, [30, 60, 120, 240]);
+        assert_eq!(turns.patience().as_millis(), 15, "the next one begins anew");
         assert!(turn.is_alone(&jobs, 1).await, "it is the one that runs");
     }
 }
