@@ -88,9 +88,11 @@ async fn theirs_are_worked_by_ours(t: &Python) {
     t.run("readme", &[], blocks()).await;
     lines(&t.client).await.unwrap();
 
-    // Each block ran twice, and ours once. The sums are worked already.
+    // Each block ran twice, and ours once. Their two sums, which came back to a classic queue when their program ended, stand at
+    // its end since; so they may not have been worked before ours.
     let summary = ours(t).run_until_idle().await.unwrap();
-    assert_eq!((summary.succeeded, summary.dead), (3 * 3, 3), "{summary}");
+    assert!((3 * 3..=3 * 3 + 2).contains(&summary.succeeded), "{summary}");
+    assert_eq!(summary.dead, 3, "{summary}");
     assert_eq!(look(&t.client).await.unwrap(), ["7 cents are too much"; 3]);
 }
 
