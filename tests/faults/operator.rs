@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lapin::options::{BasicGetOptions, BasicNackOptions};
+use lapin::{Connection, ConnectionProperties};
 use leveret::{Client, PublishError, task};
 use queue_core::broker::{ConsumeOptions, Publish};
 use queue_core::envelope::Envelope;
@@ -13,7 +15,7 @@ use queue_core::topology::{ExchangeDecl, ExchangeKind, Name, QueueDecl, Topology
 
 use crate::support::{
     Book, NAMESPACE, Private, Proxy, builder, client, connect, consume, fresh, log, message, next, queue,
-    send, soon, text, unique, until, work,
+    ready, send, soon, text, unique, until, work,
 };
 
 on_each!(Private:
@@ -27,6 +29,7 @@ on_each!(Private:
     last_acks_to_a_slow_quorum_queue_arrive,
     last_acks_to_a_slow_queue_of_a_single_active_consumer_arrive,
     policy_that_drops_jobs_before_they_can_be_set_apart_is_named,
+    suspect_that_may_not_be_set_apart_runs_alone_in_its_own_queue,
 );
 
 #[task(queue = "test.faults.operator.closed")]
@@ -308,4 +311,46 @@ async fn policy_that_drops_jobs_before_they_can_be_set_apart_is_named(node: Priv
     worker.stop().await;
     client.close().await;
     node.ctl(&["clear_policy", "low"]).await;
+}
+
+#[task(queue = "test.faults.operator.few", queue_type = "quorum")]
+async fn few(book: &Book, number: u64) {
+    book.ran(number);
+}
+
+async fn suspect_that_may_not_be_set_apart_runs_alone_in_its_own_queue(node: Private) {
+    let (queue, apart) = ("test.faults.operator.few", "test.faults.operator.few.suspect");
+    let user = unique("user");
+    node.ctl(&["add_user", &user, "secret"]).await;
+    let all_but = r"^test\.faults\.(?!operator\.few\.suspect)";
+    node.ctl(&["set_permissions", &user, all_but, ".*", ".*"]).await;
+    let owner = client(&node.url).await;
+    fresh::<Few>(&owner).await;
+    owner.enqueue(Few { number: 7 }).await.unwrap();
+    // Each look counts as a holder that was lost, and on 4.3 every second one.
+    let looker = Connection::connect(&node.url, ConnectionProperties::default()).await.unwrap();
+    let channel = looker.create_channel().await.unwrap();
+    for _ in 0..6 {
+        until("the job is there to be looked at", async || {
+            let seen = channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap();
+            let Some(seen) = seen else { return false };
+            seen.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await.unwrap();
+            true
+        })
+        .await;
+    }
+    looker.close(200, "done".into()).await.unwrap();
+
+    let theirs = client(&node.url.replace("guest:guest", &format!("{user}:secret"))).await;
+    let book = Arc::new(Book::default());
+    let worker = work::<Few>(&theirs, &book);
+
+    book.until_ran(1).await;
+    let said = log::lines(&["ERROR", apart, &user, "let this user configure the queue"]);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(owner.operator().unwrap().inspect(apart).await.is_err(), "it was declared");
+    worker.stop().await;
+    assert_eq!(ready(&owner, queue).await, 0);
+    theirs.close().await;
+    owner.close().await;
 }
