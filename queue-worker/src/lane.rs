@@ -9,7 +9,7 @@ use queue_core::broker::{ConsumeOptions, Consumer};
 use queue_core::client::Client;
 use queue_core::envelope::Envelope;
 use queue_core::error::Result;
-use queue_core::topology::{Name, QueueSpec, QueueType};
+use queue_core::topology::{Name, QueueType};
 use tokio_util::task::TaskTracker;
 
 use crate::activity::Activity;
@@ -62,7 +62,7 @@ impl Shared {
             system: client.info().system,
             name: "test".to_owned(),
             tasks,
-            crash_limit: QueueSpec::CRASH_LIMIT,
+            crash_limit: queue_core::topology::QueueSpec::CRASH_LIMIT,
             state: state.clone(),
             handler: HandlerService::default(),
             events: Arc::default(),
