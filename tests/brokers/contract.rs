@@ -82,6 +82,9 @@ macro_rules! contract {
                     job_given_back_to_a_full_queue_is_not_lost,
                     given_back_event_keeps_where_it_came_from,
                 ]
+                moved: [
+                    moved_job_is_a_copy_with_the_headers_of_its_mover,
+                ]
                 mark: [
                     mark_stays_when_its_holder_is_lost,
                     mark_goes_when_its_holder_gives_the_job_back,

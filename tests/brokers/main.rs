@@ -20,6 +20,7 @@ mod lifecycle;
 mod limit;
 mod liveness;
 mod mark;
+mod moved;
 mod operator;
 mod prefetch;
 mod publish;
