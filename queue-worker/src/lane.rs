@@ -49,7 +49,7 @@ pub(crate) struct Shared {
     pub(crate) blocking: Arc<Blocking>,
     /// The deliveries under way.
     pub(crate) jobs: TaskTracker,
-    /// Whose turn it is to run alone.
+    /// Gives jobs their turns to run alone.
     pub(crate) turns: Arc<Turns>,
 }
 

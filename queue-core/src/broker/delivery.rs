@@ -9,11 +9,11 @@ use crate::error::SettleError;
 use crate::settlement::{Settlement, note_route};
 use crate::topology::Name;
 
-/// What a broker says of those who held a message before. A copy is a message of its own.
+/// The broker's account of a message's earlier holders. A copy is a message of its own, with none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Returns {
-    /// Nobody has held it.
+    /// The message has had no holder.
     #[default]
     Never,
     /// It has come back. So many of its holders were lost with it: their process ended, or their connection. What was given back
@@ -37,7 +37,7 @@ pub struct Delivery {
     pub routing_key: String,
     /// Whether it has been delivered before and not settled.
     pub redelivered: bool,
-    /// What the broker says of those who held the message before.
+    /// The broker's account of the message's earlier holders.
     pub returns: Returns,
     settler: Box<dyn Settler>,
 }

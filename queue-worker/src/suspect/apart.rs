@@ -109,7 +109,7 @@ async fn give_all_back(lane: &Lane, consumer: &mut Consumer) {
 enum Ended {
     /// The worker stops.
     Stopped,
-    /// What comes is for another worker.
+    /// The queue's next job is for another worker.
     Left,
     /// The consumer has ended.
     Gone,

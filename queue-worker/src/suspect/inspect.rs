@@ -73,9 +73,8 @@ pub(crate) async fn inspect(
         }
     }
     // Kept by whatever copy comes of it.
-    for (name, value) in record.headers().iter().filter(|(name, _)| *name == header::CRASHES) {
-        delivery.envelope.headers.insert(name, value.clone());
-    }
+    let crashes = i64::try_from(record.crashes).unwrap_or(i64::MAX);
+    delivery.envelope.headers.insert(header::CRASHES, crashes);
     alone(lane, place, delivery, record, turn).await
 }
 

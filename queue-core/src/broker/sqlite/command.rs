@@ -158,7 +158,7 @@ pub(super) enum Answer {
 }
 
 impl Command {
-    /// Whether an `Ok` means that it is on the disk. What need not be (a claim, an ack) repeats a job when it is lost; a mark is
+    /// Says if an `Ok` means that it is on the disk. A command that need not be (a claim, an ack) repeats a job when it is lost; a mark is
     /// for those whose process is killed, which loses nothing that was committed.
     pub(super) fn is_durable(&self) -> bool {
         match self {

@@ -1,7 +1,7 @@
 //! Tells processes that live from those that have ended. The name of one is its client's number in the file; it keeps the name if it
 //! is struck off while it sleeps, and gets a further one.
 //!
-//! What is known of a client (`leveret_client`), and what its lock file shows (`leveret_lock`):
+//! The table `leveret_client` lists the clients, and `leveret_lock` their lock files. Together they tell:
 //!
 //! | in the file | lock file | its process | what `lease` does |
 //! |---|---|---|---|

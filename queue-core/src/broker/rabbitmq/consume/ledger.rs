@@ -41,7 +41,7 @@ pub(crate) struct Ledger {
     channel: Channel,
     /// The queue that its jobs belong to.
     pub(super) queue: Name,
-    /// Whether a message may be published anew instead of being given back: one that waits for its time carries in `x-death` how
+    /// Lets a message be published anew instead of being given back. It is false where a copy would not do: one that waits for its time carries in `x-death` how
     /// long it has waited, which no copy does; and one that waits to run alone is to stay the same copy, however often it comes back.
     pub(super) may_publish_anew: bool,
     /// Where its dead letters go; `None` drops them.
