@@ -37,7 +37,8 @@ pub enum Settlement {
         until: SystemTime,
     },
     /// A copy of it goes into this queue at once, and is marked as delivered before. Nobody has tried it, so it costs no attempt and
-    /// notes no failure.
+    /// notes no failure. The settlement is done when the broker has confirmed the copy and has received the ack of the original: the
+    /// copy may end the process that runs it, and must not leave the original behind.
     Move {
         /// The queue, which may be its own.
         queue: Name,

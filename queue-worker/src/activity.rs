@@ -60,6 +60,26 @@ impl Drop for Shown<'_> {
     }
 }
 
+/// Says when it is dropped that a job has ended.
+pub(crate) struct Settling<'a>(Option<&'a Activity>);
+
+impl Settling<'_> {
+    /// As [`Activity::ended`].
+    pub(crate) fn ended(mut self, scheduled: Option<Scheduled>) {
+        if let Some(activity) = self.0.take() {
+            activity.ended(scheduled);
+        }
+    }
+}
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        if let Some(activity) = self.0 {
+            activity.ended(None);
+        }
+    }
+}
+
 impl Activity {
     /// Has running jobs be shown from now on.
     pub(crate) fn show(&self) {
@@ -143,6 +163,11 @@ impl Activity {
         }
     }
 
+    /// A settlement under way. Where it is cut off by a time limit, the job counts as ended all the same.
+    pub(crate) fn settling(&self) -> Settling<'_> {
+        Settling(Some(self))
+    }
+
     /// Waits until a job has ended. Cancel safe.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
@@ -201,6 +226,18 @@ mod tests {
 
     fn settled(activity: &Activity, queue: &Name, job: &Envelope, settlement: &Settlement) {
         activity.ended(activity.schedules(queue, job, settlement, || UNIX_EPOCH));
+    }
+
+    #[test]
+    fn job_whose_settlement_is_cut_off_has_ended_once() {
+        let (activity, job) = (watched(), Envelope::new("{}"));
+
+        activity.began(&QUEUE, &job);
+        drop(activity.settling());
+        activity.began(&QUEUE, &job);
+        activity.settling().ended(None);
+
+        assert_eq!(activity.counts(), (2, 2));
     }
 
     #[test]

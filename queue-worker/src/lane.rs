@@ -90,6 +90,8 @@ pub(crate) struct Lane {
     pub(crate) repeats: Repeats,
     /// The queue where its jobs wait that are to run alone.
     pub(crate) suspects: SuspectQueue,
+    /// The jobs of this queue that are being moved, as copies, whose originals the broker may still have.
+    pub(crate) moves: TaskTracker,
     /// Whether jobs run one after another, and no more are fetched than run.
     pub(crate) has_one_slot: bool,
     /// How often the process of a worker may end while it holds a job, before the job runs alone; and how often then, before it
@@ -113,6 +115,9 @@ impl Lane {
             steps: Arc::clone(&shared.steps),
             blocking: Arc::clone(&shared.blocking),
         });
+        let moves = TaskTracker::new();
+        // So that it can be waited for until there is none.
+        moves.close();
         Arc::new(Self {
             shared,
             queue,
@@ -121,6 +126,7 @@ impl Lane {
             slots: Slots::new(concurrency),
             repeats,
             suspects,
+            moves,
             has_one_slot,
             crash_limit,
             is_told_of_no_id: AtomicBool::new(false),

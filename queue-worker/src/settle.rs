@@ -47,6 +47,7 @@ async fn carry_out_and_note(
     is_done: &mut bool,
 ) -> Option<Unheard> {
     let shared = &lane.shared;
+    let settling = shared.activity.settling();
     let Decision { before, settlement, fate } = decision;
     if matches!(settlement, Settlement::Retry { .. } | Settlement::DeadLetter { .. }) {
         delivery.envelope.headers.insert(header::WORKER, shared.name.as_str());
@@ -76,7 +77,7 @@ async fn carry_out_and_note(
             *is_done = true;
             report::count(&shared.tally, &told, &fate);
             report::log(&job, &told, &fate, took, clock);
-            shared.activity.ended(scheduled);
+            settling.ended(scheduled);
             shared.events.emit(|| report::event(job, told, fate, took));
             (is_unacked || may_be_lost && !is_release).then_some(Unheard::Told)
         }
@@ -88,7 +89,7 @@ async fn carry_out_and_note(
             let error = chain(&error);
             let (id, task, queue) = (&job.id, &job.task, &job.queue);
             tracing::warn!(target: "leveret", %id, %task, %queue, %error, "job could not be settled, and will be delivered again");
-            shared.activity.ended(None);
+            settling.ended(None);
             shared.events.emit(|| JobEvent::SettleFailed { job, error });
             unheard
         }
@@ -116,8 +117,9 @@ pub(crate) async fn carry_out_again(
             carry_out(lane, delivery, decision, started).await
         }
         Unheard::Told => {
+            let settling = lane.shared.activity.settling();
             let acked = delivery.settle(Settlement::Ack).await;
-            lane.shared.activity.ended(None);
+            settling.ended(None);
             if let Err(error) = acked {
                 tracing::warn!(target: "leveret", %queue, error = %chain(&error), "job could not be settled, and will be delivered again");
             }

@@ -16,7 +16,7 @@ use crate::support::{Node, Process, client, process};
 on_each!(Node: crash_loops_spare_their_neighbours);
 
 /// How long callers wait: longer than any row takes.
-const CALLER: Duration = Duration::from_secs(120);
+const CALLER: Duration = Duration::from_secs(400);
 
 const ONE_AMONG_FORTY: Row = Row { before: 4, poisons: 1, good: 40, concurrency: 10, bound: 10, dies: true };
 const TWO_AMONG_FORTY: Row = Row { poisons: 2, bound: 20, ..ONE_AMONG_FORTY };

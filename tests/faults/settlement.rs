@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use leveret::PublishError;
+use queue_core::envelope::Headers;
 use queue_core::error::SettleError;
 use queue_core::settlement::{Reason, ReasonKind, Settlement};
 use queue_core::topology::{Route, delay_ladder};
@@ -22,6 +23,7 @@ on_each!(Node:
     retry_that_waits_when_both_connections_end_runs_once,
     delayed_job_that_waits_when_both_connections_end_arrives_once,
     delay_of_a_batch_begins_when_it_is_published,
+    moved_job_is_acked_when_its_settlement_is_done,
 );
 
 async fn original_stays_until_its_retry_is_confirmed(node: Node) {
@@ -237,6 +239,31 @@ async fn delay_of_a_batch_begins_when_it_is_published(node: Node) {
     mover.close().await;
     for queue in ladder.queues {
         direct.operator().unwrap().delete(&queue.name).await.unwrap();
+    }
+    direct.close().await;
+}
+
+/// The copy may end this process as soon as it runs. An original that comes again then is a second copy.
+async fn moved_job_is_acked_when_its_settlement_is_done(node: Node) {
+    let direct = client(&node.url).await;
+    let (jobs, apart) = (queue(&direct, "jobs").await, queue(&direct, "apart").await);
+    for _ in 0..10 {
+        send(&direct, &jobs, 2).await;
+        let proxy = Proxy::to(&node.url);
+        let client = client(&proxy.url("")).await;
+        let mut consumer = consume(&client, &jobs, 2).await;
+        // While the other one is out, an ack may wait for more of them.
+        let (job, other) = (next(&mut consumer).await, next(&mut consumer).await);
+
+        let settlement = Settlement::Move { queue: apart.clone(), headers: Headers::new() };
+        soon("the settlement", job.settle(settlement)).await.unwrap();
+        drop(proxy);
+
+        let mut left = consume(&direct, &jobs, 2).await;
+        let delivery = next(&mut left).await;
+        assert_eq!(text(&delivery), "1", "only the other one comes again");
+        delivery.settle(Settlement::Ack).await.unwrap();
+        drop((other, consumer, client, left));
     }
     direct.close().await;
 }

@@ -62,6 +62,12 @@ pub(crate) async fn inspect(
         place == Place::Apart || record.crashes >= u64::from(lane.crash_limit) || !record.marks.is_empty();
     if place == Place::Own {
         if !is_suspect && !record.is_uncounted {
+            // It may be the copy of a job that this worker moves at this moment, and may end the process: not before the broker
+            // knows that the original is gone.
+            lane.moves.wait().await;
+            if delivery.is_lost() {
+                return lost(lane);
+            }
             return Inspected::Run(delivery, None);
         }
         if is_suspect && let Some(apart) = lane.suspects.declared(&lane.shared.client).await.cloned() {
@@ -259,6 +265,7 @@ async fn set_apart(lane: &Lane, delivery: Delivery, record: &Record, apart: Name
 
 async fn moved(lane: &Lane, delivery: Delivery, queue: Name, headers: Headers) -> Inspected {
     let settlement = Settlement::Move { queue, headers };
+    let _moves = lane.moves.token();
     if settle::is_carried_out(lane, delivery, settlement.into(), Instant::now()).await {
         Inspected::Settled(Executed::SetApart)
     } else {

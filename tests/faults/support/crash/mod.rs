@@ -25,7 +25,7 @@ pub(crate) const POISON: u64 = 1_000;
 const TOO_MANY_CRASHES: u32 = 30;
 
 /// How long a row may take on a busy machine: it only bounds how long a failure takes.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(360);
 
 /// One line of the table: the jobs of a queue, the poison ones among them, whose worker is started again whenever it
 /// ends.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
@@ -14,6 +15,9 @@ use crate::broker::{Publish, Settler};
 use crate::envelope::Envelope;
 use crate::error::{PublishError, SettleError};
 use crate::settlement::Settlement;
+
+/// How long the server may take to hear of the ack of what was moved.
+const HEARS: Duration = Duration::from_secs(5);
 
 /// What settles one delivery; gives it back if it is dropped unused.
 pub(crate) struct Receipt {
@@ -114,12 +118,17 @@ impl Settler for Receipt {
     ) -> Result<(), SettleError> {
         let ledger = self.ledger.clone();
         let now = || ledger.publishing.settings.clock.now();
+        let is_move = matches!(settlement, Settlement::Move { .. });
         let plan = Plan::new(settlement, envelope, &ledger.queue, ledger.dead_letter.as_ref(), now);
         match &plan {
             Plan::Ack => self.ack(),
             Plan::Drop { .. } => self.ack().inspect(|()| plan.tell_loss(&ledger.queue)),
             Plan::Release => self.give_back().await,
-            Plan::Delay { .. } | Plan::Publish(_) => self.on_runtime(plan).await,
+            Plan::Delay { .. } | Plan::Publish(_) => {
+                self.on_runtime(plan).await?;
+                // The copy may end this process when it runs. An ack that has not arrived by then would leave the original.
+                if is_move { heard(&ledger).await } else { Ok(()) }
+            }
         }
     }
 
@@ -133,6 +142,14 @@ impl Settler for Receipt {
 
     fn is_gone(&self) -> bool {
         !self.ledger.is_open() || self.is_timed_out()
+    }
+}
+
+/// Returns when the server has the acks of a channel.
+async fn heard(ledger: &Ledger) -> Result<(), SettleError> {
+    match tokio::time::timeout(HEARS, ledger.barrier(None, drop)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(SettleError::Unacked),
     }
 }
 
