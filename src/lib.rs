@@ -155,16 +155,6 @@ pub mod asyncapi {
 #[doc = include_str!("../queue-macros/src/task.md")]
 mod task_docs {}
 
-/// The programs on the pages of `docs/`.
-#[cfg(doctest)]
-mod pages {
-    #[doc = include_str!("../docs/deploys.md")]
-    mod deploys {}
-
-    #[doc = include_str!("../docs/foreign-producers.md")]
-    mod foreign_producers {}
-}
-
 /// What generated code names. Not public API: it changes without notice.
 #[doc(hidden)]
 pub mod __private {

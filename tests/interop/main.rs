@@ -8,6 +8,7 @@
 mod support;
 
 mod bad_message;
+mod beside;
 mod call;
 mod declare;
 mod event;
@@ -20,6 +21,5 @@ mod example_web;
 mod producer;
 mod property;
 mod python;
-mod readme;
 mod rpc;
 mod start;

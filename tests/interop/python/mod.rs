@@ -53,6 +53,7 @@ macro_rules! with_the_programs {
     };
 }
 
+mod beside;
 mod dead_letter;
 mod event;
 mod header;
@@ -60,7 +61,6 @@ mod job;
 mod payload;
 mod producer;
 mod queue;
-mod readme;
 mod rpc;
 
 use std::time::{Duration, Instant};

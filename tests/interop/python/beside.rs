@@ -1,4 +1,4 @@
-//! The README's lines in Pika, beside those in Leveret: both declare the same queues and exchanges, and what the ones
+//! The guide's lines in Pika, beside those in Leveret (`docs/from-others.md`): both declare the same queues and exchanges, and what the ones
 //! publish the others work.
 
 use std::future::IntoFuture as _;
@@ -83,9 +83,9 @@ async fn theirs_are_worked_by_ours(t: &Python) {
     let blocks = || python_blocks([0; 5]);
 
     // Whoever comes second would be refused if it declared anything else.
-    t.run("readme", &[], blocks()).await;
+    t.run("beside", &[], blocks()).await;
     ours(t).declare().await.unwrap();
-    t.run("readme", &[], blocks()).await;
+    t.run("beside", &[], blocks()).await;
     lines(&t.client).await.unwrap();
 
     // Each block ran twice, and ours once. Their two sums, which came back to a classic queue when their program ended, stand at
@@ -102,7 +102,7 @@ async fn ours_are_worked_by_theirs(t: &Python) {
     t.client.publish(Sold { order: 8 }).must_route().await.unwrap();
     t.client.publish(Sent { region: "europe".into(), number: 8 }).must_route().await.unwrap();
     t.client.enqueue(Pay { cents: 8 }).await.unwrap();
-    let mut program = t.start("readme", &[]);
+    let mut program = t.start("beside", &[]);
 
     // Each works one of ours, and then its own. Of the sums, its own is two messages: the request and the reply.
     program.feed(python_blocks([2, 2, 2, 3, 2])).await;
@@ -139,18 +139,18 @@ async fn ours_are_worked_by_theirs(t: &Python) {
     assert_eq!(letters, [ours, theirs]);
 }
 
-/// The README's blocks of Python, each as a line of JSON with the number of messages that it works.
+/// The guide's blocks of Python, each as a line of JSON with the number of messages that it works.
 fn python_blocks(messages: [u32; 5]) -> Vec<String> {
-    let readme = include_str!("../../../README.md");
-    let (_, section) = readme.split_once("\n## Beside Pika\n").expect("the section");
-    let section = section.split("\n## ").next().expect("its text");
-    let blocks = section.split("```python\n").skip(1).map(|rest| rest.split("```").next().expect("its end"));
+    let blocks = crate::beside::section()
+        .split("```python\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().expect("its end"));
     let blocks: Vec<_> = blocks.collect();
     assert_eq!(blocks.len(), messages.len(), "one of each pattern: {blocks:#?}");
     blocks.into_iter().zip(messages).map(|line| json!(line).to_string()).collect()
 }
 
-/// The README's last lines of each pattern.
+/// The guide's last lines of each pattern.
 async fn lines(client: &Client) -> leveret::Result<()> {
     client.enqueue(Resize { image: 7 }).await?;
 
@@ -172,7 +172,7 @@ async fn lines(client: &Client) -> leveret::Result<()> {
     Ok(())
 }
 
-/// The README's look at the dead letters, and what it sees.
+/// The guide's look at the dead letters, and what it sees.
 async fn look(client: &Client) -> leveret::Result<Vec<String>> {
     for letter in client.admin().dead_letters("payments.dead", 100).await? {
         println!("{}: {}", letter.id, letter.error.unwrap_or_default());

@@ -1,4 +1,4 @@
-"""Runs the blocks of code that come on stdin as the README shows them, each on a line: `["the block", messages]`.
+"""Runs the blocks of code that come on stdin as `docs/from-others.md` shows them, each on a line: `["the block", messages]`.
 
 They have `channel`, `json`, `pika` and `uuid`. `start_consuming`, which would never end, returns when so many messages have been
 through their callbacks. What they print comes on stdout, each a JSON string on a line.
@@ -44,7 +44,7 @@ def run(block, messages):
 
     channel.basic_consume, channel.start_consuming = basic_consume, start_consuming
     given = {"channel": channel, "json": json, "pika": pika, "uuid": uuid, "print": say}
-    exec(compile(block, "README.md", "exec"), given)
+    exec(compile(block, "from-others.md", "exec"), given)
     channel.close()
 
 
