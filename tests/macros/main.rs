@@ -8,5 +8,6 @@ mod options;
 mod payload;
 mod sending;
 mod support;
+#[path = "../ui/run/main.rs"]
 mod ui;
 mod version;
