@@ -9,7 +9,7 @@ test *args:
 
 # The tests of one RabbitMQ alone, 3, 4 or 43: `just broker 43`
 broker which *args:
-    ./scripts/rabbitmq run {{which}} -- cargo test --test brokers rabbitmq{{which}}:: {{args}}
+    ./scripts/rabbitmq run {{which}} -- cargo test --features rabbitmq --test brokers rabbitmq{{which}}:: {{args}}
 
 # Private RabbitMQ nodes: `just rabbitmq start 3`
 rabbitmq *args:
@@ -31,7 +31,7 @@ deny:
 
 # `memory`, `sqlite`, `patterns`, or `rabbitmq` side by side with a raw lapin loop
 bench which *args:
-    cargo bench --bench {{which}} {{args}}
+    cargo bench --features sqlite,rabbitmq --bench {{which}} {{args}}
 
 # SQLite beside effectum and apalis-sqlite: `just bench-sqlite 5 5000` for rounds and jobs
 bench-sqlite *args:

@@ -2,9 +2,9 @@
 //!
 //! ```sh
 //! export LEVERET_URL=amqp://guest:guest@localhost/
-//! cargo run --example dead_letters publish 10
-//! cargo run --example dead_letters work      # until Ctrl-C
-//! cargo run --example dead_letters list
+//! cargo run --features rabbitmq --example dead_letters publish 10
+//! cargo run --features rabbitmq --example dead_letters work      # until Ctrl-C
+//! cargo run --features rabbitmq --example dead_letters list
 //! ```
 //!
 //! Declared argument for argument as a Pika program would, so that either side may come first:

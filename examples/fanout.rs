@@ -5,9 +5,9 @@
 //!
 //! ```sh
 //! export LEVERET_URL=amqp://guest:guest@localhost/
-//! cargo run --example fanout work order.events.email      # until Ctrl-C
-//! cargo run --example fanout work order.events.stock
-//! cargo run --example fanout publish 3
+//! cargo run --features rabbitmq --example fanout work order.events.email      # until Ctrl-C
+//! cargo run --features rabbitmq --example fanout work order.events.stock
+//! cargo run --features rabbitmq --example fanout publish 3
 //! ```
 
 use std::process::ExitCode;

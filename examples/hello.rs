@@ -1,7 +1,10 @@
 //! Three jobs: one that works, one that fails twice first, and one that fails for good.
 //!
-//! `cargo run --example hello` needs no server. With `LEVERET_URL=amqp://guest:guest@localhost/` the same program
-//! runs on RabbitMQ.
+//! `cargo run --example hello` needs no server. The same program runs on RabbitMQ:
+//!
+//! ```sh
+//! LEVERET_URL=amqp://guest:guest@localhost/ cargo run --features rabbitmq --example hello
+//! ```
 
 use std::collections::HashMap;
 use std::fmt;

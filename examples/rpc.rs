@@ -1,12 +1,12 @@
 //! Remote procedure calls: one program asks, another computes, and the answer comes back typed.
 //!
 //! ```sh
-//! cargo run --example rpc                   # both in one program, on `memory:`
+//! cargo run --example rpc                                # both in one program, on `memory:`
 //!
 //! export LEVERET_URL=amqp://guest:guest@localhost/
-//! cargo run --example rpc serve             # until Ctrl-C
-//! cargo run --example rpc call 10 4
-//! cargo run --example rpc call 1 0          # what the server says against it is the caller's error
+//! cargo run --features rabbitmq --example rpc serve      # until Ctrl-C
+//! cargo run --features rabbitmq --example rpc call 10 4
+//! cargo run --features rabbitmq --example rpc call 1 0   # what the server says against it is the caller's error
 //! ```
 //!
 //! Any AMQP program can call, too: a message to queue `calculator` with `type` = `divide`, the body

@@ -1,7 +1,10 @@
 //! Topics: a routing key of words, and subscribers that choose by patterns. `*` stands for one word, `#` for any number.
 //!
-//! `cargo run --example topics` needs no server. With `LEVERET_URL=amqp://guest:guest@localhost/` the same program runs
-//! on RabbitMQ.
+//! `cargo run --example topics` needs no server. The same program runs on RabbitMQ:
+//!
+//! ```sh
+//! LEVERET_URL=amqp://guest:guest@localhost/ cargo run --features rabbitmq --example topics
+//! ```
 
 use std::fmt;
 

@@ -2,8 +2,8 @@
 //!
 //! ```sh
 //! export LEVERET_URL=amqp://guest:guest@localhost/
-//! cargo run --example work_queue publish 10
-//! cargo run --example work_queue work --concurrency 4    # until Ctrl-C
+//! cargo run --features rabbitmq --example work_queue publish 10
+//! cargo run --features rabbitmq --example work_queue work --concurrency 4    # until Ctrl-C
 //! ```
 //!
 //! The queue is declared as a Pika tutorial does it: durable, classic, no arguments. So either side may come first,

@@ -2,7 +2,8 @@
 //! tasks in a library beside it (`examples/tasks`).
 //!
 //! ```sh
-//! LEVERET_URL=amqp://guest:guest@localhost/ LEVERET_CONCURRENCY=8 RUST_LOG=info cargo run --example worker
+//! export LEVERET_URL=amqp://guest:guest@localhost/ LEVERET_CONCURRENCY=8 RUST_LOG=info
+//! cargo run --features rabbitmq --example worker
 //! ```
 //!
 //! | variable | meaning | default |

@@ -67,7 +67,7 @@
 //! | `macros` | [`#[task]`](macro@task) and its like | yes |
 //! | `worker` | [`Worker`]; a program that only enqueues does without | yes |
 //! | `memory` | `memory:` | yes |
-//! | `rabbitmq` | `amqp://` and `amqps://` | yes |
+//! | `rabbitmq` | `amqp://` and `amqps://` | no |
 //! | `management` | `bindings = "exact"` on RabbitMQ, by its management API ([`ClientBuilder::management`]) | no |
 //! | `sqlite` | `sqlite:` with SQLite built in, and [`Job::into_sql`]: enqueue in a transaction of your own | no |
 //! | `sqlite-system` | the same with the system's SQLite | no |

@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 /// Runs this program again, with a node that is there for it alone.
 pub(crate) fn with_own_node() -> ExitCode {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/rabbitmq");
     let inner = "LEVERET_BENCH_URL=$LEVERET_URL exec \"$0\" \"$@\"";
     let program = std::env::current_exe().expect("this program has a path");
     let status = Command::new(script)

@@ -1,7 +1,7 @@
 //! Messaging patterns beside hand-written lapin loops on one RabbitMQ node, alternating in one process run: calls, and
 //! events to a topic exchange. And routing on the memory broker, by bindings and by words.
 //!
-//! `cargo bench --bench patterns` starts a node of its own (`scripts/rabbitmq`); `LEVERET_BENCH_URL` names another.
+//! `cargo bench --features rabbitmq --bench patterns` starts a node of its own (`scripts/rabbitmq`); `LEVERET_BENCH_URL` names another.
 //! After `--`: `--short` for a quick look, `--rounds 15 --calls 20000` for longer runs, `--only quorum` for the rows
 //! whose names contain that (`routing` needs no node, `topic` are the events), `--by plain` for one contender alone, as
 //! for a profiler.

@@ -1,6 +1,6 @@
 //! Leveret and two hand-written lapin loops on one RabbitMQ node, alternating in one process run.
 //!
-//! `cargo bench --bench rabbitmq` starts a node of its own (`scripts/rabbitmq`); `LEVERET_BENCH_URL` names another.
+//! `cargo bench --features rabbitmq --bench rabbitmq` starts a node of its own (`scripts/rabbitmq`); `LEVERET_BENCH_URL` names another.
 //! After `--`: `--short` for a quick look, `--rounds 15 --jobs 20000` for longer runs, `--only "classic: work"` for the
 //! rows whose names contain that, `--by plain` for one contender alone, as for a profiler; `--labelled` has the loops by
 //! hand label their messages with id, type and time, to see what that costs the server.

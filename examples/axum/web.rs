@@ -13,7 +13,8 @@
 //! | `GET /healthz` | 200: the process lives |
 //! | `GET /readyz` | 200 while the broker can be talked to, or else 503 |
 //!
-//! `WEB_ADDRESS` says where to listen (default `127.0.0.1:8080`), `LEVERET_URL` or `RABBITMQ_URL` names the broker.
+//! `WEB_ADDRESS` says where to listen (default `127.0.0.1:8080`), `LEVERET_URL` or `RABBITMQ_URL` names the broker
+//! (RabbitMQ with `--features rabbitmq`, SQLite with `--features sqlite`).
 //! SIGTERM and Ctrl-C end it in order: no new requests, then no new jobs, then the connection to the broker. A broker that
 //! is away at the start is an error and exit code 1, for a supervisor to try again.
 

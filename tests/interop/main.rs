@@ -15,11 +15,13 @@ mod event;
 mod example;
 mod example_config;
 mod example_events;
+#[cfg(feature = "schema")]
 mod example_orders;
 mod example_shared;
 mod example_web;
 mod producer;
 mod property;
 mod python;
+#[cfg(feature = "rabbitmq")]
 mod rpc;
 mod start;

@@ -8,7 +8,8 @@ use leveret::{Context, Event, RawMessage, Task, TaskError, TaskResult, Worker, s
 use queue_core::settlement::{Reason, ReasonKind};
 use serde::{Deserialize, Serialize};
 
-use crate::support::foreign::{Foreign, Message};
+use crate::support::foreign::Message;
+use crate::support::place::Place;
 use crate::support::work::Work;
 use crate::support::{Leftovers, Setting};
 
@@ -84,7 +85,7 @@ fn full(body: &str) -> Message {
 }
 
 fn is_node(t: &Setting) -> bool {
-    matches!(t.foreign, Foreign::Lapin(..))
+    matches!(t.place, Place::RabbitMq(_))
 }
 
 async fn take_dead_letter(t: &Setting) -> Message {

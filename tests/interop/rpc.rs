@@ -49,7 +49,7 @@ async fn stop<T: Task>(t: &Setting, worker: Work) {
 /// A channel of a program that is not ours.
 async fn channel(t: &Setting) -> Channel {
     match &t.foreign {
-        Foreign::Lapin(connection, _) => connection.create_channel().await.unwrap(),
+        Foreign::Lapin(lapin) => lapin.channel().await,
         Foreign::Ours(_) => unreachable!("nobody else is there"),
     }
 }

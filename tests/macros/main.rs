@@ -8,6 +8,4 @@ mod options;
 mod payload;
 mod sending;
 mod support;
-#[path = "../ui/run/main.rs"]
-mod ui;
 mod version;

@@ -1,7 +1,7 @@
 //! A small shop: a web front, calls, events and dead letters, over several modules. Start reading at [`web`].
 //!
 //! ```sh
-//! cargo run --example orders            # serves on http://127.0.0.1:8080; WEB_ADDRESS sets another address
+//! cargo run --features schema --example orders    # serves on http://127.0.0.1:8080; WEB_ADDRESS sets another address
 //! shop=http://127.0.0.1:8080
 //! curl $shop/orders --json '{"customer": "ada@example.com", "region": "europe", "items": [{"name": "tea", "count": 2}]}'
 //! curl $shop/orders --json '{"customer": "ada@example.com", "region": "asia", "items": [{"name": "cake", "count": 9}]}'
@@ -9,7 +9,7 @@
 //! curl -X PUT $shop/bank/limit/50000    # until it is asked to
 //! curl -X POST $shop/dead-letters/replay
 //!
-//! cargo run --example orders -- asyncapi    # what it sends and receives, for other programs
+//! cargo run --features schema --example orders asyncapi    # what it sends and receives, for other programs
 //! ```
 //!
 //! ```text
@@ -17,7 +17,7 @@
 //!              ─ enqueue ─▶ charge (payment) ─ publish ─▶ OrderPaid (event) ─▶ send_receipt, reserve, note_tax (service)
 //! ```
 //!
-//! On `memory:` all of it is in this process. On RabbitMQ several of them share the work.
+//! On `memory:` all of it is in this process. On RabbitMQ (`--features schema,rabbitmq`) several of them share the work.
 
 mod event;
 mod payment;

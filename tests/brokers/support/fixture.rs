@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+#[cfg(feature = "rabbitmq")]
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use leveret::{Client, ClientBuilder};
 use queue_core::broker::{Broker, ConsumeOptions, Consumer, Publish};
@@ -176,6 +177,7 @@ impl Fixture {
         for client in &trash.clients {
             client.close().await;
         }
+        #[cfg(feature = "rabbitmq")]
         if self.url.starts_with("amqp") && !(trash.queues.is_empty() && trash.exchanges.is_empty()) {
             delete(&self.url, &trash).await.expect("delete what the test declared");
         }
@@ -221,6 +223,7 @@ async fn open(builder: ClientBuilder, url: &str) -> Client {
     client.unwrap_or_else(|error| panic!("connect: {}", queue_core::error::chain(&error)))
 }
 
+#[cfg(feature = "rabbitmq")]
 async fn delete(url: &str, trash: &Trash) -> lapin::Result<()> {
     let connection = lapin::Connection::connect(url, lapin::ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;

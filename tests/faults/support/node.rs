@@ -198,5 +198,5 @@ impl Owned {
 }
 
 fn script() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/rabbitmq")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../scripts/rabbitmq")
 }

@@ -21,7 +21,7 @@ pub(super) struct Program {
 
 impl Program {
     pub(super) fn start(interpreter: &str, program: &str, url: &str, arguments: &[&str]) -> Self {
-        let path = format!("{}/tests/interop/python/programs/{program}", env!("CARGO_MANIFEST_DIR"));
+        let path = format!("{}/interop/python/programs/{program}", env!("CARGO_MANIFEST_DIR"));
         let mut child = Command::new(interpreter)
             // Without, a program that imports nothing of ours would still leave `__pycache__` in the checkout.
             .env("PYTHONDONTWRITEBYTECODE", "1")

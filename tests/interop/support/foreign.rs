@@ -1,17 +1,9 @@
-//! A program that is not ours: it publishes, declares and reads by AMQP alone. On RabbitMQ a plain lapin client; on
-//! the brokers that only Leveret reaches, the broker's own interface.
+//! A program that is not ours: it publishes, declares and reads by AMQP alone. On RabbitMQ a plain lapin client
+//! ([`by_lapin`](super::by_lapin)); on the brokers that only Leveret reaches, the broker's own interface.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-use lapin::options::{
-    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
-    ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
-};
-use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
-use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind as LapinKind,
-};
 use leveret::Client;
 use queue_core::broker::{ConsumeOptions, Publish};
 use queue_core::envelope::{Envelope, HeaderValue};
@@ -19,10 +11,13 @@ use queue_core::settlement::Settlement;
 use queue_core::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Topology};
 
 use super::Leftovers;
+#[cfg(feature = "rabbitmq")]
+use super::by_lapin::Lapin;
 
 #[allow(clippy::large_enum_variant, reason = "there is one for each test")]
 pub(crate) enum Foreign {
-    Lapin(Connection, Channel),
+    #[cfg(feature = "rabbitmq")]
+    Lapin(Lapin),
     Ours(Client),
 }
 
@@ -115,14 +110,12 @@ pub(crate) enum Argument {
 
 impl Foreign {
     pub(crate) async fn connect(url: &str) -> Self {
-        if !url.starts_with("amqp") {
-            return Self::Ours(Client::connect(url).await.expect("a broker of our own"));
+        #[cfg(feature = "rabbitmq")]
+        if url.starts_with("amqp") {
+            return Self::Lapin(Lapin::connect(url).await);
         }
-        let connection =
-            Connection::connect(url, ConnectionProperties::default()).await.expect("the node answers");
-        let channel = connection.create_channel().await.expect("a channel");
-        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
-        Self::Lapin(connection, channel)
+        // Without the feature `rabbitmq`, Leveret says here that RabbitMQ takes it.
+        Self::Ours(Client::connect(url).await.unwrap_or_else(|error| panic!("{error}")))
     }
 
     /// Publishes to a queue, and waits for the confirm.
@@ -133,17 +126,8 @@ impl Foreign {
     /// The same, where the broker may refuse.
     pub(crate) async fn try_send(&self, queue: &str, message: Message) -> Result<(), String> {
         match self {
-            Self::Lapin(_, channel) => {
-                let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-                let properties = properties(&message);
-                let publish =
-                    channel.basic_publish("".into(), queue.into(), options, &message.body, properties);
-                let confirm = publish.await.map_err(|error| error.to_string())?;
-                match confirm.await {
-                    Ok(Confirmation::Ack(None)) => Ok(()),
-                    other => Err(format!("{other:?}")),
-                }
-            }
+            #[cfg(feature = "rabbitmq")]
+            Self::Lapin(lapin) => lapin.send(queue, &message).await,
             Self::Ours(client) => {
                 let publish = Publish::to_queue(queue.to_owned(), envelope(message));
                 client.broker().publish(publish).await.map_err(|error| error.to_string())
@@ -154,11 +138,8 @@ impl Foreign {
     /// Takes one message, if there is one.
     pub(crate) async fn get(&self, queue: &str) -> Option<Message> {
         match self {
-            Self::Lapin(_, channel) => {
-                let got = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await;
-                let got = got.expect("the queue is there")?.delivery;
-                Some(read(got.properties, got.data))
-            }
+            #[cfg(feature = "rabbitmq")]
+            Self::Lapin(lapin) => lapin.get(queue).await,
             Self::Ours(client) => {
                 let ready =
                     client.operator().unwrap().inspect(queue).await.expect("the queue is there").ready;
@@ -177,22 +158,8 @@ impl Foreign {
     /// Declares a queue, with the words of the refusal where it exists with other arguments.
     pub(crate) async fn declare(&self, queue: &Queue) -> Result<(), String> {
         match self {
-            Self::Lapin(connection, _) => {
-                // A refusal closes the channel, so it has one of its own.
-                let channel = connection.create_channel().await.expect("a channel");
-                let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-                let mut arguments = FieldTable::default();
-                for (name, value) in &queue.arguments {
-                    let value = match value {
-                        Argument::Text(text) => AMQPValue::LongString(LongString::from(*text)),
-                        Argument::Short(int) => AMQPValue::LongInt(*int),
-                        Argument::Long(int) => AMQPValue::LongLongInt(*int),
-                    };
-                    arguments.insert((*name).into(), value);
-                }
-                let declared = channel.queue_declare(queue.name.into(), options, arguments).await;
-                declared.map(drop).map_err(|error| error.to_string())
-            }
+            #[cfg(feature = "rabbitmq")]
+            Self::Lapin(lapin) => lapin.declare(queue).await,
             Self::Ours(client) => {
                 let mut decl = QueueDecl::new(queue.name);
                 for (name, value) in &queue.arguments {
@@ -210,13 +177,8 @@ impl Foreign {
     /// Declares a durable direct exchange, and binds a queue to it.
     pub(crate) async fn bind(&self, exchange: &'static str, queue: &'static str, key: &'static str) {
         match self {
-            Self::Lapin(_, channel) => {
-                let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-                let none = FieldTable::default;
-                channel.exchange_declare(exchange.into(), LapinKind::Direct, options, none()).await.unwrap();
-                let options = QueueBindOptions::default();
-                channel.queue_bind(queue.into(), exchange.into(), key.into(), options, none()).await.unwrap();
-            }
+            #[cfg(feature = "rabbitmq")]
+            Self::Lapin(lapin) => lapin.bind(exchange, queue, key).await,
             Self::Ours(client) => {
                 let exchange_decl = ExchangeDecl::new(exchange, ExchangeKind::Direct);
                 let binding = BindingDecl::new(exchange, queue, key);
@@ -227,115 +189,20 @@ impl Foreign {
 
     /// Deletes what an earlier test may have left. What is not there is fine.
     pub(crate) async fn delete(&self, leftovers: &Leftovers) {
-        // A broker of our own is each test's own.
-        let Self::Lapin(connection, _) = self else { return };
-        let channel = connection.create_channel().await.expect("a channel");
-        for queue in leftovers.queues {
-            channel.queue_delete((*queue).into(), QueueDeleteOptions::default()).await.unwrap();
-        }
-        for exchange in leftovers.exchanges {
-            channel.exchange_delete((*exchange).into(), ExchangeDeleteOptions::default()).await.unwrap();
+        match self {
+            #[cfg(feature = "rabbitmq")]
+            Self::Lapin(lapin) => lapin.delete(leftovers).await,
+            // A broker of our own is each test's own.
+            Self::Ours(_) => {}
         }
     }
 
     pub(crate) async fn close(&self) {
         match self {
-            Self::Lapin(connection, _) => {
-                // Fails where a refused declare's channel is still closing. It ends the connection all the same.
-                let _ = connection.close(200, "done".into()).await;
-            }
+            #[cfg(feature = "rabbitmq")]
+            Self::Lapin(lapin) => lapin.close().await,
             Self::Ours(client) => client.close().await,
         }
-    }
-}
-
-fn properties(message: &Message) -> BasicProperties {
-    let mut properties = BasicProperties::default();
-    if let Some(task) = &message.task {
-        properties = properties.with_type(task.as_str().into());
-    }
-    if let Some(id) = &message.id {
-        properties = properties.with_message_id(id.as_str().into());
-    }
-    if let Some(mode) = message.delivery_mode {
-        properties = properties.with_delivery_mode(mode);
-    }
-    if let Some(user) = &message.user_id {
-        properties = properties.with_user_id(user.as_str().into());
-    }
-    if let Some(content_type) = &message.content_type {
-        properties = properties.with_content_type(content_type.as_str().into());
-    }
-    if let Some(encoding) = &message.content_encoding {
-        properties = properties.with_content_encoding(encoding.as_str().into());
-    }
-    if let Some(app) = &message.app_id {
-        properties = properties.with_app_id(app.as_str().into());
-    }
-    if let Some(cluster) = &message.cluster_id {
-        properties = properties.with_cluster_id(cluster.as_str().into());
-    }
-    if let Some(id) = &message.correlation_id {
-        properties = properties.with_correlation_id(id.as_str().into());
-    }
-    if let Some(address) = &message.reply_to {
-        properties = properties.with_reply_to(address.as_str().into());
-    }
-    if let Some(priority) = message.priority {
-        properties = properties.with_priority(priority);
-    }
-    if let Some(seconds) = message.timestamp {
-        properties = properties.with_timestamp(seconds);
-    }
-    if let Some(millis) = message.expiration {
-        properties = properties.with_expiration(millis.to_string().as_str().into());
-    }
-    if !message.headers.is_empty() {
-        let mut table = FieldTable::default();
-        for (name, value) in &message.headers {
-            let value = match value {
-                Header::Text(text) => AMQPValue::LongString(LongString::from(text.as_bytes())),
-                Header::Bytes(bytes) => AMQPValue::LongString(LongString::from(bytes.as_slice())),
-                Header::Int(int) => AMQPValue::LongLongInt(*int),
-                Header::Lists(depth) => {
-                    (0..*depth).fold(AMQPValue::Void, |inner, _| AMQPValue::FieldArray(vec![inner].into()))
-                }
-                Header::Other => AMQPValue::Void,
-            };
-            table.insert(name.as_str().into(), value);
-        }
-        properties = properties.with_headers(table);
-    }
-    properties
-}
-
-fn read(properties: BasicProperties, body: Vec<u8>) -> Message {
-    let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().to_owned());
-    let header = |value: &AMQPValue| match value {
-        AMQPValue::LongString(long) => match std::str::from_utf8(long.as_bytes()) {
-            Ok(text) => Header::from(text),
-            Err(_) => Header::Bytes(long.as_bytes().to_vec()),
-        },
-        AMQPValue::LongLongInt(int) => Header::Int(*int),
-        _ => Header::Other,
-    };
-    let headers = properties.headers().iter().flat_map(|table| table.inner());
-    Message {
-        task: text(properties.kind()),
-        id: text(properties.message_id()),
-        delivery_mode: *properties.delivery_mode(),
-        user_id: text(properties.user_id()),
-        content_type: text(properties.content_type()),
-        content_encoding: text(properties.content_encoding()),
-        app_id: text(properties.app_id()),
-        cluster_id: text(properties.cluster_id()),
-        correlation_id: text(properties.correlation_id()),
-        reply_to: text(properties.reply_to()),
-        priority: *properties.priority(),
-        timestamp: *properties.timestamp(),
-        expiration: text(properties.expiration()).and_then(|millis| millis.parse().ok()),
-        headers: headers.map(|(name, value)| (name.as_str().to_owned(), header(value))).collect(),
-        body,
     }
 }
 

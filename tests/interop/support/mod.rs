@@ -2,6 +2,8 @@
 //! ([`work`]), and those together for one test ([`Setting`]); the examples as processes ([`program`]), which
 //! a browser may ask ([`http`]), and from whom their broker may be kept ([`proxy`]).
 
+#[cfg(feature = "rabbitmq")]
+mod by_lapin;
 pub(crate) mod foreign;
 pub(crate) mod http;
 pub(crate) mod place;

@@ -3,8 +3,6 @@
 #[test]
 fn mistakes_are_refused_at_their_token() {
     let cases = trybuild::TestCases::new();
-    cases.compile_fail("tests/ui/*.rs");
-    // With it, there is nothing to refuse: plain `cargo test` tries these.
-    #[cfg(not(feature = "sqlite-system"))]
-    cases.compile_fail("tests/ui/without_sqlite/*.rs");
+    cases.compile_fail("*.rs");
+    cases.compile_fail("without_sqlite/*.rs");
 }
