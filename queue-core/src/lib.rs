@@ -1,7 +1,8 @@
-//! Leveret's producer side: what a program needs to enqueue, and what a broker must do.
+//! Leveret's producer side: the client, the job as it crosses the wire, and the brokers.
 //!
-//! Programs use the facade crate [`leveret`](https://docs.rs/leveret), whose front page shows what all this is for. A
+//! Programs use the facade crate [`leveret`](https://docs.rs/leveret), and its documentation is the place to start. A
 //! job's way through this crate: [`client`] → [`envelope`] → [`broker`].
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod admin;
 #[cfg(feature = "schema")]

@@ -1,7 +1,8 @@
-//! Leveret's worker runtime. Programs use the facade crate [`leveret`](https://docs.rs/leveret), whose front page shows
-//! what all this is for.
+//! Leveret's worker runtime. Programs use the facade crate [`leveret`](https://docs.rs/leveret), and its documentation is the
+//! place to start.
 //!
 //! A job's way through this crate: `fetch` → `process` → `errand` → `execute` → `handler` → `decide` → `settle`.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod activity;
 mod blocking;
