@@ -1,4 +1,4 @@
-//! What enqueues. The way of a job: `job` → `client` → `seal` → `broker/*`.
+//! The client, by which a program enqueues. The way of a job: `job` → `client` → `seal` → `broker/*`.
 //!
 //! `Ok` means that the broker has the job: confirmed, and routed to the task's queue.
 
@@ -36,13 +36,32 @@ pub(crate) const TRIES: u32 = 3;
 /// How long the deletion of a queue takes.
 const MOMENT: Duration = Duration::from_millis(50);
 
-/// A connection to a broker, by which a program enqueues. Cheap to clone; clones share everything.
+/// A connection to a broker, by which a program enqueues jobs, publishes events and calls tasks. Cheap to clone; all clones
+/// share one connection.
 ///
-/// It comes back by itself when the broker has been away.
+/// ```
+/// use leveret::{Client, task};
 ///
-/// Where the broker has a [store](Self::store), a client that lives for 5 s is listed there
-/// ([`Admin::clients`](crate::admin::Admin::clients)) until it is closed or dropped, and gives a heartbeat every 5 s on the tokio
-/// runtime that it was made on. One that was made outside of a runtime is not listed.
+/// #[task(queue = "emails")]
+/// async fn send_email(to: String) {
+///     println!("to {to}");
+/// }
+///
+/// #[tokio::main]
+/// async fn main() -> leveret::Result<()> {
+///     let client = Client::connect("memory:").await?;
+///     let job = client.enqueue(SendEmail { to: "ada@example.com".into() }).await?;
+///     println!("enqueued {job}");
+///     client.close().await;
+///     Ok(())
+/// }
+/// ```
+///
+/// When the broker has been away, the client reconnects by itself.
+///
+/// Where the broker has a [store](Self::store), a client is listed in it
+/// ([`Admin::clients`](crate::admin::Admin::clients)) from 5 s after it connected until it is closed or dropped. It gives a
+/// heartbeat every 5 s on the tokio runtime that it was made on. A client that was made outside of a runtime is not listed.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -55,13 +74,21 @@ struct Inner {
     /// Queues and exchanges whose topology the broker has confirmed to us.
     declared: RwLock<HashSet<String>>,
     declaring: Declaring,
-    /// Who waits for which reply.
+    /// The calls that wait for their replies.
     replies: Replies,
     listed: Listed,
 }
 
 impl Client {
-    /// Connects to the broker that `url` names: `memory:`, or `amqp://user:password@host:5672/vhost`.
+    /// Connects to the broker that `url` names: `memory:`, `sqlite:jobs.db`, or `amqp://user:password@host:5672/vhost`.
+    ///
+    /// ```
+    /// # use leveret::Client;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let client = Client::connect("memory:").await?;
+    /// assert_eq!(client.info().system, "memory");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// If the URL makes no sense, its broker is not compiled in, or it refuses us (wrong password, missing vhost,
@@ -71,8 +98,16 @@ impl Client {
     }
 
     /// Connects to the broker that the environment names: by `LEVERET_URL`, or where that is unset by `RABBITMQ_URL`.
-    /// There is no default, since a program whose variable is missing would lose its jobs in it.
-    /// `LEVERET_MANAGEMENT_URL` is that of RabbitMQ's [management API](ClientBuilder::management).
+    /// Neither has a default: a program whose variable is missing would enqueue into the wrong broker.
+    /// `LEVERET_MANAGEMENT_URL` names RabbitMQ's [management API](ClientBuilder::management).
+    ///
+    /// ```no_run
+    /// # use leveret::Client;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// // LEVERET_URL=amqp://guest:guest@localhost:5672/
+    /// let client = Client::from_env().await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`connect`](Self::connect); also if neither variable is set, or the one that counts is empty or not UTF-8.
@@ -81,11 +116,31 @@ impl Client {
     }
 
     /// Sets what [`connect`](Self::connect) leaves at its default.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use leveret::Client;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let client = Client::builder().name("shop").publish_timeout(Duration::from_secs(5)).connect("memory:").await?;
+    /// # Ok(()) }
+    /// ```
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
     }
 
-    /// How deep the task's queue is.
+    /// How many jobs wait in the task's queue, and how many consumers it has.
+    ///
+    /// ```
+    /// # use leveret::{Client, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// client.enqueue(SendEmail { to: "ada@example.com".into() }).await?;
+    ///
+    /// let stats = client.depth::<SendEmail>().await?;
+    /// assert_eq!((stats.ready, stats.consumers), (1, 0));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// If the queue cannot be declared or looked at. [`Unsupported`](ErrorKind::Unsupported) as [`operator`](Self::operator).
@@ -96,13 +151,39 @@ impl Client {
 
     /// Declares exchanges, queues and bindings of your own, beside those that tasks bring.
     ///
+    /// ```
+    /// use leveret::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Topology};
+    /// # use leveret::Client;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    ///
+    /// let archive = Topology::new()
+    ///     .exchange(ExchangeDecl::new("order.events", ExchangeKind::Topic))
+    ///     .queue(QueueDecl::new("orders.archive"))
+    ///     .binding(BindingDecl::new("order.events", "orders.archive", "order.#"));
+    /// client.declare(&archive).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// If one exists with other settings.
     pub async fn declare(&self, topology: &Topology) -> Result<()> {
         self.inner.broker.declare(topology).await
     }
 
-    /// Declares a task's queue with its dead-letter exchange and queue, unless this client has done so.
+    /// Declares a task's queue with its dead-letter exchange and queue, unless this client has done so. Enqueueing does it by
+    /// itself.
+    ///
+    /// ```
+    /// # use leveret::Task;
+    /// # use leveret::{Client, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// // At start-up, so that a queue that exists with other arguments is an error now, and not at the first job.
+    /// client.declare_queue(SendEmail::queue()).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// If its description contradicts itself, or it exists with other settings.
@@ -110,7 +191,7 @@ impl Client {
         self.declare_once(spec.name(), || spec.topology(&self.inner.settings.namespace)).await
     }
 
-    /// Declares what `topology` says, unless this client has done so under this name.
+    /// Declares a topology, unless this client has done so under this name.
     pub(crate) async fn declare_once(
         &self,
         name: &str,
@@ -126,28 +207,53 @@ impl Client {
     }
 
     /// Looks into queues and acts on what is there: depth, dead letters, replay.
+    ///
+    /// ```
+    /// # use leveret::{Client, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// # client.enqueue(SendEmail { to: "ada@example.com".into() }).await?;
+    /// let stats = client.admin().depth("emails").await?;
+    /// println!("{} mails wait", stats.ready);
+    /// # Ok(()) }
+    /// ```
     pub fn admin(&self) -> Admin {
         Admin::new(self.clone())
     }
 
-    /// What the broker is, and how it is at this moment.
+    /// Names the broker, and tells its state at this moment: for a health check.
+    ///
+    /// ```
+    /// use leveret::Health;
+    /// # use leveret::Client;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    ///
+    /// let status = match client.info().health {
+    ///     Health::Up => 200,
+    ///     _ => 503,
+    /// };
+    /// assert_eq!(status, 200);
+    /// # Ok(()) }
+    /// ```
     pub fn info(&self) -> BrokerInfo {
         self.inner.broker.info()
     }
 
-    /// The broker itself, for what a client does not do.
+    /// The broker itself, for operations that a client does not have. Most programs do not need it.
     pub fn broker(&self) -> &Arc<dyn Broker> {
         &self.inner.broker
     }
 
-    /// The broker's interface for operators: how deep a queue is, what waits in it, and to empty or delete it.
+    /// The broker's interface for operators: it tells how deep a queue is and what waits in it, empties it, or deletes it.
     ///
     /// ```
-    /// use queue_core::client::Client;
-    /// use queue_core::topology::{QueueDecl, Topology};
+    /// use leveret::Client;
+    /// use leveret::topology::{QueueDecl, Topology};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> queue_core::error::Result<()> {
+    /// # async fn main() -> leveret::Result<()> {
     /// let client = Client::connect("memory:").await?;
     /// client.declare(&Topology::new().queue(QueueDecl::new("emails"))).await?;
     ///
@@ -159,7 +265,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Unsupported`](ErrorKind::Unsupported) with a broker that is not one of Leveret's and shows nothing to operators.
+    /// [`Unsupported`](ErrorKind::Unsupported) with a broker of your own making that has no [`Operator`].
     pub fn operator(&self) -> Result<&dyn Operator> {
         let broker = &self.inner.broker;
         broker.operator().ok_or_else(|| {
@@ -172,13 +278,14 @@ impl Client {
         })
     }
 
-    /// The store of this client's broker, which remembers things beside the jobs. People ask [`Admin::workers`](crate::admin::Admin::workers); this is for tools.
+    /// The store of this client's broker, which keeps the list of workers and clients. For tools; people ask
+    /// [`Admin::workers`](crate::admin::Admin::workers).
     ///
     /// ```
-    /// use queue_core::client::Client;
+    /// use leveret::Client;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> queue_core::error::Result<()> {
+    /// # async fn main() -> leveret::Result<()> {
     /// let client = Client::connect("memory:").await?;
     /// let store = client.store()?;
     /// for member in store.registry().members().await? {
@@ -188,7 +295,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Unsupported`](ErrorKind::Unsupported) on RabbitMQ, and with a broker that is not one of Leveret's and has no store.
+    /// [`Unsupported`](ErrorKind::Unsupported) on RabbitMQ, and with a broker of your own making that has no store.
     pub fn store(&self) -> Result<Arc<dyn Store>> {
         let broker = &self.inner.broker;
         broker.store().ok_or_else(|| {
@@ -205,8 +312,8 @@ impl Client {
         })
     }
 
-    /// Keeps a worker of this client in the registry, and has `look` tell what it does; `None` without a store. For workers,
-    /// within a tokio runtime.
+    /// Registers a worker of this client and keeps its entry up to date; `look` tells what it runs. `None` without a store or
+    /// outside of a tokio runtime.
     #[doc(hidden)]
     pub fn register_worker(
         &self,
@@ -223,7 +330,17 @@ impl Client {
         Some(Presence::begin(&runtime, store, clock, || member, Duration::ZERO, look))
     }
 
-    /// The time as the broker sees it.
+    /// The clock that this client and its broker go by.
+    ///
+    /// ```
+    /// # use leveret::Client;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// // Tests move this clock, so code under test asks it rather than the system.
+    /// let now = client.clock().now();
+    /// # let _ = now;
+    /// # Ok(()) }
+    /// ```
     pub fn clock(&self) -> &Clock {
         &self.inner.settings.clock
     }
@@ -238,10 +355,19 @@ impl Client {
         &self.inner.settings.namespace
     }
 
-    /// Flushes what was published and closes the connections, within ten seconds at most. All clones are closed
-    /// with it.
+    /// Sends what is still unsent, waits for its confirms, and closes the connections, within ten seconds at most. Closes all
+    /// clones as well.
+    ///
+    /// ```
+    /// # use leveret::Client;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let client = Client::connect("memory:").await?;
+    /// // … and at the end of the program:
+    /// client.close().await;
+    /// # Ok(()) }
+    /// ```
     pub async fn close(&self) {
-        // Beside one another: what the broker has yet to give back is not to wait for the registry.
+        // Both at once, so that the broker does not wait for the registry.
         tokio::join!(self.inner.listed.end(), self.inner.broker.close());
         self.inner.replies.ended().await;
     }
@@ -271,8 +397,8 @@ impl Client {
         self.publish_once(spec, publish).await
     }
 
-    /// Whether a queue that has refused a job is not full, as far as can be seen: RabbitMQ also refuses what comes while a
-    /// queue is being deleted. Waits for a moment then.
+    /// True if a queue that has refused a job does not look full: RabbitMQ also refuses jobs while a queue is being deleted.
+    /// Waits for a moment then.
     pub(crate) async fn refuses_for_a_moment(&self, spec: &QueueSpec) -> bool {
         // Without an operator the depth is unknown, so the refusal stands.
         let Ok(operator) = self.operator() else { return false };
@@ -311,7 +437,7 @@ impl Client {
         sent.map_err(|error| enqueue_error(spec, error))
     }
 
-    /// What it means for a job that its queue could not be declared.
+    /// The job's error where its queue could not be declared.
     fn declare_error(&self, spec: &QueueSpec, source: Error) -> EnqueueError {
         match self.if_away(source) {
             Ok(away) => EnqueueError::Publish(away),
@@ -334,7 +460,7 @@ impl Client {
         self.inner.declared.read().unwrap_or_else(PoisonError::into_inner).contains(name)
     }
 
-    /// Declares again what was declared under this name.
+    /// Forgets that this name was declared, so that it is declared again.
     pub(crate) fn forget(&self, name: &str) {
         self.inner.declared.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }

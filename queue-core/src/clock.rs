@@ -1,7 +1,7 @@
 //! Time as an argument: the system's, or one that a test moves.
 //!
 //! tokio's own clock is never paused: it cannot see lapin's runtime or SQLite's thread, and pausing it breaks
-//! users' I/O. What must wait for a point in time asks a [`Clock`].
+//! users' I/O. Code that waits for a point in time asks a [`Clock`].
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,7 +14,17 @@ pub(crate) fn moment_after(now: SystemTime, after: Duration) -> SystemTime {
     now.checked_add(after).unwrap_or(now + CENTURY)
 }
 
-/// Tells the time and waits for it. Clones tell the same time.
+/// Tells the time and waits for it. Clones share one time.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+///
+/// use leveret::broker::Clock;
+///
+/// let clock = Clock::manual(SystemTime::UNIX_EPOCH);
+/// clock.advance(Duration::from_secs(60));
+/// assert_eq!(clock.now(), SystemTime::UNIX_EPOCH + Duration::from_secs(60));
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     /// `None` is the system's clock.
@@ -59,7 +69,7 @@ impl Clock {
     ///
     /// ```
     /// # use std::time::{Duration, SystemTime};
-    /// # use queue_core::clock::Clock;
+    /// # use leveret::broker::Clock;
     /// let clock = Clock::ahead(Duration::from_secs(3600));
     /// assert!(clock.now() > SystemTime::now() + Duration::from_secs(3000));
     /// ```
@@ -78,29 +88,29 @@ impl Clock {
         self.manual.as_ref().map_or_else(system, |clock| *clock.borrow())
     }
 
-    /// Moves a manual clock forward, and wakes who waited for a moment that has come.
+    /// Moves a manual clock forward, and wakes all that waited for a moment that has come.
     ///
     /// # Panics
-    /// On the system's clock, which nobody can move.
+    /// On the system's clock, which cannot be moved.
     pub fn advance(&self, by: Duration) {
         let clock = self.manual.as_ref().expect("only a manual clock can be advanced");
         clock.send_modify(|now| *now += by);
     }
 
-    /// Moves a manual clock back, as an administrator may do to the system's. Only for our own tests: what users wait
-    /// for is not to go away again.
+    /// Moves a manual clock back, as an administrator may do to the system's. Only for our own tests: a moment that users have
+    /// waited for should not move away again.
     #[cfg(test)]
     pub(crate) fn set_back(&self, by: Duration) {
         let clock = self.manual.as_ref().expect("only a manual clock can be set back");
         clock.send_modify(|now| *now -= by);
     }
 
-    /// Whether a test moves this clock.
+    /// True for a clock that a test moves.
     pub fn is_manual(&self) -> bool {
         self.manual.is_some()
     }
 
-    /// Whether both are the same clock, so that moving one moves the other.
+    /// True if both are the same clock, so that moving one moves the other.
     pub fn is_same(&self, other: &Self) -> bool {
         match (&self.manual, &other.manual) {
             (None, None) => self.shift == other.shift,
@@ -109,8 +119,8 @@ impl Clock {
         }
     }
 
-    /// Waits for so long. Unlike [`sleep_until`](Self::sleep_until) it does not mind if the system's clock is set
-    /// meanwhile. Cancel safe.
+    /// Waits for `duration`. Unlike [`sleep_until`](Self::sleep_until), it is not affected if the system's clock is set meanwhile.
+    /// Cancel safe.
     ///
     /// # Panics
     /// With the system's clock, if it is awaited outside of a tokio runtime.

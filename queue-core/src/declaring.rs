@@ -15,13 +15,13 @@ pub(crate) struct Declaring {
 }
 
 impl Declaring {
-    /// Declares, unless `is_declared` says, when it is our turn, that somebody else has done so.
+    /// Declares, unless `is_declared` returns true once it is our turn, because another caller has done so.
     ///
     /// `declare` waits `patience` for a broker that is away. Who has waited long enough for that to fail does not wait
     /// once more: twenty who came together would wait twenty times as long. Cancel safe.
     ///
     /// # Errors
-    /// Those of `declare`; of kind `Connection` also where somebody else's has just failed so.
+    /// Those of `declare`; of kind `Connection` also where another caller's has just failed so.
     pub(crate) async fn once(
         &self,
         patience: Duration,

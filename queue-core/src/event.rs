@@ -1,4 +1,4 @@
-//! What an event is: a message to an exchange, for whoever subscribed. `#[derive(Event)]` writes the impl.
+//! Events: messages to an exchange, for all subscribers. `#[derive(Event)]` writes the impl.
 //! Published by [`Client::publish`](crate::client::Client::publish).
 
 use std::fmt::{self, Display};
@@ -12,14 +12,30 @@ use crate::error::PublishError;
 use crate::format::{DecodeError, Format, UnknownFormat};
 use crate::topology::{ExchangeKind, MAX_NAME, Name, Subscription};
 
-/// Something that happened, published to an exchange for whoever subscribed. `#[derive(Event)]` implements it.
+/// Something that happened, published to an exchange for all subscribers. `#[derive(Event)]` implements it.
+///
+/// ```
+/// use leveret::Event;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize, Event)]
+/// #[event(exchange = "order.events", kind = "topic", key = "order.{region}.placed")]
+/// struct OrderPlaced {
+///     order: u64,
+///     region: String,
+/// }
+///
+/// assert_eq!(OrderPlaced::EXCHANGE, "order.events");
+/// let placed = OrderPlaced { order: 7, region: "europe".into() };
+/// assert_eq!(placed.routing_key().unwrap(), "order.europe.placed");
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     note = "`#[derive(Event)]` with `#[event(exchange = \"order.events\", kind = \"fanout\")]` makes a struct one"
 )]
 pub trait Event: Body + Send + Sync + 'static {
-    /// The event's name on the wire (AMQP `type`): for people and for foreign subscribers. Leveret's own take what
-    /// their queue brings.
+    /// The event's name on the wire (AMQP `type`): for people and for subscribers in other languages. Leveret's subscribers
+    /// take every message of their queue.
     const NAME: &'static str;
 
     /// The exchange that it is published to.
@@ -45,12 +61,14 @@ pub trait Event: Body + Send + Sync + 'static {
     }
 }
 
-/// A message as it crossed the wire, for subscribers to what is no event of ours.
+/// A message as it crossed the wire, for subscribers that read messages of other programs, or of any kind.
 ///
 /// ```
-/// # use queue_core::event::RawMessage;
-/// fn archive(message: &RawMessage) -> String {
-///     format!("{} {} bytes", message.routing_key, message.body.len())
+/// use leveret::{RawMessage, subscriber};
+///
+/// #[subscriber(queue = "audit", exchange = "order.events", kind = "topic")]
+/// async fn audit(message: RawMessage) {
+///     println!("{}: {} bytes", message.routing_key, message.body.len());
 /// }
 /// ```
 #[derive(Clone)]
@@ -58,7 +76,7 @@ pub trait Event: Body + Send + Sync + 'static {
 pub struct RawMessage {
     /// The body.
     pub body: Bytes,
-    /// The message's id (AMQP `message_id`). Where it brought none, one of our making: see `Context::has_stable_id`.
+    /// The message's id (AMQP `message_id`). Leveret generates it where the message has none: see `Context::has_stable_id`.
     pub id: JobId,
     /// AMQP `type`.
     pub kind: Option<String>,
@@ -82,8 +100,8 @@ pub struct RawMessage {
     pub expiration: Option<Duration>,
     /// AMQP `app_id`: the program that published it, if it says so.
     pub app_id: Option<String>,
-    /// AMQP `user_id`: the user who published it, if the message says so. RabbitMQ has checked it. On a retry or replay it
-    /// comes from a header, `q-user-id`, which anybody may write who may publish.
+    /// AMQP `user_id`: the user that published the message, if the message names it. RabbitMQ has checked it. On a retry or
+    /// replay it comes from the header `q-user-id`, which every user that may publish can write.
     pub user_id: Option<String>,
     /// AMQP `cluster_id`.
     pub cluster_id: Option<String>,
@@ -92,7 +110,7 @@ pub struct RawMessage {
 }
 
 impl fmt::Debug for RawMessage {
-    /// Says how long the body is, and not what is in it.
+    /// Prints the length of the body, and not the body.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { body, id, kind, content_type, content_encoding, exchange, routing_key, .. } = self;
         let Self { correlation_id, reply_to, priority, timestamp, expiration, .. } = self;
@@ -119,7 +137,21 @@ impl fmt::Debug for RawMessage {
 }
 
 impl RawMessage {
-    /// A message of `body`, without properties: what a unit test gives to a subscriber.
+    /// A message of `body`, without properties, for the unit test of a subscriber.
+    ///
+    /// ```
+    /// use leveret::{RawMessage, subscriber};
+    ///
+    /// #[subscriber(queue = "audit", exchange = "order.events", kind = "topic")]
+    /// async fn audit(message: RawMessage) -> Result<(), std::string::FromUtf8Error> {
+    ///     String::from_utf8(message.body.to_vec()).map(drop)
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// assert!(audit(RawMessage::new("order 7")).await.is_ok());
+    /// # }
+    /// ```
     pub fn new(body: impl Into<Bytes>) -> Self {
         Self {
             body: body.into(),
@@ -199,7 +231,7 @@ impl KeyWriter {
     }
 }
 
-/// What a subscriber's parameter can be: an [`Event`] or a [`RawMessage`]. Not public API.
+/// The parameter of a subscriber: an [`Event`] or a [`RawMessage`]. Not public API.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is neither an event nor a `RawMessage`",
@@ -254,7 +286,7 @@ impl EventBody for RawMessage {
     }
 }
 
-/// Where a subscriber's queue gets its messages from. What the attribute does not say, the event's type does.
+/// The exchange that a subscriber's queue gets its messages from, as the attribute says it, or else the event's type.
 #[doc(hidden)]
 pub fn subscription<E: EventBody>(
     exchange: Option<&'static str>,
@@ -264,8 +296,8 @@ pub fn subscription<E: EventBody>(
     Subscription::new(exchange, kind.or(E::KIND).expect("a constant has checked it"))
 }
 
-/// Checks, when it is compiled, that attribute and type agree, and that the bindings say something to the exchange.
-/// `by_headers` is for each binding whether it is one by headers.
+/// Checks at compile time that attribute and type agree, and that the bindings suit the exchange. `by_headers` has one element
+/// a binding: true for a binding by headers.
 ///
 /// # Panics
 /// If they do not.

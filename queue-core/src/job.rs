@@ -19,9 +19,15 @@ use crate::task::Task;
 /// ```
 /// use std::time::Duration;
 ///
-/// # use queue_core::{client::Client, error::EnqueueError, job::Job, task::Task};
-/// # async fn f<SendEmail: Task>(client: Client, send_email: SendEmail) -> Result<(), EnqueueError> {
-/// let reminder = Job::new(send_email).delay(Duration::from_secs(60)).header("tenant", "blue");
+/// use leveret::Job;
+/// # use leveret::{Client, task};
+/// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+///
+/// let reminder = Job::new(SendEmail { to: "ada@example.com".into() })
+///     .delay(Duration::from_secs(60))
+///     .header("tenant", "blue");
 /// client.enqueue(reminder).await?;
 /// # Ok(()) }
 /// ```
@@ -36,33 +42,74 @@ pub struct Job<T> {
 }
 
 impl<T: Task> Job<T> {
-    /// A job that is due at once, with the options that its task states.
+    /// A job that is due at once, with the options of its task.
     pub fn new(payload: T) -> Self {
         Self { payload, options: Options::default() }
     }
 
-    /// Runs it not earlier than `delay` from when it is enqueued. RabbitMQ measures that itself, whatever the machines'
-    /// clocks say; the other brokers go by this machine's clock. Takes the place of [`at`](Self::at).
+    /// Runs the job not earlier than `delay` after it was enqueued. RabbitMQ measures the delay itself, whatever the machines'
+    /// clocks say; the other brokers go by this machine's clock. Replaces [`at`](Self::at).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use leveret::{Client, Job, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// let mail = Job::new(SendEmail { to: "ada@example.com".into() });
+    /// client.enqueue(mail.delay(Duration::from_secs(3600))).await?;
+    /// # Ok(()) }
+    /// ```
     pub fn delay(mut self, delay: Duration) -> Self {
         self.options.due = Due::After(delay);
         self
     }
 
-    /// Runs it not earlier than `moment` by this machine's clock. A moment that is past is now. Takes the place of
+    /// Runs the job not earlier than `moment` by this machine's clock. A moment in the past means now. Replaces
     /// [`delay`](Self::delay).
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # use leveret::{Client, Job, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// let tomorrow = SystemTime::now() + Duration::from_secs(86_400);
+    /// client.enqueue(Job::new(SendEmail { to: "ada@example.com".into() }).at(tomorrow)).await?;
+    /// # Ok(()) }
+    /// ```
     pub fn at(mut self, moment: SystemTime) -> Self {
         self.options.due = Due::At(moment);
         self
     }
 
-    /// A higher number runs earlier, where the queue knows priorities.
+    /// Sets the priority: jobs of a higher number run earlier, where the queue supports priorities.
+    ///
+    /// ```
+    /// # use leveret::{Client, Job, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// client.enqueue(Job::new(SendEmail { to: "ada@example.com".into() }).priority(5)).await?;
+    /// # Ok(()) }
+    /// ```
     pub fn priority(mut self, priority: u8) -> Self {
         self.options.priority = Some(priority);
         self
     }
 
-    /// Names the job. Two jobs of one id are two jobs: the handler deduplicates. Without it, each enqueued job gets an
+    /// Sets the job's id. Two jobs of one id are two jobs: the handler deduplicates. Without it, each enqueued job gets an
     /// id of its own, also where one `Job` is cloned.
+    ///
+    /// ```
+    /// # use leveret::{Client, Job, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// let job = Job::new(SendEmail { to: "ada@example.com".into() }).id("welcome-ada");
+    /// assert_eq!(client.enqueue(job).await?.as_str(), "welcome-ada");
+    /// # Ok(()) }
+    /// ```
     pub fn id(mut self, id: impl Into<JobId>) -> Self {
         self.options.id = Some(id.into());
         self
@@ -74,14 +121,17 @@ impl<T: Task> Job<T> {
         self
     }
 
-    /// The job as a row to insert in a transaction of your own: it is enqueued if, and only if, that commits. It takes no
-    /// client, so a program that only writes such rows needs no broker; [`SqlInsert`] says what becomes of them. The time
-    /// is the system's, from which a delay counts, and the payload may have 16 MiB.
+    /// Makes an `INSERT` of the job, for a transaction of your own: the job is enqueued if, and only if, that commits. No client
+    /// is needed, so a program that only writes such rows needs no broker; [`SqlInsert`] tells what becomes of the row. A
+    /// delay counts from now by the system's clock, and the payload may have 16 MiB.
     ///
     /// ```
-    /// # use queue_core::{error::BoxError, job::Job, task::Task};
-    /// # fn f<SendEmail: Task>(send_email: SendEmail, database: &mut rusqlite::Connection) -> Result<(), BoxError> {
-    /// let job = Job::new(send_email).header("tenant", "blue").into_sql()?;
+    /// use leveret::Job;
+    /// # use leveret::task;
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # fn f(database: &mut rusqlite::Connection) -> Result<(), leveret::BoxError> {
+    ///
+    /// let job = Job::new(SendEmail { to: "ada@example.com".into() }).header("tenant", "blue").into_sql()?;
     ///
     /// let transaction = database.transaction()?;
     /// transaction.execute("INSERT INTO account (name) VALUES ('Ada')", [])?;
@@ -97,7 +147,7 @@ impl<T: Task> Job<T> {
         Ok(SqlInsert::of_job(&Sealer::without_client(&Clock::system()).job(&self.payload, self.options)?))
     }
 
-    /// Says which feature it takes.
+    /// Makes the compiler name the missing feature.
     #[cfg(not(feature = "sqlite-system"))]
     #[doc(hidden)]
     pub fn into_sql(self) -> Result<crate::without_sqlite::NoInsert, EnqueueError>
@@ -116,7 +166,8 @@ impl<T: Task> Job<T> {
 /// Anything that can be enqueued: the payload of a task, or a [`Job`], which is a payload with options.
 ///
 /// ```
-/// # use queue_core::{client::Client, error::EnqueueError, job::IntoJob};
+/// use leveret::{Client, EnqueueError, IntoJob};
+///
 /// async fn nightly(client: &Client, job: impl IntoJob) -> Result<(), EnqueueError> {
 ///     client.enqueue(job).priority(1).await?;
 ///     Ok(())

@@ -1,4 +1,4 @@
-//! What generated code names. Not public API: it changes without notice.
+//! The items that generated code names. Not public API: they change without notice.
 
 pub use {serde, serde_json};
 
@@ -32,7 +32,7 @@ use serde::de::DeserializeOwned;
 use crate::error::BoxError;
 use crate::outcome::{Failure, ReasonKind, Verdict};
 
-/// What a by-value parameter of a task must be. Checked before serde's derives, whose words would lead to deriving
+/// The bounds of a by-value parameter of a task. Checked before serde's derives, whose words would lead to deriving
 /// `Serialize` for a database pool.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a job's payload",
@@ -54,7 +54,7 @@ pub fn default_options() -> &'static TaskOptions {
 /// Compiles where `T` can be a field of a payload.
 pub const fn check_field<T: PayloadField>() {}
 
-/// What the function of task `T` returned. `is_permanent` is whether it is one of the errors that the task declares
+/// The outcome of the function of task `T`. `is_permanent` tells if its error is one of the errors that the task declares
 /// `permanent(..)`, which outweighs a mark that the error carries; `reply` what its caller reads, if it has one.
 pub fn outcome<T: Task, R: IntoOutcome<Output = T::Output>>(
     result: R,
@@ -83,7 +83,7 @@ fn replied(task: &str, reply: Result<Vec<u8>, BoxError>) -> Outcome {
     }
 }
 
-/// The same for a subscriber, which nobody waits for.
+/// The outcome of a subscriber, which has no caller.
 pub fn event_outcome<R: IntoOutcome>(result: R, is_permanent: bool) -> Outcome {
     match result.into_result() {
         Ok(_) => Outcome::Success,
@@ -120,7 +120,7 @@ macro_rules! __no_worker {
     ($($handler:tt)*) => {};
 }
 
-/// How a task, an event or a subscriber is described, in a program that wants to know.
+/// Registers the description of a task, an event or a subscriber, in a program with the feature `schema`.
 #[cfg(feature = "schema")]
 #[doc(hidden)]
 #[macro_export]
@@ -130,7 +130,7 @@ macro_rules! __described {
     };
 }
 
-/// The same in a program that does not.
+/// The description is dropped in a program without the feature `schema`.
 #[cfg(not(feature = "schema"))]
 #[doc(hidden)]
 #[macro_export]

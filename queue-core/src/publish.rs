@@ -1,5 +1,4 @@
-//! Publishes to exchanges: events, and messages as they are. Beside [`Client::enqueue`], which sends a job to its
-//! queue.
+//! Publishes to exchanges: events, and raw messages. Beside [`Client::enqueue`], which sends a job to its queue.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,16 +18,26 @@ use crate::sending::Sending;
 use crate::topology::{ExchangeDecl, Name, Topology};
 
 impl Client {
-    /// Publishes an event for whoever subscribed. `.await` it: `Ok(id)` means that the broker has it, and that every
-    /// queue which is bound for it has it too. That nobody listens is no error, unless
-    /// [`must_route`](PublishEvent::must_route) makes it one.
+    /// Publishes an event to all its subscribers. `.await` it: `Ok(id)` means that the broker has the event, in every queue that
+    /// is bound for it. An event without subscribers is no error, unless [`must_route`](PublishEvent::must_route) makes it one.
     ///
     /// The exchange is declared before its first use.
     ///
-    /// ```no_run
-    /// # use queue_core::{client::Client, error::EventError, event::Event};
-    /// # async fn f<E: Event>(client: Client, order_placed: E) -> Result<(), EventError> {
-    /// client.publish(order_placed).await?;
+    /// ```
+    /// use leveret::{Client, Event};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize, Event)]
+    /// #[event(exchange = "order.events", kind = "topic", key = "order.{region}.placed")]
+    /// struct OrderPlaced {
+    ///     order: u64,
+    ///     region: String,
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// client.publish(OrderPlaced { order: 7, region: "europe".into() }).await?;
     /// # Ok(()) }
     /// ```
     pub fn publish<E: Event>(&self, event: E) -> PublishEvent<E> {
@@ -40,13 +49,15 @@ impl Client {
         }))
     }
 
-    /// Publishes a message as it is to an exchange that is there already; the empty one routes to the queue that
-    /// `routing_key` names. `Ok(id)` means that the broker has it, and by the empty exchange that the queue has it. That
-    /// nobody listens to another exchange is no error, unless [`must_route`](PublishRaw::must_route) makes it one.
+    /// Publishes a raw message to an exchange that exists; the empty exchange routes to the queue that `routing_key` names.
+    /// `Ok(id)` means that the broker has the message, and by the empty exchange that the queue has it. On another exchange, a
+    /// message that reaches no queue is no error, unless [`must_route`](PublishRaw::must_route) makes it one.
     ///
     /// ```no_run
-    /// # use queue_core::{client::Client, error::PublishError, publish::Properties};
-    /// # async fn f(client: Client) -> Result<(), PublishError> {
+    /// use leveret::Properties;
+    /// # use leveret::Client;
+    /// # async fn f(client: Client) -> leveret::Result<()> {
+    ///
     /// let properties = Properties::new().content_type("text/csv").header("tenant", "blue");
     /// client.publish_raw("amq.topic", "imports.csv", "a,b\n1,2\n", properties).must_route().await?;
     /// # Ok(()) }
@@ -79,14 +90,28 @@ impl Client {
     }
 }
 
-/// The name under which a client remembers that it has declared an event's exchange. No queue has a name like it.
+/// The key under which a client remembers that it has declared an event's exchange. No queue can have this name.
 fn exchange_of<E: Event>() -> String {
     format!("exchange\n{}\n{}", E::EXCHANGE, E::KIND.as_str())
 }
 
-/// An event about to be published: options, then `.await`. A future like any other, for `tokio::spawn` or `join!`.
+/// An event about to be published: set options, then `.await` it. It is a future like any other, for `tokio::spawn` or
+/// `join!`. Made by [`Client::publish`].
 ///
-/// Its options panic once it has been polled.
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// # use leveret::{Client, Event, task};
+/// # #[derive(Serialize, Deserialize, Event)]
+/// # #[event(exchange = "order.events", kind = "topic", key = "order.{region}.placed")]
+/// # struct OrderPlaced { order: u64, region: String }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+/// let placed = OrderPlaced { order: 7, region: "europe".into() };
+/// client.publish(placed).id("order-7").header("tenant", "blue").await?;
+/// # Ok(()) }
+/// ```
+///
+/// Setting an option after the first poll panics.
 #[derive(Debug)]
 #[must_use = "nothing is published until you `.await` it"]
 pub struct PublishEvent<E>(Sending<Occurrence<E>, Result<JobId, EventError>>);
@@ -101,13 +126,27 @@ struct Occurrence<E> {
 }
 
 impl<E: Event> PublishEvent<E> {
-    /// Makes it an error that no queue is bound for the event: `PublishError::Unroutable`.
+    /// Makes an event that reaches no queue an error: [`PublishError::Unroutable`].
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use leveret::{Client, Event, task};
+    /// # #[derive(Serialize, Deserialize, Event)]
+    /// # #[event(exchange = "order.events", kind = "topic", key = "order.{region}.placed")]
+    /// # struct OrderPlaced { order: u64, region: String }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// // No service has subscribed yet.
+    /// let published = client.publish(OrderPlaced { order: 7, region: "europe".into() }).must_route().await;
+    /// assert!(published.is_err());
+    /// # Ok(()) }
+    /// ```
     pub fn must_route(mut self) -> Self {
         self.0.message().must_route = true;
         self
     }
 
-    /// Names the message (AMQP `message_id`).
+    /// Sets the message's id (AMQP `message_id`).
     pub fn id(mut self, id: impl Into<JobId>) -> Self {
         self.0.message().options.id = Some(id.into());
         self
@@ -121,9 +160,9 @@ impl<E: Event> PublishEvent<E> {
 }
 
 impl<E: Event> PublishEvent<E> {
-    /// The event as a row to insert in a transaction of your own: it is published if, and only if, that commits. See
-    /// [`SqlInsert`], and [`SqlInsert::event`] for a program that has no client. That nobody listens is no error then,
-    /// whatever [`must_route`](Self::must_route) says.
+    /// Makes an `INSERT` of the event, for a transaction of your own: the event is published if, and only if, that commits. See
+    /// [`SqlInsert`], and [`SqlInsert::event`] for a program that has no client. [`must_route`](Self::must_route) has no
+    /// effect here.
     ///
     /// # Errors
     /// If the event cannot be encoded or is too large, or its fields make no routing key.
@@ -133,7 +172,7 @@ impl<E: Event> PublishEvent<E> {
         Ok(SqlInsert::of_event(&client.sealer().event(&event, options)?))
     }
 
-    /// Says which feature it takes.
+    /// Makes the compiler name the missing feature.
     #[cfg(not(feature = "sqlite-system"))]
     #[doc(hidden)]
     pub fn into_sql(self) -> Result<crate::without_sqlite::NoInsert, EventError>
@@ -176,7 +215,18 @@ impl<E: Event> Future for PublishEvent<E> {
 // The event is moved out of it before anything borrows from it.
 impl<E> Unpin for PublishEvent<E> {}
 
-/// The properties of a message that is published as it is: [`Client::publish_raw`].
+/// The AMQP properties of a raw message, for [`Client::publish_raw`].
+///
+/// ```
+/// use leveret::Properties;
+///
+/// let properties = Properties::new()
+///     .kind("invoice.created")
+///     .content_type("application/json")
+///     .correlation_id("order-7")
+///     .header("tenant", "blue");
+/// # let _ = properties;
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Properties(Envelope);
@@ -255,9 +305,18 @@ impl Properties {
     }
 }
 
-/// A message about to be published: options, then `.await`. A future like any other, for `tokio::spawn` or `join!`.
+/// A raw message about to be published: set options, then `.await` it. It is a future like any other, for `tokio::spawn` or
+/// `join!`. Made by [`Client::publish_raw`].
 ///
-/// Its options panic once it has been polled.
+/// ```no_run
+/// # use leveret::{Client, Properties};
+/// # async fn f(client: Client) -> leveret::Result<()> {
+/// let message = client.publish_raw("amq.topic", "imports.csv", "a,b\n1,2\n", Properties::new());
+/// message.must_route().await?;
+/// # Ok(()) }
+/// ```
+///
+/// Setting an option after the first poll panics.
 #[derive(Debug)]
 #[must_use = "nothing is published until you `.await` it"]
 pub struct PublishRaw(Sending<Message, Result<JobId, PublishError>>);
@@ -270,19 +329,18 @@ struct Message {
 }
 
 impl PublishRaw {
-    /// Makes it an error that no queue takes the message: `PublishError::Unroutable`. By the default exchange it is one
-    /// anyway.
+    /// Makes a message that reaches no queue an error: [`PublishError::Unroutable`]. On the default exchange it always is one.
     pub fn must_route(mut self) -> Self {
         self.0.message().publish.mandatory = true;
         self
     }
 
-    /// Lets a message by the default exchange vanish where its queue is missing.
+    /// Drops a message to the default exchange, without an error, where its queue is missing.
     ///
     /// ```no_run
-    /// # use queue_core::{client::Client, error::PublishError, publish::Properties};
-    /// # async fn f(client: Client) -> Result<(), PublishError> {
-    /// // Whoever waited for this answer may have gone, and its queue with it.
+    /// # use leveret::{Client, Properties};
+    /// # async fn f(client: Client) -> leveret::Result<()> {
+    /// // The caller that waited for this answer may have ended, and its queue with it.
     /// client.publish_raw("", "replies.of.a.shell", "42", Properties::new()).allow_unroutable().await?;
     /// # Ok(()) }
     /// ```

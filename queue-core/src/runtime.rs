@@ -1,4 +1,4 @@
-//! Says in words that something needs a tokio runtime, where tokio itself would panic. Used by whatever waits for a while
+//! Returns an error for code that needs a tokio runtime, where tokio itself would panic. Used by code that waits for a while
 //! or leaves a task behind; the rest may be awaited on any executor.
 
 use tokio::runtime::Handle;

@@ -51,7 +51,7 @@ impl Due {
     }
 }
 
-/// Says of a task's messages what its type says. Code that takes this in place of the type is compiled once, not per task.
+/// The constants of a task's type, as a value. Code that takes this instead of the type is compiled once, not once a task.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kind {
     pub(crate) task: &'static str,

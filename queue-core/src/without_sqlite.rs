@@ -8,7 +8,7 @@
 )]
 pub trait IntoSql {}
 
-/// Has no value.
+/// A type without values.
 #[derive(Debug)]
 pub enum NoInsert {}
 

@@ -1,26 +1,47 @@
-//! Why a call has no result.
+//! The errors of a call.
 
 use std::time::Duration;
 
 use crate::error::{BoxError, EnqueueError, Error, ErrorKind};
 use crate::settlement::ReasonKind;
 
-/// Why a call has no result. Whether the job ran is certain only where it is said.
+/// The reason why a call has no result. Each variant says whether the job ran, where that is known.
+///
+/// ```
+/// # use std::time::Duration;
+/// use leveret::{CallError, Client, task};
+///
+/// #[task(queue = "sums")]
+/// async fn add(a: u64, b: u64) -> Result<u64, String> {
+///     Ok(a + b)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+/// match client.call(Add { a: 2, b: 3 }).timeout(Duration::from_millis(50)).await {
+///     Ok(sum) => println!("{sum}"),
+///     Err(CallError::Handler { message, .. }) => println!("the task failed: {message}"),
+///     Err(CallError::NoWorker { queue, .. }) => println!("no worker consumes `{queue}`"),
+///     Err(other) => return Err(other.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The job ran and failed, or its worker could not run it; these are the worker's words. It is not tried again.
+    /// The job ran and failed, or its worker could not run it. It is not tried again.
     #[error("task `{task}` failed ({kind}): {message}")]
     Handler {
         /// The task's name on the wire.
         task: &'static str,
-        /// What kind of failure it was.
+        /// The kind of failure.
         kind: ReasonKind,
-        /// What the handler said, with the chain of causes.
+        /// The handler's error, with its chain of causes.
         message: String,
     },
-    /// There was no reply in time. The job may be running, or have run. If no worker has got to it yet, it will be
-    /// dropped unrun.
+    /// No reply arrived in time. The job may be running, or have run. If no worker has begun it yet, the worker that takes it
+    /// drops it.
     #[error(
         "no reply of task `{task}` within {waited:?}: queue `{queue}` may be long or the task slow; raise `.timeout(..)`"
     )]
@@ -31,14 +52,11 @@ pub enum CallError {
         queue: String,
         /// How long the call waited.
         waited: Duration,
-        /// What is wrong with the broker, if anything is.
+        /// The broker's trouble, if it has any.
         source: Option<BoxError>,
     },
-    /// There was no reply in time, and nobody consumes the task's queue. If it is consumed later, the job will be
-    /// dropped unrun.
-    #[error(
-        "no reply of task `{task}` within {waited:?}: nobody consumes queue `{queue}`; start a worker for it"
-    )]
+    /// No reply arrived in time, and no worker consumes the task's queue. A worker that starts later drops the job.
+    #[error("no reply of task `{task}` within {waited:?}: no worker consumes queue `{queue}`; start one")]
     NoWorker {
         /// The task's name on the wire.
         task: &'static str,
@@ -53,18 +71,18 @@ pub enum CallError {
     Lost {
         /// The task's name on the wire.
         task: &'static str,
-        /// What happened to the connection.
+        /// The connection's error.
         source: BoxError,
     },
-    /// The job ran, but its reply is not what the task returns here: caller and worker are of different versions, or
-    /// somebody else answered.
+    /// The job ran, but its reply does not fit the task's return type here: caller and worker are of different versions, or
+    /// another program answered.
     #[error("the reply of task `{task}` does not decode as `{expected}`")]
     Decode {
         /// The task's name on the wire.
         task: &'static str,
         /// The type that the task returns here.
         expected: &'static str,
-        /// What serde said.
+        /// serde's error.
         source: BoxError,
     },
     /// The request was not enqueued; the variants of [`EnqueueError`] say why.
@@ -72,7 +90,7 @@ pub enum CallError {
     Enqueue(#[from] EnqueueError),
 }
 
-/// So that `?` works where both meet. What went wrong stays in `source()`.
+/// Lets `?` convert it. The original error is the `source()`.
 impl From<CallError> for Error {
     fn from(error: CallError) -> Self {
         Self::new(ErrorKind::Call, "the call has no result").with_source(error)

@@ -31,25 +31,38 @@ const LOOK: Duration = Duration::from_secs(1);
 impl Client {
     /// Calls a task and waits for its reply. `.await` it: `Ok` is what the task's function returned.
     ///
-    /// ```no_run
-    /// # use queue_core::{call::CallError, client::Client, task::Task};
+    /// ```
     /// # use std::time::Duration;
-    /// # async fn f<T: Task>(client: Client, add: T) -> Result<(), CallError> {
-    /// let sum = client.call(add).timeout(Duration::from_secs(5)).await?;
+    /// use leveret::{Client, Worker, task};
+    ///
+    /// #[task(queue = "sums")]
+    /// async fn add(a: u64, b: u64) -> Result<u64, String> {
+    ///     a.checked_add(b).ok_or_else(|| format!("{a} + {b} is too large"))
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// # tokio::spawn(Worker::new(&client).task::<Add>().run());
+    /// let sum = client.call(Add { a: 2, b: 3 }).timeout(Duration::from_secs(5)).await?;
+    /// assert_eq!(sum, 5);
     /// # Ok(()) }
     /// ```
     ///
-    /// The job runs once: its worker tells an error to the caller instead of trying again, and makes no dead letter of
-    /// it. (Where a worker dies over it, the broker gives it to another.) Whoever calls decides what to do; a job that
-    /// must be done is [enqueued](Self::enqueue), not called. A call whose time is up before a worker gets to it is
-    /// dropped there unrun; host clocks that differ shift that moment by as much.
+    /// The job runs once: the worker reports an error to the caller, does not retry, and makes no dead letter. The caller
+    /// decides what to do. Where a worker ends while it runs the job, the broker gives the job to another. A job that must be
+    /// done is [enqueued](Self::enqueue), not called. A worker drops a call whose timeout has passed before it begins; clocks of
+    /// two hosts that differ shift that moment by as much.
     ///
     /// A full queue refuses the call with [`QueueFull`](EnqueueError::QueueFull) where the task says `max_length`, or
-    /// `declare = "passive"`. On RabbitMQ one that is limited by a policy alone refuses unheard, and the call times out.
+    /// `declare = "passive"`. On RabbitMQ, a queue that only a policy limits drops the call silently, and the call times out.
     ///
-    /// A task that calls a task of its own queue holds its worker's slot while it waits for another.
+    /// A task that calls a task of its own queue holds its worker's slot while it waits.
     ///
-    /// Cancel safe: a dropped call is no longer waited for, but the job may run.
+    /// Cancel safe: dropping the call stops waiting for it, but the job may run.
+    ///
+    /// # Errors
+    /// The future's: a [`CallError`].
     pub fn call<T: Task>(&self, task: T) -> Request<T> {
         Request(Sending::Prepared(Call {
             client: self.clone(),
@@ -60,10 +73,19 @@ impl Client {
     }
 }
 
-/// A call about to be made: options, then `.await`. A future like any other, for `tokio::spawn` or `join!`. Made by
-/// [`Client::call`].
+/// A call about to be made: set options, then `.await` it. It is a future like any other, for `tokio::spawn` or `join!`. Made
+/// by [`Client::call`].
 ///
-/// Its options panic once it has been polled.
+/// ```no_run
+/// # use std::time::Duration;
+/// # use leveret::{Client, task};
+/// # #[task(queue = "sums")] async fn add(a: u64, b: u64) -> Result<u64, String> { Ok(a + b) }
+/// # async fn f(client: Client) -> leveret::Result<()> {
+/// let sum = client.call(Add { a: 2, b: 3 }).timeout(Duration::from_secs(5)).header("tenant", "blue").await?;
+/// # Ok(()) }
+/// ```
+///
+/// Setting an option after the first poll panics.
 #[derive(Debug)]
 #[must_use = "nothing is called until you `.await` it"]
 pub struct Request<T: Task>(Sending<Call<T>, Result<T::Output, CallError>>);
@@ -78,14 +100,14 @@ struct Call<T> {
 }
 
 impl<T: Task> Request<T> {
-    /// How long to wait for the reply, from the `.await` on: connecting, queueing and running included. Default 30 s.
-    /// A call that runs out of time takes up to a second more to find out whether there is a worker at all.
+    /// Sets how long to wait for the reply, counted from the `.await`: connecting, queueing and running included. Default 30 s.
+    /// A call that times out takes up to a second more, in which it looks if the queue has a worker at all.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.0.message().timeout = timeout;
         self
     }
 
-    /// A higher number runs earlier, where the queue knows priorities.
+    /// Sets the priority: jobs of a higher number run earlier, where the queue supports priorities.
     pub fn priority(mut self, priority: u8) -> Self {
         self.0.message().options.priority = Some(priority);
         self
@@ -143,7 +165,7 @@ struct Asking<'call> {
     task: &'static str,
     queue: &'static QueueSpec,
     publish: Publish,
-    /// Whether the request may be with the broker.
+    /// The broker may have the request.
     may_be_sent: bool,
 }
 
@@ -154,7 +176,7 @@ impl Asking<'_> {
         let (mut is_declared_again, mut refused) = (false, 1);
         loop {
             self.may_be_sent = false;
-            // Before the reply is waited for: what takes so long may outlive who reads it.
+            // Before it waits for the reply: declaring may take longer than the consumer of replies lives.
             self.client.declare_for(self.queue).await?;
             let replies = self.client.replies();
             let line = replies.line(self.client.broker()).await.map_err(|error| self.not_opened(error))?;
@@ -176,7 +198,7 @@ impl Asking<'_> {
                 published = &mut publishing => (published, false),
             };
             match published {
-                // Whether it was confirmed or not, only its reply counts now. If its connection went, the line has ended.
+                // Confirmed or not, only the reply counts now. If the connection was lost, the line has ended.
                 Ok(()) | Err(EnqueueError::Publish(PublishError::Unconfirmed { .. })) => {}
                 // The queue was deleted since we declared it.
                 Err(EnqueueError::Publish(PublishError::Unroutable { .. })) if !is_declared_again => {
@@ -184,14 +206,14 @@ impl Asking<'_> {
                     self.client.forget(self.queue.name());
                     continue;
                 }
-                // RabbitMQ refuses so what comes while the queue is being deleted, too. It has not taken the request.
+                // RabbitMQ also refuses in this way while the queue is being deleted. It has not taken the request.
                 Err(EnqueueError::QueueFull { .. })
                     if refused < TRIES && self.client.refuses_for_a_moment(self.queue).await =>
                 {
                     refused += 1;
                     continue;
                 }
-                // The connection went before the request, so it can be asked on the next one.
+                // The connection was lost before the request was sent, so the next connection can send it.
                 Err(EnqueueError::Publish(PublishError::NoReader)) => {
                     replies.forget(&line);
                     continue;
@@ -221,7 +243,7 @@ impl Asking<'_> {
         CallError::Lost { task: self.task, source: source.into() }
     }
 
-    /// Why there was no reply, as far as can be told in a second.
+    /// The error of a call without a reply, after at most a second in which it looks for the reason.
     async fn gave_up(&self, waited: Duration) -> CallError {
         let broker = self.client.broker();
         let trouble = match broker.info().health {

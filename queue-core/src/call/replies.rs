@@ -2,7 +2,7 @@
 //! the first call after it has ended.
 //!
 //! A task reads it. But a call that waits alone reads it itself, which saves waking that task for each call of a program
-//! that makes one after another. As soon as there are two the task takes over. Whoever polled the consumer last is woken
+//! that makes one after another. As soon as there are two the task takes over. The last task that polled the consumer is woken
 //! by it, so each change of hands is a poll.
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 /// A client's replies.
 #[derive(Debug, Default)]
 pub(crate) struct Replies {
-    /// The line that is open, or that has ended and nobody has called since.
+    /// The line that is open, or the last one if there was no call since it ended.
     line: Mutex<Option<Arc<Line>>>,
     /// Held while a line is opened: there is one at a time.
     opening: tokio::sync::Mutex<()>,
@@ -71,7 +71,7 @@ impl Replies {
     }
 }
 
-/// Nobody calls any more.
+/// Ends the line when the last client is dropped.
 impl Drop for Replies {
     fn drop(&mut self) {
         self.present().inspect(|line| line.end(closed()));
@@ -92,7 +92,7 @@ pub(crate) struct Line {
 struct LineState {
     /// By correlation id.
     waiting: HashMap<String, oneshot::Sender<Envelope>>,
-    /// Why nothing more will come.
+    /// The reason why nothing more will come.
     ended: Option<Arc<Error>>,
 }
 
@@ -118,7 +118,7 @@ impl Line {
         Some(Waiting { line: self.clone(), id, reply })
     }
 
-    /// Reads what has come while nobody waited, and so perhaps nobody was woken: the end, above all.
+    /// Reads items that arrived while no call waited, and so perhaps woke no task: above all the end.
     fn catch_up(&self) {
         if !self.state().waiting.is_empty() {
             return;
@@ -152,7 +152,7 @@ impl Line {
         Poll::Ready(())
     }
 
-    /// Why it has ended.
+    /// The reason why it has ended.
     pub(crate) fn why(&self) -> Arc<Error> {
         self.state().ended.clone().unwrap_or_else(|| Arc::new(closed()))
     }
@@ -167,7 +167,7 @@ impl Line {
             Some(waiting) => drop(waiting.send(reply)),
             None => tracing::debug!(
                 correlation_id = id,
-                "ignored a reply that nobody waits for: its call gave up, or had a reply already"
+                "ignored a reply without a call: the call gave up, or had a reply already"
             ),
         }
     }
@@ -175,7 +175,7 @@ impl Line {
     fn end(&self, error: Error) {
         let mut state = self.state();
         state.ended.get_or_insert(Arc::new(error));
-        // All who wait hear it by losing their sender.
+        // All waiting calls see it, since their sender is dropped.
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         drop(waiting);

@@ -1,7 +1,7 @@
-//! What a call looks like to any AMQP program.
+//! Calls on the wire, as any AMQP program can make them.
 //!
-//! A request is a job with `reply_to` and, so that replies can be told apart, `correlation_id`; ours also say in
-//! `q-deadline` until when somebody waits. A reply is published to the default exchange with that address as routing
+//! A request is a job with `reply_to` and, so that replies can be told apart, `correlation_id`; ours also carry in
+//! `q-deadline` the moment until which the caller waits. A reply is published to the default exchange with that address as routing
 //! key and that `correlation_id`. Its body is what the task returned, as plain JSON: `null` for `()`. A failure's body
 //! is `{"error": "…", "kind": "failed"}`; the header `q-error-kind` tells it from a result that looks like it. A request
 //! in another [`Format`] is answered in that one, failures included.
@@ -37,12 +37,12 @@ pub(crate) fn make_request(job: &mut Envelope, deadline: Option<SystemTime>) {
     }
 }
 
-/// Whether somebody waits for a reply to this job, or did.
+/// True if a caller waits for a reply to this job, or did.
 pub fn is_call(job: &Envelope) -> bool {
     address(job).is_some()
 }
 
-/// Until when the caller waits, where it says so. Only of a call: a job that nobody waits for has no such moment.
+/// The moment until which the caller waits, where it says so. `None` for a job without a caller.
 pub fn deadline(job: &Envelope) -> Option<SystemTime> {
     address(job)?;
     job.headers.get(header::DEADLINE)?.as_int().map(clock::from_millis)
@@ -75,7 +75,7 @@ pub fn failure(job: &Envelope, reason: &Reason) -> Option<Publish> {
     Some(publish)
 }
 
-/// What its caller reads. One whose format nobody here knows reads JSON, if anything.
+/// The format that the caller reads: that of its request, or JSON if that is unknown.
 fn format(job: &Envelope) -> Format {
     Format::of(job.content_type.as_deref()).unwrap_or_default()
 }
@@ -110,7 +110,7 @@ fn decode<T: DeserializeOwned>(reply: &Envelope) -> Result<T, BoxError> {
     }
 }
 
-/// What a failure says: its body, since the header may be cut.
+/// The message of a failure, from its body, since the header may be cut.
 fn words(reply: &Envelope) -> String {
     match decode::<Failure>(reply) {
         Ok(failure) => failure.error,

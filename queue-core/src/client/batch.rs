@@ -9,7 +9,7 @@ use crate::error::{EnqueueError, Error, PublishError, chain};
 use crate::job::{IntoJob, Job};
 use crate::seal::{Due, Kind, Options, encode};
 
-/// A job of a batch: its message, and what it takes to make that once more. A payload is shared, not copied.
+/// A job of a batch: its message, and the parts to make that message again. A payload is shared, not copied.
 struct Sealed {
     publish: Publish,
     again: Again,
@@ -23,18 +23,20 @@ struct Again {
 }
 
 impl Client {
-    /// Enqueues many jobs of one task, payloads or [`Job`]s, pipelined, and reports each by itself, in
-    /// their order. One that fails does not keep the others from being enqueued;
-    /// [`all_ok`](EnqueueResults::all_ok) asks whether all went well. However many there are: a job's time is up only
-    /// when the broker has taken none of them for the whole publish timeout.
+    /// Enqueues many jobs of one task, payloads or [`Job`]s, without waiting for each confirm in turn, and reports each by
+    /// itself, in their order. A job that fails does not keep the others from being enqueued;
+    /// [`all_ok`](EnqueueResults::all_ok) makes one result of all. A batch may be of any size: a job times out only when the
+    /// broker has taken none of the batch for the whole publish timeout.
     ///
-    /// ```no_run
-    /// # use queue_core::{client::Client, job::Job, task::Task};
+    /// ```
     /// # use std::time::Duration;
-    /// # async fn f<T: Task>(client: Client, resize: fn(u64) -> T) -> queue_core::error::Result<()> {
-    /// client.enqueue_all((1..=100).map(resize)).await.all_ok()?;
+    /// # use leveret::{Client, Job, task};
+    /// # #[task(queue = "thumbnails")] async fn resize(image: u64) { let _ = image; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// client.enqueue_all((1..=100).map(|image| Resize { image })).await.all_ok()?;
     ///
-    /// let one_a_second = (1..=100).map(|n| Job::new(resize(n)).delay(Duration::from_secs(n)));
+    /// let one_a_second = (1..=100).map(|n| Job::new(Resize { image: n }).delay(Duration::from_secs(n)));
     /// let jobs = client.enqueue_all(one_a_second).await.all_ok()?;
     /// println!("the first is {}", jobs[0]);
     /// # Ok(()) }
@@ -97,8 +99,8 @@ impl Client {
             .collect()
     }
 
-    /// Publishes once more what did not reach a queue that was deleted since we declared it; it is declared again. Says
-    /// whether there was anything.
+    /// Declares the queue again and republishes the jobs that did not reach it, where it was deleted since we declared it.
+    /// Returns false if there were none.
     async fn publish_again(
         &self,
         kind: Kind,

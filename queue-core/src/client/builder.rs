@@ -1,4 +1,4 @@
-//! What a client may be told before it connects, and which broker its URL names.
+//! The options of a client before it connects, and the choice of the broker that its URL names.
 
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -16,7 +16,25 @@ use crate::topology::Namespace;
 /// The longest that a publish waits.
 const MAX_PUBLISH_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// Sets what [`Client::connect`] leaves at its default.
+/// Sets what [`Client::connect`] leaves at its default. Made by [`Client::builder`].
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use leveret::Client;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> leveret::Result<()> {
+/// let client = Client::builder()
+///     .name("shop-web")
+///     .namespace("shop")?
+///     .publish_timeout(Duration::from_secs(5))
+///     .max_payload(1024 * 1024)
+///     .wait_for_broker()
+///     .connect("memory:")
+///     .await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ClientBuilder {
@@ -31,8 +49,15 @@ impl Default for ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// The prefix of Leveret's own queues and exchanges: one per application where several share a vhost.
-    /// Default `leveret`.
+    /// Sets the prefix of Leveret's own queues and exchanges; default `leveret`. Applications that share a vhost take one each.
+    ///
+    /// ```
+    /// # use leveret::Client;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// // The delay queues are `shop.delay.00` … `shop.delay.20`.
+    /// let client = Client::builder().namespace("shop")?.connect("memory:").await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// If it cannot be part of an AMQP name.
@@ -41,44 +66,84 @@ impl ClientBuilder {
         Ok(self)
     }
 
-    /// How long an enqueue waits for a broker that is away, blocked or silent, and a declaration for one that is away.
-    /// An SQLite file that another program has locked is away, and one whose disk is full is blocked.
-    /// Default 30 s, at most 30 days: more is taken as that.
+    /// Sets how long an enqueue waits for a broker that is away, blocked or silent, and a declaration for a broker that is
+    /// away. Default 30 s, at most 30 days; a longer time counts as 30 days. An SQLite file that another program has locked is
+    /// away; one whose disk is full is blocked.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use leveret::Client;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// // A web request rather fails after 2 s than waits.
+    /// let client = Client::builder().publish_timeout(Duration::from_secs(2)).connect("memory:").await?;
+    /// # Ok(()) }
+    /// ```
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
         // A moment that far off can be computed on every platform, and `Duration::MAX` from now cannot.
         self.settings.publish_timeout = timeout.min(MAX_PUBLISH_TIMEOUT);
         self
     }
 
-    /// Has [`connect`](Self::connect) wait for a broker that is away, as long as that takes, instead of giving up
-    /// after a few attempts: a worker may start before its broker. A broker that refuses us is an error at once all
+    /// Makes [`connect`](Self::connect) wait for a broker that is away, for as long as that takes, instead of giving up
+    /// after a few attempts: so a worker may start before its broker. A broker that refuses the login is an error at once all
     /// the same.
+    ///
+    /// ```no_run
+    /// # use leveret::Client;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let client = Client::builder().wait_for_broker().connect("amqp://guest:guest@rabbitmq:5672/").await?;
+    /// # Ok(()) }
+    /// ```
     pub fn wait_for_broker(mut self) -> Self {
         self.settings.wait_for_broker = true;
         self
     }
 
-    /// Where RabbitMQ's management API is, `http://user:password@host:15672`, for what AMQP cannot do: it lists no
-    /// bindings, and so `bindings = "exact"` needs this. Without a login, that of the broker's URL is used; the user
-    /// needs the tag `management`. Takes the feature `management`. Other brokers have no use for it.
+    /// Sets the URL of RabbitMQ's management API, `http://user:password@host:15672`. `bindings = "exact"` needs it, since AMQP
+    /// cannot list bindings. Without a login in it, that of the broker's URL is used; the user needs the tag `management`.
+    /// Needs the feature `management`. Other brokers ignore it.
+    ///
+    /// ```no_run
+    /// # use leveret::Client;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let builder = Client::builder().management("http://localhost:15672");
+    /// let client = builder.connect("amqp://guest:guest@localhost:5672/").await?;
+    /// # Ok(()) }
+    /// ```
     pub fn management(mut self, url: impl Into<String>) -> Self {
         self.settings.management = Some(ManagementUrl::new(url));
         self
     }
 
-    /// The connection's name in the broker's own lists. Default: the program's name and process id.
+    /// Sets the connection's name, which the broker shows in its lists. Default: the program's name and process id.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = name.into();
         self
     }
 
-    /// The largest payload in bytes. Default 16 MiB, which is what RabbitMQ takes.
+    /// Sets the largest payload in bytes. Default 16 MiB, RabbitMQ's own limit. A larger one is
+    /// [`PublishError::TooLarge`](crate::error::PublishError::TooLarge).
     pub fn max_payload(mut self, bytes: usize) -> Self {
         self.max_payload = bytes;
         self
     }
 
-    /// The time, for tests. Only `memory:` takes a clock that can be moved.
+    /// Sets the clock, for tests. Only `memory:` takes a clock that can be moved.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use leveret::Client;
+    /// use leveret::broker::Clock;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> leveret::Result<()> {
+    /// let clock = Clock::manual(SystemTime::now());
+    /// let client = Client::builder().clock(clock.clone()).connect("memory:").await?;
+    /// // Jobs that were delayed by an hour are due now.
+    /// clock.advance(Duration::from_secs(3600));
+    /// # Ok(()) }
+    /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
         self.settings.clock = clock;
         self
@@ -87,8 +152,8 @@ impl ClientBuilder {
     /// Connects to the broker that `url` names.
     ///
     /// # Errors
-    /// If the URL makes no sense, its broker is not compiled in, or it refuses us. A broker that is away is tried
-    /// again as often as the URL says (`connection_attempts`, `retry_delay`), then it is an error, unless the client
+    /// If the URL makes no sense, its broker is not compiled in, or the broker refuses the login. A broker that is away is
+    /// tried again as often as the URL says (`connection_attempts`, `retry_delay`); then it is an error, unless the client
     /// [waits for it](Self::wait_for_broker).
     pub async fn connect(self, url: &str) -> Result<Client> {
         let broker = open(url, &self.settings).await?;
@@ -108,7 +173,7 @@ impl ClientBuilder {
         client.map_err(|error| error.reword(|words| format!("{variable}: {words}")))
     }
 
-    /// A client on a broker that is already open, for one of your own making.
+    /// Makes a client of a broker that is already open: one of your own making.
     pub fn with_broker(self, broker: Arc<dyn Broker>) -> Client {
         Client {
             inner: Arc::new(Inner {
@@ -139,7 +204,7 @@ async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> {
             refuse_manual_clock(settings)?;
             let broker = crate::broker::rabbitmq::connect(url, settings).await;
             broker.map_err(|error| match error.kind() {
-                // Here and not where the words are made: who has been connected waits anyway.
+                // Said here and not where the error is made: a client that was connected waits anyway.
                 crate::error::ErrorKind::Connection => error.reword(|words| {
                     format!("{words}; `Client::builder().wait_for_broker()` waits until it is there")
                 }),
@@ -162,8 +227,8 @@ async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> {
     }
 }
 
-/// A URL that names no broker. It may hold a password, so no more of it is repeated than what stands before the colon,
-/// and that only where it looks like a scheme.
+/// The error of a URL that names no broker. The URL may hold a password, so the error repeats only the part before the
+/// colon, and that only where it looks like a scheme.
 fn unknown_scheme(url: &str, scheme: Option<&str>) -> Error {
     if url.starts_with(char::is_whitespace) {
         return Error::config("the broker's URL begins with a blank: remove it");
@@ -191,7 +256,7 @@ const SCHEMES: [(&str, &[&str]); 4] = [
     ("memory:", &["memory", "mem", "inmemory"]),
 ];
 
-/// Whether one letter was added, dropped or replaced, or two neighbours swapped.
+/// True if the words differ by one letter added, dropped or replaced, or by two neighbours swapped.
 pub(super) fn is_near(word: &str, known: &str) -> bool {
     let (word, known) = (word.as_bytes(), known.as_bytes());
     let same = |pairs: &mut dyn Iterator<Item = (&u8, &u8)>| pairs.take_while(|(a, b)| a == b).count();

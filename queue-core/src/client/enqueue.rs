@@ -18,30 +18,51 @@ use crate::task::Task;
 use crate::topology::QueueSpec;
 
 impl Client {
-    /// Enqueues a job: the payload of a task, or a [`Job`]. `.await` it: `Ok` means that the broker has it, and brings its
+    /// Enqueues a job: the payload of a task, or a [`Job`]. `.await` it: `Ok` means that the broker has the job, and holds its
     /// id.
     ///
-    /// ```no_run
-    /// # use queue_core::{client::Client, error::EnqueueError, job::Job, task::Task};
+    /// ```
     /// # use std::time::Duration;
-    /// # async fn f<T: Task + Clone>(client: Client, send_email: T) -> Result<(), EnqueueError> {
-    /// let job = client.enqueue(send_email.clone()).await?;
+    /// # use leveret::{Client, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// let job = client.enqueue(SendEmail { to: "ada@example.com".into() }).await?;
     /// println!("enqueued {job}");
     ///
-    /// client.enqueue(send_email.clone()).delay(Duration::from_secs(60)).await?;
-    ///
-    /// let later = Job::new(send_email).delay(Duration::from_secs(60));
-    /// client.enqueue(later).await?;
+    /// client
+    ///     .enqueue(SendEmail { to: "grace@example.com".into() })
+    ///     .delay(Duration::from_secs(60))
+    ///     .header("tenant", "blue")
+    ///     .await?;
     /// # Ok(()) }
     /// ```
+    ///
+    /// # Errors
+    /// The future's: an [`EnqueueError`], whose variants say whether the broker may have the job.
     pub fn enqueue<J: IntoJob>(&self, job: J) -> Enqueue<J::Task> {
         Enqueue(Sending::Prepared(Outgoing { client: self.clone(), job: job.into_job() }))
     }
 }
 
-/// A job about to be enqueued: options, then `.await`. A future like any other, for `tokio::spawn` or `join!`.
+/// A job about to be enqueued: set options, then `.await` it. It is a future like any other, for `tokio::spawn` or `join!`.
+/// Made by [`Client::enqueue`].
 ///
-/// Its options panic once it has been polled.
+/// ```
+/// # use std::time::Duration;
+/// # use leveret::{Client, task};
+/// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+/// let welcome = client.enqueue(SendEmail { to: "ada@example.com".into() });
+/// let reminder = client.enqueue(SendEmail { to: "ada@example.com".into() }).delay(Duration::from_secs(86_400));
+///
+/// let (welcome, reminder) = tokio::join!(welcome, reminder);
+/// println!("enqueued {} and {}", welcome?, reminder?);
+/// # Ok(()) }
+/// ```
+///
+/// Setting an option after the first poll panics.
 #[derive(Debug)]
 #[must_use = "nothing is enqueued until you `.await` it"]
 pub struct Enqueue<T>(Sending<Outgoing<T>, Result<Enqueued, EnqueueError>>);
@@ -54,26 +75,26 @@ struct Outgoing<T> {
 }
 
 impl<T: Task> Enqueue<T> {
-    /// Runs it not earlier than `delay` from now. RabbitMQ measures that itself, whatever the machines' clocks say; the other
-    /// brokers go by this machine's clock.
+    /// Runs the job not earlier than `delay` from now. RabbitMQ measures the delay itself, whatever the machines' clocks say;
+    /// the other brokers go by this machine's clock.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.0.message().job.options.due = Due::After(delay);
         self
     }
 
-    /// Runs it not earlier than `moment` by this machine's clock, which is asked once. A moment that is past is now.
+    /// Runs the job not earlier than `moment` by this machine's clock, which is read once. A moment in the past means now.
     pub fn at(mut self, moment: SystemTime) -> Self {
         self.0.message().job.options.due = Due::At(moment);
         self
     }
 
-    /// A higher number runs earlier, where the queue knows priorities.
+    /// Sets the priority: jobs of a higher number run earlier, where the queue supports priorities.
     pub fn priority(mut self, priority: u8) -> Self {
         self.0.message().job.options.priority = Some(priority);
         self
     }
 
-    /// Names the job. Two jobs of one id are two jobs: the handler deduplicates.
+    /// Sets the job's id. Two jobs of one id are two jobs: the handler deduplicates.
     pub fn id(mut self, id: impl Into<JobId>) -> Self {
         self.0.message().job.options.id = Some(id.into());
         self
@@ -85,8 +106,21 @@ impl<T: Task> Enqueue<T> {
         self
     }
 
-    /// The job as a row to insert in a transaction of your own: it is enqueued if, and only if, that commits. See
+    /// Makes an `INSERT` of the job, for a transaction of your own: the job is enqueued if, and only if, that commits. See
     /// [`SqlInsert`], and [`Job::into_sql`] for a program that has no client.
+    ///
+    /// ```
+    /// # use leveret::{Client, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # async fn f(client: Client, database: &mut rusqlite::Connection) -> Result<(), leveret::BoxError> {
+    /// let job = client.enqueue(SendEmail { to: "ada@example.com".into() }).header("tenant", "blue").into_sql()?;
+    ///
+    /// let transaction = database.transaction()?;
+    /// transaction.execute("INSERT INTO account (name) VALUES ('Ada')", [])?;
+    /// transaction.execute(job.sql(), rusqlite::params_from_iter(job.params()))?;
+    /// transaction.commit()?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// If the job cannot be encoded, or is too large.
@@ -96,7 +130,7 @@ impl<T: Task> Enqueue<T> {
         Ok(SqlInsert::of_job(&client.sealer().job(&payload, options)?))
     }
 
-    /// Says which feature it takes.
+    /// Makes the compiler name the missing feature.
     #[cfg(not(feature = "sqlite-system"))]
     #[doc(hidden)]
     pub fn into_sql(self) -> Result<crate::without_sqlite::NoInsert, EnqueueError>
@@ -108,7 +142,7 @@ impl<T: Task> Enqueue<T> {
 }
 
 impl<T: Task> Outgoing<T> {
-    /// Seals before the first wait, so that the payload's type is in nothing that waits.
+    /// Encodes the payload before the first `.await`, so that its type is no part of the future that waits.
     fn send(self) -> impl Future<Output = Result<Enqueued, EnqueueError>> + Send + use<T> {
         let Self { client, job: Job { payload, options } } = self;
         let sealed = client.sealer().job(&payload, options);

@@ -1,4 +1,4 @@
-//! `enqueue` returns this.
+//! The result of `enqueue`: a job that the broker has.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -8,16 +8,21 @@ use serde::{Serialize, Serializer};
 
 use crate::envelope::JobId;
 
-/// A job that the broker has: what [`Client::enqueue`](super::Client::enqueue) returns. It displays, compares and
+/// A job that the broker has, as [`Client::enqueue`](super::Client::enqueue) returns it. It displays, compares and
 /// converts as the job's id.
 ///
 /// ```
-/// # use queue_core::{client::Client, envelope::JobId, error::EnqueueError, task::Task};
-/// # async fn f<T: Task>(client: Client, send_email: T) -> Result<JobId, EnqueueError> {
-/// let job = client.enqueue(send_email).await?;
+/// use leveret::JobId;
+/// # use leveret::{Client, task};
+/// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+///
+/// let job = client.enqueue(SendEmail { to: "ada@example.com".into() }).await?;
 /// println!("enqueued {job}");
 /// let id: JobId = job.into();
-/// # Ok(id) }
+/// # let _ = id;
+/// # Ok(()) }
 /// ```
 ///
 /// The job is always a new one: brokers do not look for another job of the same id.
@@ -45,7 +50,7 @@ impl Deref for Enqueued {
     }
 }
 
-/// So that a map whose keys are enqueued jobs is asked by the id of one.
+/// Lets a map whose keys are enqueued jobs be looked up by a [`JobId`].
 impl Borrow<JobId> for Enqueued {
     fn borrow(&self) -> &JobId {
         &self.id
@@ -88,7 +93,7 @@ impl fmt::Debug for Enqueued {
     }
 }
 
-/// As its id.
+/// Serialises as its id.
 impl Serialize for Enqueued {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.id.serialize(serializer)

@@ -12,13 +12,13 @@ const BROKER: [&str; 2] = ["LEVERET_URL", "RABBITMQ_URL"];
 /// The broker's URL, and the variable that holds it.
 ///
 /// # Errors
-/// If neither variable is set, or if the first one that is set is empty, blank or not UTF-8. Any default would be a
-/// broker that nobody meant: a program would enqueue into it, say `Ok`, and lose its jobs.
+/// If neither variable is set, or if the first one that is set is empty, blank or not UTF-8. A default would hide that:
+/// a program would enqueue into the wrong broker, report `Ok`, and lose its jobs.
 pub(super) fn broker_url() -> Result<(&'static str, String)> {
     choose(|variable| env::var_os(variable), || env::vars_os().map(|(name, _)| name))
 }
 
-/// The URL of RabbitMQ's management API, which a program can do without: an empty variable counts as unset.
+/// The URL of RabbitMQ's management API. It is optional: an empty variable counts as unset.
 ///
 /// # Errors
 /// If the variable is not UTF-8.
@@ -38,7 +38,7 @@ fn choose<N: Iterator<Item = OsString>>(
     if !url.trim().is_empty() {
         return Ok((variable, url));
     }
-    // The next variable is not asked: that this one is empty is a mistake, and may hide which broker was meant.
+    // The next variable is not read: an empty one is a mistake, and falling back could pick the wrong broker.
     Err(Error::config(match variable {
         "LEVERET_URL" => "LEVERET_URL is empty: set it to the broker's URL, or unset it and set RABBITMQ_URL",
         _ => "RABBITMQ_URL is empty: set it, or LEVERET_URL, to the broker's URL",
@@ -70,7 +70,7 @@ fn text(variable: &str, url: impl AsRef<OsStr>) -> Result<String> {
 mod tests {
     use super::*;
 
-    /// What is chosen in an environment of these variables.
+    /// The choice in an environment of these variables.
     fn chosen(variables: &[(&str, &str)]) -> Result<(&'static str, String), String> {
         let value = |name: &str| {
             variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| value.into())

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::broker::{Broker, Settings};
 use crate::store::{Doing, HEARTBEAT, Member, Presence};
 
-/// How long `close` waits for the client's own entry to be taken out: its task may be on a runtime that nobody drives.
+/// How long `close` waits until the client's own entry is removed: its task may be on a runtime that does not run.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// A client's own entry, and how many workers have one beside it.
@@ -24,8 +24,8 @@ pub(super) struct Listed {
 pub(super) struct Serving(Arc<AtomicUsize>);
 
 impl Listed {
-    /// Has a client be listed from its first heartbeat on, 5 s from now, so that connecting costs nothing; while a worker uses
-    /// it, the worker is listed in its place. Without a store, or outside of a tokio runtime, it is not listed.
+    /// Lists a client from its first heartbeat on, 5 s from now, so that connecting costs nothing. While a worker uses the
+    /// client, the worker is listed in its place. Without a store, or outside of a tokio runtime, the client is not listed.
     pub(super) fn begin(broker: &dyn Broker, settings: &Settings) -> Self {
         let listed = Self::default();
         let Some((store, runtime)) = broker.store().zip(Handle::try_current().ok()) else { return listed };
@@ -49,7 +49,7 @@ impl Listed {
     pub(super) async fn end(&self) {
         let presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(presence) = presence else { return };
-        // Elsewhere there is no timer. The broker takes out what it holds of this client when it is closed.
+        // Outside of a runtime there is no timer. The broker removes the entry itself when it is closed.
         if Handle::try_current().is_ok() {
             let _ = tokio::time::timeout(FAREWELL, presence.end()).await;
         }

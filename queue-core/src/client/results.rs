@@ -1,4 +1,4 @@
-//! `enqueue_all` returns this: the result of each job, and one for all.
+//! The results of `enqueue_all`: one for each job, and one for all.
 
 use std::ops::Deref;
 
@@ -9,14 +9,16 @@ use crate::error::{EnqueueError, Error, ErrorKind};
 /// [`all_ok`](Self::all_ok) makes one result of them.
 ///
 /// ```
-/// # use queue_core::{client::Client, job::Job, task::Task};
-/// # async fn f<T: Task>(client: Client, resizes: Vec<T>, crops: Vec<Job<T>>) -> queue_core::error::Result<()> {
-/// client.enqueue_all(resizes).await.all_ok()?;
-///
-/// for (number, result) in client.enqueue_all(crops).await.into_iter().enumerate() {
+/// # use leveret::{Client, task};
+/// # #[task(queue = "thumbnails")] async fn resize(image: u64) { let _ = image; }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+/// let images = [7, 8, 9];
+/// let results = client.enqueue_all(images.map(|image| Resize { image })).await;
+/// for (image, result) in images.iter().zip(results) {
 ///     match result {
-///         Ok(job) => println!("crop {number} is job {job}"),
-///         Err(error) => println!("crop {number} was not enqueued: {error}"),
+///         Ok(job) => println!("image {image} is job {job}"),
+///         Err(error) => println!("image {image} was not enqueued: {error}"),
 ///     }
 /// }
 /// # Ok(()) }
@@ -28,8 +30,18 @@ pub struct EnqueueResults(Vec<Result<Enqueued, EnqueueError>>);
 impl EnqueueResults {
     /// The jobs, if all of them were enqueued.
     ///
+    /// ```
+    /// # use leveret::{Client, task};
+    /// # #[task(queue = "thumbnails")] async fn resize(image: u64) { let _ = image; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// let jobs = client.enqueue_all((1..=3).map(|image| Resize { image })).await.all_ok()?;
+    /// assert_eq!(jobs.len(), 3);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
-    /// If at least one was not. The others are enqueued nevertheless, and the error has the result of each.
+    /// If at least one was not enqueued. The others are enqueued nevertheless, and the error has the result of each.
     pub fn all_ok(self) -> Result<Vec<Enqueued>, EnqueueAllError> {
         match self.0.iter().position(Result::is_err) {
             None => Ok(self.0.into_iter().flatten().collect()),
@@ -70,8 +82,22 @@ impl FromIterator<Result<Enqueued, EnqueueError>> for EnqueueResults {
     }
 }
 
-/// Some jobs of [`Client::enqueue_all`](super::Client::enqueue_all) were not enqueued: how many, and why the first of
-/// them was not.
+/// The error of a batch of which some jobs were not enqueued: it says how many, and why the first of them was not. From
+/// [`EnqueueResults::all_ok`].
+///
+/// ```
+/// # use leveret::{Client, EnqueueAllError, task};
+/// # #[task(queue = "thumbnails", max_length = 2)] async fn resize(image: u64) { let _ = image; }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+/// // A queue that holds two jobs at most.
+/// let batch = client.enqueue_all((1..=3).map(|image| Resize { image })).await;
+///
+/// let error: EnqueueAllError = batch.all_ok().unwrap_err();
+/// assert_eq!(error.failed(), 1);
+/// assert!(error.results()[0].is_ok());
+/// # Ok(()) }
+/// ```
 pub struct EnqueueAllError {
     results: EnqueueResults,
     /// The first that is an error.
@@ -95,7 +121,7 @@ impl EnqueueAllError {
     }
 }
 
-/// As that of [`Error`], since a `main` prints it: the chain of causes, and each result only by `{:#?}`.
+/// Prints the chain of causes, as [`Error`] does, since a `main` prints it; `{:#?}` prints each result.
 impl std::fmt::Debug for EnqueueAllError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if !f.alternate() {
@@ -119,7 +145,7 @@ impl std::error::Error for EnqueueAllError {
     }
 }
 
-/// So that `?` works where both meet. What went wrong stays in `source()`.
+/// Lets `?` convert it. The original error is the `source()`.
 impl From<EnqueueAllError> for Error {
     fn from(error: EnqueueAllError) -> Self {
         Self::new(ErrorKind::Enqueue, "a batch was not enqueued as a whole").with_source(error)
