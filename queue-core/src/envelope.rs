@@ -1,8 +1,7 @@
 //! A job as it crosses the wire: the payload and its metadata. Between `client` and `broker/*`.
 //!
-//! The body is the payload as plain JSON, so that any AMQP client can write and read it, unless its task says
-//! otherwise ([`format`](crate::format)). Everything else
-//! stands in AMQP properties and in headers beginning with `q-`; [`header`] lists them.
+//! The body is the payload as plain JSON, or in the task's own [`format`](crate::format), so that any AMQP client can write and
+//! read it. Everything else stands in AMQP properties and in headers beginning with `q-`; [`header`] lists them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,64 +14,63 @@ use uuid::Uuid;
 
 /// The headers that Leveret writes. All others are the user's and pass through untouched.
 pub mod header {
-    /// Unique to each publish, so that RabbitMQ's return of a message is attributed to the publish it belongs to. Only on
-    /// messages that share their id with another one which is on its way from the same client at the same time, and in
-    /// place of a header of this name.
+    /// Unique to each publish, so that a message that RabbitMQ returns is attributed to its publish. Set only while two messages
+    /// of one id are under way from the same client, and replaces a header of this name.
     pub const PUBLISH: &str = "q-publish";
-    /// Which attempt the next run is, from 1. Absent means 1.
+    /// The number of the next attempt, from 1. Absent means 1.
     pub const ATTEMPT: &str = "q-attempt";
-    /// How many copies were made of the job up to this one: see [`Envelope::copy_number`](super::Envelope::copy_number).
+    /// The number of copies made of the job up to this one: see [`Envelope::copy_number`](super::Envelope::copy_number).
     /// Absent means 0.
     pub const COPY: &str = "q-copy";
-    /// True on a copy that took the place of a job that was given back: it has been delivered before, and may have run in part.
-    /// RabbitMQ does not say so of a copy.
+    /// True on a copy that replaces a returned job: the job has been delivered before, and may have run in part. RabbitMQ does not
+    /// mark copies as redelivered.
     pub const REDELIVERED: &str = "q-redelivered";
-    /// How often the process that held the job has ended, or lost its connection, as far as that is known. On a copy that RabbitMQ
-    /// counts anew.
+    /// The number of times that the process that held the job ended or lost its connection, as far as is known. On a copy, for which
+    /// RabbitMQ counts from zero.
     pub const CRASHES: &str = "q-crashes";
     /// The runs of a job that runs alone, each begun and, as far as is known, not ended: a list of texts
     /// `process milliseconds worker`.
     pub const BEGUN: &str = "q-begun";
     /// A random number, on messages whose id a user has chosen: two jobs of one id are two jobs. Copies keep it.
     pub const SERIAL: &str = "q-serial";
-    /// When a delayed job is due, in milliseconds since 1970: by RabbitMQ's clock where its enqueuer knew that, else by the
-    /// enqueuer's.
+    /// The moment that a delayed job is due, in milliseconds since 1970: by RabbitMQ's clock where its producer knew that, else by
+    /// the producer's.
     pub const ETA: &str = "q-eta";
     /// The queue that a delayed job is for.
     pub const TARGET: &str = "q-target";
-    /// How much of its delay a job has left when it leaves the rung of RabbitMQ's delay ladder that it waits on. A table;
-    /// it counts only after that rung, and without it a job goes by [`ETA`].
+    /// The delay that a job has left when it leaves its rung of RabbitMQ's delay ladder. A table; it counts only after that rung,
+    /// and without it [`ETA`] counts.
     pub const WAIT: &str = "q-wait";
-    /// For how long a delayed job has waited for its queue, which has gone, in milliseconds.
+    /// The time for which a delayed job has waited for its missing queue, in milliseconds.
     pub const MISSING: &str = "q-missing";
-    /// The job's priority while it waits: the delay ladder itself carries none.
+    /// The job's priority while it waits: messages on the delay ladder have none.
     pub const PRIORITY: &str = "q-priority";
-    /// Which version of its task's payload the body is, from 1. Absent means 1.
+    /// The version of the task's payload in the body, from 1. Absent means 1.
     pub const VERSION: &str = "q-version";
-    /// What the last failed attempt said, at most 4 KiB.
+    /// The error of the last failed attempt, at most 4 KiB.
     pub const ERROR: &str = "q-error";
-    /// What kind of failure it was: see [`ReasonKind`](crate::outcome::ReasonKind).
+    /// The kind of that failure: see [`ReasonKind`](crate::outcome::ReasonKind).
     pub const ERROR_KIND: &str = "q-error-kind";
-    /// When it failed, in milliseconds since 1970.
+    /// The moment of that failure, in milliseconds since 1970.
     pub const FAILED_AT: &str = "q-failed-at";
-    /// Which worker it failed on.
+    /// The worker of that attempt.
     pub const WORKER: &str = "q-worker";
-    /// The queue that a dead letter failed in, so that it can be replayed there.
+    /// The queue in which a dead letter failed, and to which a replay returns it.
     pub const QUEUE: &str = "q-queue";
     /// The exchange that an event was published to, on its retries, which go to the queue alone.
     pub const EXCHANGE: &str = "q-exchange";
     /// The routing key that an event was published with, on its retries.
     pub const ROUTING_KEY: &str = "q-routing-key";
-    /// The user who published the message, as AMQP's `user_id` said it. A broker takes that property from this user
-    /// alone, so no copy of ours could carry it.
+    /// The user that published the message, from AMQP's `user_id`. A broker accepts that property from this user only, so a copy
+    /// cannot carry it.
     pub const USER_ID: &str = "q-user-id";
-    /// True where the message came without an id, and has had one of our making since.
+    /// True where the message had no id, and Leveret generated one.
     pub const NO_ID: &str = "q-no-id";
-    /// How often the job was a dead letter and has been replayed.
+    /// The number of the job's replays.
     pub const REPLAYS: &str = "q-replays";
-    /// Until when the caller of an RPC waits for its reply, in milliseconds since 1970.
+    /// The moment until which the caller of an RPC waits for its reply, in milliseconds since 1970.
     pub const DEADLINE: &str = "q-deadline";
-    /// Since when workers have not known the job's task, in milliseconds since 1970.
+    /// The moment since which no worker has known the job's task, in milliseconds since 1970.
     pub const UNKNOWN_SINCE: &str = "q-unknown-since";
     /// W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
@@ -89,8 +87,17 @@ pub mod header {
     }
 }
 
-/// Names one job, through all its attempts. New ones are UUIDv7, which sort by time of creation; a plain AMQP
-/// client may use any text of up to 255 bytes as `message_id`.
+/// The id of one job, the same through all its attempts. Generated ids are UUIDv7, which sort by time of creation; any text of up
+/// to 255 bytes is an id as well (AMQP `message_id`).
+///
+/// ```
+/// use leveret::JobId;
+///
+/// let generated = JobId::new();
+/// let chosen = JobId::from("order-7");
+/// assert!(generated.is_generated() && !chosen.is_generated());
+/// assert_eq!(chosen.to_string(), "order-7");
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(Arc<str>);
 
@@ -98,7 +105,7 @@ impl JobId {
     /// A new id, whose first 48 bits are the present time in milliseconds, and whose last 16 are a checksum of the others.
     pub fn new() -> Self {
         let mut bytes = Uuid::now_v7().into_bytes();
-        // Random bits, of which enough are left.
+        // Replaces random bits, of which enough are left.
         let checksum = checksum(&bytes).to_be_bytes();
         bytes[14..].copy_from_slice(&checksum);
         Uuid::from_bytes(bytes).into()
@@ -117,11 +124,11 @@ impl JobId {
         &self.0
     }
 
-    /// Says that the id was made by [`new`](Self::new), as far as its checksum can tell. Programs that choose ids themselves may
-    /// give one to many messages.
+    /// True if [`new`](Self::new) made the id, judged by its checksum. Programs that choose ids themselves may give one id to many
+    /// messages.
     ///
     /// ```
-    /// use queue_core::envelope::JobId;
+    /// use leveret::JobId;
     ///
     /// assert!(JobId::new().is_generated());
     /// assert!(!JobId::from("order-7").is_generated());
@@ -167,7 +174,7 @@ impl From<Uuid> for JobId {
     }
 }
 
-/// As its text.
+/// Serialises as its text.
 impl Serialize for JobId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
@@ -194,8 +201,16 @@ impl fmt::Debug for JobId {
 
 /// The value of a header, as AMQP 0-9-1 field tables know it.
 ///
-/// Text, `bool`, floats, and integers of up to 63 bits make one: `.header("tenant", 7)`. AMQP has no `u64`, and so `usize`
-/// makes none either: convert with `i64::try_from(n)`, or send it as text.
+/// Text, `bool`, floats, and integers of up to 63 bits convert to one: `.header("tenant", 7)`. AMQP has no `u64`, so `u64` and
+/// `usize` do not: convert with `i64::try_from(n)`, or send text.
+///
+/// ```
+/// use leveret::HeaderValue;
+///
+/// assert_eq!(HeaderValue::from("blue").as_str(), Some("blue"));
+/// assert_eq!(HeaderValue::from(7).as_int(), Some(7));
+/// assert_eq!(HeaderValue::from(true), HeaderValue::Bool(true));
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum HeaderValue {
@@ -236,7 +251,7 @@ impl HeaderValue {
         }
     }
 
-    /// About how many bytes the value takes on the wire.
+    /// The approximate size on the wire, in bytes.
     fn wire_size(&self) -> usize {
         match self {
             Self::Null => 1,
@@ -293,17 +308,24 @@ impl From<f64> for HeaderValue {
     }
 }
 
-/// Headers by name, sorted. Names are at most 255 bytes, all together under
+/// Headers, sorted by name. Names have at most 255 bytes, and all headers together less than
 /// [`Headers::MAX_SIZE`]; the publisher checks.
+///
+/// ```
+/// use leveret::{HeaderValue, Headers};
+///
+/// let headers = Headers::from([("tenant", "blue"), ("source", "shop")]);
+/// assert_eq!(headers.get("tenant").and_then(HeaderValue::as_str), Some("blue"));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Headers(BTreeMap<String, HeaderValue>);
 
 impl Headers {
-    /// How many bytes all headers of a message may take on the wire. AMQP wants them in one frame.
+    /// The largest size of all headers of a message on the wire, in bytes. AMQP wants them in one frame.
     pub const MAX_SIZE: usize = 32 * 1024;
 
-    /// How many levels of lists and tables a header may have. A publisher refuses more; of a message that comes with more,
-    /// what is deeper is null.
+    /// The largest nesting of lists and tables in a header. A publisher refuses more; in a message that arrives with more, deeper
+    /// values are null.
     pub const MAX_DEPTH: usize = 32;
 
     /// No headers.
@@ -331,22 +353,22 @@ impl Headers {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// Keeps those for which `keep` is true.
+    /// Keeps the headers for which `keep` returns true.
     pub fn retain(&mut self, mut keep: impl FnMut(&str, &HeaderValue) -> bool) {
         self.0.retain(|name, value| keep(name, value));
     }
 
-    /// How many there are.
+    /// The number of headers.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// True if there are no headers.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// About how many bytes they take on the wire.
+    /// The approximate size on the wire, in bytes.
     pub fn wire_size(&self) -> usize {
         4 + self.0.iter().map(|(name, value)| 1 + name.len() + value.wire_size()).sum::<usize>()
     }
@@ -364,36 +386,36 @@ impl<N: Into<String>, V: Into<HeaderValue>, const LEN: usize> From<[(N, V); LEN]
     }
 }
 
-/// A job as it crosses the wire. Its `Debug` says how long the payload is, and not what is in it.
+/// A job as it crosses the wire. Its `Debug` prints the length of the payload, and not the payload.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Envelope {
-    /// AMQP `message_id`. A message that came without one is given one when it is delivered, and says so in
-    /// [`header::NO_ID`]. Its copies keep that id; delivered again without a copy, it is given another.
+    /// AMQP `message_id`. A message without one gets one when it is delivered, marked by [`header::NO_ID`]. Its copies keep that
+    /// id; delivered again without a copy, it gets another.
     pub id: JobId,
     /// AMQP `type`: the task's name. `None` goes to the queue's only task, or to the one marked `default`.
     pub task: Option<String>,
-    /// The body: the payload, in the format that `content_type` says.
+    /// The body: the payload, in the format of `content_type`.
     pub payload: Bytes,
     /// AMQP `content_type`.
     pub content_type: Option<String>,
     /// AMQP `content_encoding`: how the payload is packed, such as `gzip`. Leveret packs nothing.
     pub content_encoding: Option<String>,
-    /// Which attempt the next run is, from 1 (`q-attempt`).
+    /// The number of the next attempt, from 1 (`q-attempt`).
     pub attempt: u32,
     /// AMQP `priority`.
     pub priority: Option<u8>,
-    /// When it was enqueued (AMQP `timestamp`, whole seconds on RabbitMQ).
+    /// The moment that it was enqueued (AMQP `timestamp`, whole seconds on RabbitMQ).
     pub enqueued_at: Option<SystemTime>,
-    /// AMQP `correlation_id`: which request a reply answers.
+    /// AMQP `correlation_id`: the id of the request that a reply answers.
     pub correlation_id: Option<String>,
-    /// AMQP `reply_to`: where the reply goes.
+    /// AMQP `reply_to`: the address of the reply.
     pub reply_to: Option<String>,
     /// AMQP `expiration`: how long the message may wait in a queue before it expires there.
     pub expiration: Option<std::time::Duration>,
-    /// AMQP `app_id`: the program that published it, if it says so.
+    /// AMQP `app_id`: the program that published it, if the message names it.
     pub app_id: Option<String>,
-    /// AMQP `cluster_id`, which has no meaning in AMQP 0-9-1. It goes along, since some programs write it.
+    /// AMQP `cluster_id`, which has no meaning in AMQP 0-9-1. It is passed on, since some programs write it.
     pub cluster_id: Option<String>,
     /// The user's headers and those of [`header`] that have no field here.
     pub headers: Headers,
@@ -405,7 +427,7 @@ impl Envelope {
         Self::with_id(JobId::new(), payload.into())
     }
 
-    /// An envelope that has its id already: to make one takes as long as some of what is done with it.
+    /// An envelope with a given id, since generating one takes time.
     pub(crate) fn with_id(id: JobId, payload: Bytes) -> Self {
         Self {
             id,
@@ -425,14 +447,15 @@ impl Envelope {
         }
     }
 
-    /// Which copy of its job this is, by the header [`header::COPY`]: 0 as it was enqueued, 1 the first copy. Each retry,
-    /// snooze and replay is one copy more. With queue, id and attempt it names one delivery's errand, which the id alone
-    /// does not: a job that is snoozed or replayed runs again under the same id and attempt.
+    /// The number of this copy of its job, from the header [`header::COPY`]: 0 as it was enqueued, 1 for the first copy. Each
+    /// retry, snooze and replay is one more copy. Queue, id, attempt and copy together name one run; the id alone does not: a
+    /// job that is snoozed or replayed runs again under the same id and attempt.
     ///
-    /// A header that is no number, or a negative one, counts as 0; one that is too large, as the largest.
+    /// A header that is no number, or a negative one, counts as 0; a number that is too large counts as the largest.
     ///
     /// ```
-    /// use queue_core::envelope::{Envelope, header};
+    /// use leveret::broker::Envelope;
+    /// # use queue_core::envelope::header;
     ///
     /// let mut job = Envelope::new("{}");
     /// assert_eq!(job.copy_number(), 0);
@@ -471,7 +494,7 @@ impl fmt::Debug for Envelope {
     }
 }
 
-/// A payload in somebody's `Debug`, which ends up in logs, and payloads are often secret.
+/// A payload in a `Debug`, which may end up in logs, and payloads are often secret.
 pub(crate) struct Hidden<'a>(pub(crate) &'a Bytes);
 
 impl fmt::Debug for Hidden<'_> {

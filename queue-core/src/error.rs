@@ -1,6 +1,6 @@
-//! What can go wrong before a job runs: at start ([`Error`]) and at enqueueing ([`EnqueueError`]).
+//! The errors before a job runs: at start ([`Error`]) and at enqueueing ([`EnqueueError`]).
 //!
-//! What a *handler* says went wrong is an [`Outcome`](crate::outcome::Outcome), in `outcome`.
+//! The errors of a *handler* are an [`Outcome`](crate::outcome::Outcome), in `outcome`.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,11 +13,11 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 /// `Result` with Leveret's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of thing went wrong; see [`Error::kind`].
+/// The kind of an [`Error`]; see [`Error::kind`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A URL, option or registration that cannot work; fix the program or its environment.
+    /// A URL, option or registration cannot work; fix the program or its environment.
     Config,
     /// The broker could not be reached, or the connection to it was lost.
     Connection,
@@ -25,25 +25,36 @@ pub enum ErrorKind {
     Refused,
     /// A queue, exchange or binding that a declaration or a consumer needs is missing, or exists with other settings.
     Topology,
-    /// What an operator asked about does not exist, such as a queue of that name.
+    /// The queue that an operator asked about does not exist.
     NotFound,
-    /// A job was not enqueued, or an event not published. The source is the [`EnqueueError`] or [`PublishError`], and of a
-    /// batch the [`EnqueueAllError`](crate::client::EnqueueAllError).
+    /// A job was not enqueued, or an event not published. The source is the [`EnqueueError`], the [`EventError`] or the
+    /// [`PublishError`], or for a batch the [`EnqueueAllError`](crate::client::EnqueueAllError).
     Enqueue,
-    /// A call has no result; the source is the [`CallError`](crate::call::CallError).
+    /// A call has no result. The source is the [`CallError`](crate::call::CallError).
     Call,
     /// The client or broker has been closed.
     Closed,
-    /// The broker cannot do what was asked of it, and is not expected to: it shows nothing to operators, for example.
+    /// The broker does not have this operation: RabbitMQ keeps no list of workers, for example.
     Unsupported,
     /// The worker failed in a way that is not a job's own failure.
     Worker,
 }
 
-/// An error at start-up or in administration: what, with which value, and what to do about it.
+/// An error at start-up or in administration. Its message names the thing, the value and the remedy.
 ///
-/// Its `Debug` is for people: the words and their causes on one line, since that is what a `main` that returns the
-/// error prints. `{:#?}` shows its parts.
+/// ```
+/// use leveret::{Client, ErrorKind};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let error = Client::connect("rabbit://localhost").await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Config);
+/// assert_eq!(error.to_string(), "the broker's URL begins with `rabbit:`: did you mean `amqp://`?");
+/// # }
+/// ```
+///
+/// A `main` that returns the error prints its `Debug`, which is therefore for people: the message and its causes on one line.
+/// `{:#?}` shows its parts.
 pub struct Error {
     kind: ErrorKind,
     message: String,
@@ -56,14 +67,25 @@ impl Error {
         Self { kind, message: message.into(), source: None }
     }
 
-    /// Adds the cause. It is shown by whoever prints the chain, so the message must not repeat it.
+    /// Adds the cause. Printing the chain shows it, so the message must not repeat it.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// What kind of thing went wrong.
+    /// The kind of the error, to match on.
+    ///
+    /// ```no_run
+    /// use leveret::{Client, ErrorKind};
+    ///
+    /// # async fn f() -> leveret::Result<()> {
+    /// match Client::from_env().await {
+    ///     Err(error) if error.kind() == ErrorKind::Connection => println!("the broker is away: {error}"),
+    ///     client => drop(client?),
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
@@ -72,7 +94,7 @@ impl Error {
         Self::new(ErrorKind::Config, message)
     }
 
-    /// The same error with words around its own: `reword(|words| format!("LEVERET_URL: {words}"))`.
+    /// Rewords the message: `reword(|words| format!("LEVERET_URL: {words}"))`.
     pub(crate) fn reword(mut self, reword: impl FnOnce(String) -> String) -> Self {
         self.message = reword(self.message);
         self
@@ -101,7 +123,22 @@ impl std::error::Error for Error {
     }
 }
 
-/// Why a broker did not take a message. Named by exchange and routing key, since a broker knows no tasks.
+/// The reason why a broker did not take a message. It names exchange and routing key, since a broker knows no tasks.
+///
+/// ```
+/// use leveret::{Client, Properties, PublishError};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+/// match client.publish_raw("", "no.such.queue", "{}", Properties::new()).await {
+///     Err(PublishError::Unroutable { routing_key, .. }) => println!("there is no queue `{routing_key}`"),
+///     // The message may be there: send it again under the same id.
+///     Err(PublishError::Unconfirmed { .. }) => println!("not confirmed"),
+///     other => println!("{other:?}"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
@@ -113,9 +150,9 @@ pub enum PublishError {
         /// The routing key; on the default exchange the name of the missing queue.
         routing_key: String,
     },
-    /// A queue is at its limit (`overflow = "reject"`), or RabbitMQ nacked for another reason, which it does not tell: the
-    /// queue was being deleted, for example. That queue kept nothing. Of a message to an exchange, RabbitMQ keeps what other queues took, and does not say whether any did;
-    /// `memory:` and `sqlite:` keep nothing.
+    /// A queue is at its limit (`overflow = "reject"`), or RabbitMQ nacked for another reason, which it does not tell: for
+    /// example, the queue was being deleted. That queue kept nothing. If the message went to an exchange, other queues on
+    /// RabbitMQ may have kept it, which RabbitMQ does not tell; on `memory:` and `sqlite:` no queue keeps it.
     #[error(
         "the broker refused the message for `{routing_key}`: a queue that it goes to is full (`max_length`, or a policy's \
          limit), or is being deleted or moved: try again"
@@ -124,8 +161,8 @@ pub enum PublishError {
         /// The routing key; on the default exchange the name of the full queue.
         routing_key: String,
     },
-    /// The message was sent, but no confirm arrived, or it was a request without one and its channel is gone. **It may
-    /// exist**: publish it again under the same job id, and let the handler deduplicate.
+    /// The message was sent, but no confirm arrived; or it was a request, which has no confirm, and its channel was lost. **The
+    /// message may exist**: publish it again under the same job id, and let the handler deduplicate.
     #[error("the message was not confirmed within {waited:?}: it may or may not have been kept")]
     Unconfirmed {
         /// How long the publisher waited.
@@ -136,11 +173,11 @@ pub enum PublishError {
     Unavailable {
         /// How long the publisher waited.
         waited: Duration,
-        /// What the last attempt to reach it said.
+        /// The error of the last attempt to reach it.
         source: Option<BoxError>,
     },
-    /// The broker is connected, but has answered nothing for the whole publish timeout, and the message waited behind
-    /// others that were sent. Nothing was sent.
+    /// The broker is connected, but has not answered for the whole publish timeout, and this message waited behind others that
+    /// were sent. It was not sent.
     #[error("the broker is connected, but has answered nothing for {waited:?}; nothing was sent")]
     Silent {
         /// How long the publisher waited.
@@ -164,17 +201,17 @@ pub enum PublishError {
         /// The limit in bytes, see [`ClientBuilder::max_payload`](crate::client::ClientBuilder::max_payload).
         limit: usize,
     },
-    /// A request whose reply nobody reads, or reads no longer since its connection went. Nothing was sent.
+    /// A request without a consumer for its reply, or whose consumer has ended with its connection. Nothing was sent.
     #[error(
-        "nobody reads the reply to the request: consume `{DIRECT_REPLY_TO}` on the same broker first, and anew when \
+        "the reply to the request has no consumer: consume `{DIRECT_REPLY_TO}` on the same broker first, and again when \
          that consumer has ended; nothing was sent"
     )]
     NoReader,
     /// A name or header that AMQP cannot carry.
     #[error("{0}")]
     Invalid(String),
-    /// The broker does not take it as things are: the user lacks a permission, or a queue that it needs exists with other
-    /// settings. Nothing was kept; put right, it can be published.
+    /// The broker refused the message: the user lacks a permission, or a queue that it needs exists with other settings. Nothing
+    /// was kept; publish it again once that is fixed.
     #[error("{0}")]
     Refused(String),
     /// The client has been closed.
@@ -182,7 +219,26 @@ pub enum PublishError {
     Closed,
 }
 
-/// Why a job was not enqueued.
+/// The reason why a job was not enqueued.
+///
+/// ```
+/// use leveret::{Client, EnqueueError, task};
+///
+/// #[task(queue = "thumbnails", max_length = 1)]
+/// async fn resize(image: u64) {
+///     println!("{image}");
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+/// client.enqueue(Resize { image: 7 }).await?;
+/// match client.enqueue(Resize { image: 8 }).await {
+///     Err(EnqueueError::QueueFull { queue }) => println!("queue `{queue}` is full, try later"),
+///     enqueued => drop(enqueued?),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnqueueError {
@@ -191,7 +247,7 @@ pub enum EnqueueError {
     Encode {
         /// The task's name on the wire.
         task: &'static str,
-        /// What serde said.
+        /// serde's error.
         source: BoxError,
     },
     /// The task's queue could not be declared, or exists with other settings.
@@ -199,10 +255,10 @@ pub enum EnqueueError {
     Declare {
         /// The queue's name.
         queue: String,
-        /// What the broker said.
+        /// The broker's error.
         source: Error,
     },
-    /// The queue is at its limit: the declared one, or that of a policy. Nothing was kept; try later, or raise it.
+    /// The queue is at its declared limit, or at that of a policy. The job was not kept; try later, or raise the limit.
     #[error("queue `{queue}` is full: try later, or raise its `max_length`")]
     QueueFull {
         /// The queue's name.
@@ -213,7 +269,7 @@ pub enum EnqueueError {
     Publish(PublishError),
 }
 
-/// Why an event was not published.
+/// The reason why an event was not published.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
@@ -222,7 +278,7 @@ pub enum EventError {
     Encode {
         /// The event's name on the wire.
         event: &'static str,
-        /// What serde said.
+        /// serde's error.
         source: BoxError,
     },
     /// The event's exchange could not be declared, or exists as another kind.
@@ -230,7 +286,7 @@ pub enum EventError {
     Declare {
         /// The exchange's name.
         exchange: String,
-        /// What the broker said.
+        /// The broker's error.
         source: Error,
     },
     /// The broker did not take the event; the variants of [`PublishError`] say whether it may exist.
@@ -238,45 +294,45 @@ pub enum EventError {
     Publish(PublishError),
 }
 
-/// So that `?` works where both meet. What went wrong stays in `source()`.
+/// Lets `?` convert it. The original error is the `source()`.
 impl From<EventError> for Error {
     fn from(error: EventError) -> Self {
         Self::new(ErrorKind::Enqueue, "the event was not published").with_source(error)
     }
 }
 
-/// So that `?` works where both meet. What went wrong stays in `source()`.
+/// Lets `?` convert it. The original error is the `source()`.
 impl From<EnqueueError> for Error {
     fn from(error: EnqueueError) -> Self {
         Self::new(ErrorKind::Enqueue, "the job was not enqueued").with_source(error)
     }
 }
 
-/// So that `?` works where both meet. What went wrong stays in `source()`.
+/// Lets `?` convert it. The original error is the `source()`.
 impl From<PublishError> for Error {
     fn from(error: PublishError) -> Self {
         Self::new(ErrorKind::Enqueue, "the message was not published").with_source(error)
     }
 }
 
-/// Why a settlement did not reach the broker. The job is not lost: the broker delivers it again.
+/// The reason why a settlement did not reach the broker. The job is not lost: the broker delivers it again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettleError {
-    /// The connection that brought the delivery is gone, or the lease was taken over.
+    /// The connection that brought the delivery was lost, or its lease was taken over.
     #[error("the delivery is no longer ours, and the broker will deliver the job again")]
     Lost,
-    /// The copy for a retry or a dead letter was not confirmed, so the original was given back.
+    /// The copy for a retry or a dead letter was not confirmed, so the original was returned to its queue.
     #[error("the copy of the job was not confirmed, so the original was returned to its queue")]
     Republish(#[source] PublishError),
-    /// The copy for a retry or a dead letter is confirmed, but the original could not be acked: its connection is gone.
+    /// The copy for a retry or a dead letter is confirmed, but the original could not be acked: its connection was lost.
     #[error(
         "the copy of the job is confirmed, but the broker did not take its original back and will deliver it again"
     )]
     Unacked,
 }
 
-/// How many errors of a chain are looked at. Longer than any that is meant; a chain may be a ring by mistake.
+/// How many errors of a chain are read. Longer than any real chain; a chain may be a ring by mistake.
 const MAX_CAUSES: usize = 64;
 /// After how many bytes no more causes are written.
 const MAX_CHAIN: usize = 16 * 1024;
@@ -288,9 +344,20 @@ pub(crate) fn causes<'e>(
     std::iter::successors(Some(error), |error| error.source()).take(MAX_CAUSES)
 }
 
-/// Writes an error with its chain of causes on one line: `a: b: c`. A cause that repeats what has just been
-/// said (a wrapper that forwards its source's words) is left out. Of a chain without end, the first 64 causes are
-/// written, and `…`.
+/// Writes an error with its chain of causes on one line: `a: b: c`. A cause that repeats the words before it (a wrapper
+/// that forwards its source's words) is left out. Of a chain without end, the first 64 causes are written, and `…`.
+///
+/// ```
+/// use leveret::{Client, Properties, error_chain};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+/// if let Err(error) = client.publish_raw("", "no.such.queue", "{}", Properties::new()).await {
+///     eprintln!("not published: {}", error_chain(&error));
+/// }
+/// # Ok(()) }
+/// ```
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     let mut last = String::new();

@@ -1,7 +1,7 @@
-//! What a handler said. Between `handler`, which produces an [`Outcome`], and [`retry`](crate::retry), which
+//! The outcome of one attempt. Between `handler`, which produces an [`Outcome`], and [`retry`](crate::retry), which
 //! turns it into a [`Settlement`](crate::settlement::Settlement).
 //!
-//! Any error is retryable unless it says otherwise. What it says is a mark in its `source()` chain, so that it
+//! An error is retried unless it carries another [`Verdict`]. The verdict stands in the error's `source()` chain, so that it
 //! survives a `Box`, anyhow (under `.context` too), eyre, and an enum with `#[source]`.
 
 use std::error::Error;
@@ -17,17 +17,34 @@ pub use crate::settlement::{Reason, ReasonKind};
 
 use crate::error::{BoxError, causes, chain};
 
-/// What a handler said of one attempt.
+/// The outcome of one attempt. Handlers produce it from what they return; layers and tests read it.
+///
+/// ```
+/// use leveret::testing::TestQueue;
+/// use leveret::{Outcome, TaskError, TaskResult, task};
+///
+/// #[task(queue = "charges")]
+/// async fn charge(cents: u64) -> TaskResult {
+///     if cents == 0 { Err(TaskError::permanent("nothing to charge").into()) } else { Ok(()) }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let queue = TestQueue::new();
+/// assert_eq!(queue.perform(Charge { cents: 5 }).await, Outcome::Success);
+/// assert!(matches!(queue.perform(Charge { cents: 0 }).await, Outcome::Failure(_)));
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {
     /// The job is done.
     Success,
-    /// The job is done, and this is the reply to its caller, in the format of the request: JSON, unless that is another.
-    /// Only of a job that somebody has called.
+    /// The job is done, and this is the reply to its caller, in the format of the request, which is JSON by default. Only for a
+    /// job that a caller waits for.
     Reply(Bytes),
-    /// Not now: the job comes again in `after`, at least a [second](crate::retry::MIN_SNOOZE). This costs no attempt, and is no
-    /// failure.
+    /// The handler put the job off: it comes again in `after`, at least a [second](crate::retry::MIN_SNOOZE) later. This costs no
+    /// attempt, and is no failure.
     Snooze {
         /// How long it waits at least.
         after: Duration,
@@ -57,12 +74,12 @@ impl Outcome {
         Self::Failure(Failure::new(Reason::new(kind, message), Verdict::Permanent))
     }
 
-    /// Whether the job is done.
+    /// True if the job is done.
     pub fn is_success(&self) -> bool {
         matches!(self, Self::Success | Self::Reply(_))
     }
 
-    /// The handler's error, if the attempt failed with an `E` or with what an `E` caused; see [`Failure::error`].
+    /// The handler's error, if it is an `E` or was caused by one; see [`Failure::error`].
     pub fn error<E: Error + 'static>(&self) -> Option<&E> {
         match self {
             Self::Failure(failure) => failure.error(),
@@ -71,13 +88,13 @@ impl Outcome {
     }
 }
 
-/// Why an attempt failed, and what should happen next. Two are equal if reason and verdict are.
+/// The reason why an attempt failed, and what should happen next. Two failures are equal if reason and verdict are.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Failure {
-    /// Why.
+    /// The reason, with the kind of failure.
     pub reason: Reason,
-    /// What should happen next.
+    /// The next step that the error asks for.
     pub verdict: Verdict,
     /// The error that the handler returned. Empty after a panic, a timeout or a bad message.
     error: Option<Arc<BoxError>>,
@@ -89,7 +106,7 @@ impl PartialEq for Failure {
     }
 }
 
-/// What an error wants to happen.
+/// The next step that an error asks for; see [`TaskError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
@@ -97,33 +114,51 @@ pub enum Verdict {
     Retry,
     /// Try again after this long, while the task has retries left.
     RetryIn(Duration),
-    /// Not now. Try again after this long; it counts neither as an attempt nor as a failure.
+    /// Try again after this long; the attempt counts neither as an attempt nor as a failure.
     Snooze(Duration),
-    /// A retry cannot mend it.
+    /// Do not try again: a retry cannot mend it.
     Permanent,
 }
 
-/// What a task returns when any error will do: `?` works on every error type.
-pub type TaskResult = Result<(), BoxError>;
-
-/// An error with a verdict: what it wants to happen to the job.
+/// The result of a task that may return any error: `?` works on every error type in it.
 ///
 /// ```
-/// # mod leveret { pub use queue_core::outcome::{TaskError, TaskResult}; }
-/// use leveret::{TaskError, TaskResult};
+/// use leveret::{TaskResult, task};
 ///
-/// fn charge(card: &str) -> TaskResult {
+/// #[task(queue = "imports")]
+/// async fn import(path: String) -> TaskResult {
+///     let rows = std::fs::read_to_string(&path)?;
+///     let total: u64 = rows.trim().parse()?;
+///     println!("{total}");
+///     Ok(())
+/// }
+/// ```
+pub type TaskResult = Result<(), BoxError>;
+
+/// An error with a [`Verdict`]: it says what becomes of the job. An error without one is retried after the task's backoff.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use leveret::{TaskError, TaskResult, task};
+///
+/// #[task(queue = "charges")]
+/// async fn charge(card: String, cents: u64) -> TaskResult {
 ///     if card.is_empty() {
 ///         return Err(TaskError::permanent("the order has no card").into());
 ///     }
+///     if cents > 100_000 {
+///         return Err(TaskError::retry_in(Duration::from_secs(3600), "the bank's daily limit is used up").into());
+///     }
 ///     Ok(())
 /// }
-/// # fn main() { assert!(charge("").is_err()) }
 /// ```
+///
+/// [`ResultExt`] marks the error of a `Result` in the same way: `card.parse().permanent()?`.
 #[derive(Debug)]
 pub struct TaskError(Marked);
 
-/// Stands in the `source()` chain: carries the verdict, shows the error's words, forwards the error's source.
+/// Stands in the `source()` chain: carries the verdict, displays the error, forwards the error's source.
 #[derive(Debug)]
 struct Marked {
     verdict: Verdict,
@@ -131,25 +166,44 @@ struct Marked {
 }
 
 impl TaskError {
-    /// An error that a retry cannot mend: the job goes straight to the dead letters.
+    /// An error that a retry cannot mend: the job becomes a dead letter at once.
+    ///
+    /// ```
+    /// use leveret::{TaskError, TaskResult};
+    ///
+    /// fn check(card: &str) -> TaskResult {
+    ///     if card.is_empty() {
+    ///         return Err(TaskError::permanent("the order has no card").into());
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # assert!(check("").is_err());
+    /// ```
     pub fn permanent(error: impl Into<BoxError>) -> Self {
         Self(Marked { verdict: Verdict::Permanent, error: error.into() })
     }
 
     /// An error after which the job runs again in `after`, instead of after the task's backoff. It counts as an
     /// attempt.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use leveret::{TaskError, Verdict};
+    ///
+    /// let error = TaskError::retry_in(Duration::from_secs(60), "429 Too Many Requests");
+    /// assert_eq!(error.verdict(), Verdict::RetryIn(Duration::from_secs(60)));
+    /// ```
     pub fn retry_in(after: Duration, error: impl Into<BoxError>) -> Self {
         Self(Marked { verdict: Verdict::RetryIn(after), error: error.into() })
     }
 
-    /// Not now: the job comes again in `after`, as if this delivery had not been. It costs no attempt, notes no error, and is
-    /// neither logged nor counted as a failure. For what is not the job's fault and will pass: a service that asks for
-    /// patience, a quota that is used up, office hours.
+    /// Puts the job off: it comes again in `after`, as if this delivery had not happened. A snooze costs no attempt, leaves no
+    /// error on the job, and is neither logged nor counted as a failure. Use it for causes outside the job that will pass: a
+    /// rate limit, a used-up quota, office hours.
     ///
-    /// A wait of less than a [second](crate::retry::MIN_SNOOZE) is a second. Nothing bounds how often a job is snoozed.
+    /// A wait of less than a [second](crate::retry::MIN_SNOOZE) is a second. A job may be snoozed any number of times.
     ///
     /// ```
-    /// # mod leveret { pub use queue_core::outcome::{TaskError, TaskResult}; }
     /// use std::time::Duration;
     ///
     /// use leveret::{TaskError, TaskResult};
@@ -160,18 +214,25 @@ impl TaskError {
     ///     }
     ///     Ok(())
     /// }
-    /// # fn main() { assert!(book(Some(Duration::from_secs(60))).is_err() && book(None).is_ok()) }
+    /// # assert!(book(Some(Duration::from_secs(60))).is_err() && book(None).is_ok());
     /// ```
     pub fn snooze(after: Duration) -> Self {
         Self(Marked { verdict: Verdict::Snooze(after), error: format!("not now, but in {after:?}").into() })
     }
 
-    /// An error after which the job runs again after the task's backoff.
+    /// An error after which the job runs again after the task's backoff, as after any error. It overrides another verdict further
+    /// down the chain of causes.
+    ///
+    /// ```
+    /// use leveret::{TaskError, Verdict};
+    ///
+    /// assert_eq!(TaskError::retry("the mail server is busy").verdict(), Verdict::Retry);
+    /// ```
     pub fn retry(error: impl Into<BoxError>) -> Self {
         Self(Marked { verdict: Verdict::Retry, error: error.into() })
     }
 
-    /// What the error wants to happen.
+    /// The next step that the error asks for.
     pub fn verdict(&self) -> Verdict {
         self.0.verdict
     }
@@ -201,15 +262,38 @@ impl std::error::Error for Marked {
     }
 }
 
-/// Marks the error of a `Result`: `address.parse().permanent()?`.
+/// Marks the error of a `Result` with a [`Verdict`].
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use leveret::{ResultExt as _, TaskResult, task};
+///
+/// #[task(queue = "imports")]
+/// async fn import(path: String, expected: String) -> TaskResult {
+///     // Text that is no number will not become one.
+///     let expected: usize = expected.parse().permanent()?;
+///     // The file may arrive late.
+///     let rows = std::fs::read_to_string(&path).retry_in(Duration::from_secs(60))?;
+///     assert_eq!(rows.lines().count(), expected);
+///     Ok(())
+/// }
+/// ```
 pub trait ResultExt<T> {
-    /// A retry cannot mend this error: the job goes straight to the dead letters.
+    /// Marks the error as permanent: the job becomes a dead letter at once.
+    ///
+    /// ```
+    /// use leveret::{ResultExt as _, Verdict};
+    ///
+    /// let error = "seven".parse::<u8>().permanent().unwrap_err();
+    /// assert_eq!(error.verdict(), Verdict::Permanent);
+    /// ```
     ///
     /// # Errors
     /// The error, marked.
     fn permanent(self) -> Result<T, TaskError>;
 
-    /// After this error the job runs again in `after`, instead of after the task's backoff.
+    /// Marks the error so that the job runs again in `after`, instead of after the task's backoff.
     ///
     /// # Errors
     /// The error, marked.
@@ -226,7 +310,7 @@ impl<T, E: Into<BoxError>> ResultExt<T> for Result<T, E> {
     }
 }
 
-/// What a task may return: `()` or `Result<T, E>`. Decided by this trait and not by syntax, so that aliases
+/// The return type of a task: `()` or `Result<T, E>`. This trait decides it, and not the syntax, so that aliases
 /// work.
 #[diagnostic::on_unimplemented(
     message = "a task returns `()` or a `Result`, not `{Self}`",
@@ -243,7 +327,7 @@ pub trait IntoOutcome {
     /// The failure that the error means.
     fn into_result(self) -> Result<Self::Output, Failure>;
 
-    /// The outcome of a job that nobody waits for: a reply is dropped.
+    /// The outcome of a job without a caller: drops the reply.
     fn into_outcome(self) -> Outcome
     where
         Self: Sized,
@@ -264,8 +348,8 @@ impl IntoOutcome for () {
     }
 }
 
-/// What a task may reply. A bound of our own, so that the compiler says what is amiss in our words, and not in a list of
-/// what serde can read.
+/// The reply of a task. A bound of our own, so that the compiler's error is ours, and not a list of types that serde can
+/// read.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the reply of a task",
     label = "not `Serialize + DeserializeOwned`",
@@ -296,31 +380,29 @@ impl<T: Reply, E: HandlerError> IntoOutcome for Result<T, E> {
 }
 
 impl Failure {
-    /// A failure of which no handler's error is known.
+    /// A failure without a handler's error.
     pub(crate) fn new(reason: Reason, verdict: Verdict) -> Self {
         Self { reason, verdict, error: None }
     }
 
-    /// The failure that a handler's error means.
+    /// The failure of a handler that returned `error`.
     pub fn from_error(error: BoxError) -> Self {
         let verdict = verdict(&*error);
         let kind = if verdict == Verdict::Permanent { ReasonKind::Permanent } else { ReasonKind::Failed };
         Self { reason: Reason::new(kind, chain(&*error)), verdict, error: Some(Arc::new(error)) }
     }
 
-    /// The handler's error, if it is an `E` or was caused by one: in a test, or in a layer around the handlers. Looks
-    /// through boxes, [`TaskError`]'s marks and `source()`. `None` also where no handler returned an error: a panic, a
-    /// timeout, a bad message.
+    /// The handler's error, if it is an `E` or was caused by one. For tests, and for layers around the handlers. Looks
+    /// through boxes, the marks of [`TaskError`], and `source()`. `None` also where no handler returned an error: after a panic,
+    /// a timeout or a bad message.
     ///
     /// ```
-    /// # mod leveret { pub use queue_core::outcome::{Failure, TaskError}; }
     /// use leveret::{Failure, TaskError};
     ///
     /// let failure = Failure::from_error(TaskError::permanent("x".parse::<u8>().unwrap_err()).into());
     ///
     /// assert!(failure.error::<std::num::ParseIntError>().is_some());
     /// assert!(failure.error::<std::io::Error>().is_none());
-    /// # fn main() {}
     /// ```
     pub fn error<E: Error + 'static>(&self) -> Option<&E> {
         let mut cause: Option<&(dyn Error + 'static)> = Some(&***self.error.as_ref()?);

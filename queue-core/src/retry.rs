@@ -1,4 +1,5 @@
-//! When a job runs again that failed or was put off, and when it is dead. Pure: no clock, no randomness, no broker.
+//! Decides when a job that failed or was put off runs again, and when it is a dead letter. Pure: no clock, no randomness, no
+//! broker.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,10 +7,20 @@ use crate::clock::moment_after;
 use crate::outcome::{Failure, Outcome, Verdict};
 use crate::settlement::Settlement;
 
-/// The shortest snooze. A job that is put off for no time at all would come at once, and again, as fast as its worker can.
+/// The shortest snooze. A job that is put off for no time at all would run again and again, as fast as its worker can.
 pub const MIN_SNOOZE: Duration = Duration::from_secs(1);
 
-/// How long the waits between attempts are.
+/// The waits between attempts. `#[task(backoff = ..)]` sets it: `"1s"`, `exponential("1s", max = "1h")` or `fixed("30s")`.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use leveret::Backoff;
+///
+/// let backoff = Backoff::exponential(Duration::from_secs(1));
+/// // 1 s, 2 s, 4 s, and up to a quarter more; here without that jitter.
+/// assert_eq!(backoff.delay(3, 0.0), Duration::from_secs(4));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Backoff {
@@ -20,7 +31,7 @@ pub enum Backoff {
         /// The longest wait, before jitter.
         cap: Duration,
     },
-    /// The same wait each time.
+    /// One wait for all attempts.
     Fixed(Duration),
 }
 
@@ -58,7 +69,21 @@ impl Default for Backoff {
     }
 }
 
-/// How often a task is tried, and how long it waits in between.
+/// How often a task is tried, and how long it waits in between. `#[task(retries = .., backoff = ..)]` sets it.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use leveret::{Backoff, RetryPolicy, Task, task};
+///
+/// #[task(queue = "imports", retries = 3, backoff = fixed("30s"))]
+/// async fn import(path: String) {
+///     println!("{path}");
+/// }
+///
+/// let policy = RetryPolicy::new(3, Backoff::Fixed(Duration::from_secs(30)));
+/// assert_eq!(Import::options().retry, policy);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
@@ -82,8 +107,8 @@ impl Default for RetryPolicy {
     }
 }
 
-/// What becomes of a job after its `attempt`th attempt (from 1). `jitter` is a random number from 0 to 1; `now` is asked
-/// only where it is needed, since most jobs succeed.
+/// Decides what becomes of a job after its `attempt`th attempt (from 1). `jitter` is a random number from 0 to 1; `now` is
+/// called only where it is needed, since most jobs succeed.
 pub fn decide(
     outcome: &Outcome,
     attempt: u32,
@@ -97,7 +122,7 @@ pub fn decide(
         Outcome::Failure(Failure { reason, verdict, .. }) => (reason, verdict),
     };
     let after = match verdict {
-        // A layer has made the failure of an error, and not the outcome.
+        // A layer has made a `Failure` of the error, and no `Outcome`.
         Verdict::Snooze(after) => return snooze(*after, now()),
         Verdict::Permanent => None,
         _ if attempt > policy.retries => None,

@@ -1,4 +1,4 @@
-//! Which queues a message reaches: exchanges and bindings as AMQP defines them. Pure; shared by the brokers that
+//! Finds the queues that a message reaches: exchanges and bindings as AMQP defines them. Pure; shared by the brokers that
 //! route themselves.
 //!
 //! The default exchange is not in here: it routes to the queue named by the key, and the broker knows its queues.
@@ -31,7 +31,7 @@ struct Exchange<Q> {
     durable: bool,
     /// Every binding as it was made: by queue, its keys and arguments.
     bindings: HashMap<Q, Vec<(String, Headers)>>,
-    /// The same, for finding queues.
+    /// The bindings in a form for finding queues.
     index: Index<Q>,
 }
 
@@ -44,7 +44,7 @@ enum Index<Q> {
     Headers(Vec<(HeadersMatch, Q)>),
 }
 
-/// Why a binding cannot be made.
+/// The reason why a binding cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
@@ -151,7 +151,7 @@ impl<Q: Copy + Ord + Hash> Exchanges<Q> {
         }
     }
 
-    /// Adds the queues that a message reaches to `queues`, each once. Says whether the exchange exists.
+    /// Adds the queues that a message reaches to `queues`, each once. Returns true if the exchange exists.
     pub fn route(&self, exchange: &str, key: &str, headers: &Headers, queues: &mut Vec<Q>) -> bool {
         let Some(exchange) = self.exchanges.get(exchange) else { return false };
         match &exchange.index {

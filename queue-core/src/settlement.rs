@@ -1,4 +1,4 @@
-//! What becomes of a delivery, and the copy of the job that a retry, a snooze or a dead letter needs.
+//! The settlement of a delivery, and the copy of the job that a retry, a snooze or a dead letter needs.
 //!
 //! The worker decides ([`retry::decide`](crate::retry::decide)), its `settle` calls
 //! [`Delivery::settle`](crate::broker::Delivery::settle), the broker acts. The copies are made here, so that
@@ -12,57 +12,64 @@ use crate::death;
 use crate::envelope::{Envelope, HeaderValue, Headers, header, truncate};
 use crate::topology::Name;
 
-/// How much of a handler's error a job carries, in bytes.
+/// The largest part of a handler's error that a job carries, in bytes.
 pub const MAX_ERROR: usize = 4096;
 
-/// What becomes of a delivery. Exactly one of these happens to it.
+/// The settlement of a delivery: each is settled in exactly one of these ways.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Settlement {
-    /// It is done; the broker forgets it.
+    /// The job is done; the broker deletes it.
     Ack,
-    /// It runs again, not earlier than `after` from now.
+    /// The job runs again, not earlier than `after` from now.
     Retry {
-        /// How long it waits at least.
+        /// The shortest wait.
         after: Duration,
-        /// Which attempt the next run is. An unknown task keeps its number: nobody has tried it yet.
+        /// The number of the next attempt. A job of an unknown task keeps its number, since it was not tried.
         attempt: u32,
-        /// Why this attempt failed.
+        /// The reason why this attempt failed.
         reason: Reason,
     },
-    /// Not now: it comes again, not earlier than `until`. Nobody has tried it, so it costs no attempt and notes no failure.
-    /// The headers of an earlier failure stay.
+    /// The job comes again, not earlier than `until`. It was not tried, so this costs no attempt and records no failure. The
+    /// headers of an earlier failure stay.
     Snooze {
-        /// When it may come again. A moment that is over means as soon as possible.
+        /// The moment from which it may run again. A moment in the past means as soon as possible.
         until: SystemTime,
     },
-    /// A copy of it goes into this queue at once, and is marked as delivered before. Nobody has tried it, so it costs no attempt and
-    /// notes no failure. The settlement is done when the broker has confirmed the copy and has received the ack of the original: the
-    /// copy may end the process that runs it, and must not leave the original behind.
+    /// A copy of the job goes into this queue at once, marked as delivered before. It was not tried, so this costs no attempt and
+    /// records no failure. The settlement is done when the broker has confirmed the copy and has received the ack of the original:
+    /// the copy may end the process that runs it, and must not leave the original behind.
     Move {
         /// The queue, which may be its own.
         queue: Name,
-        /// The headers that the copy gets beside those of the job. [`HeaderValue::Null`] takes one out.
+        /// The headers that the copy gets beside those of the job. [`HeaderValue::Null`] removes one.
         headers: Headers,
     },
-    /// It goes to the dead-letter exchange and is not tried again.
+    /// The job goes to the dead-letter exchange and is not tried again.
     DeadLetter {
-        /// Why.
+        /// The reason why it is dead.
         reason: Reason,
     },
-    /// It goes back to its queue as it came, for another worker. It costs no attempt, and does not count for the delivery limit of
-    /// its queue.
+    /// The job goes back to its queue unchanged, for another worker. This costs no attempt, and does not count towards the delivery
+    /// limit of its queue.
     ///
-    /// A quorum queue of RabbitMQ counts each time a message comes back; 4.3 counts what was given back apart, and two of those
-    /// are reckoned as one crash. One return before the job would look like one that has crashed
+    /// A quorum queue of RabbitMQ counts each return of a message; 4.3 counts messages that were given back separately, and two
+    /// of those count as one crash. One return before the job would look like one that has crashed
     /// [`crash_limit`](crate::topology::QueueSpec::crash_limit) workers, a copy is published in its place. The copy stands at the
-    /// end of the queue, and its time to live begins anew. Where that cannot be done (RabbitMQ takes no messages at the moment,
-    /// or the queue is full) the job goes back all the same, and is counted. So before 4.3 a policy must not set a delivery limit
+    /// end of the queue, and its time to live begins anew. If that is not possible (RabbitMQ takes no messages at the moment,
+    /// or the queue is full), the job goes back all the same, and is counted. So before 4.3 a policy must not set a delivery limit
     /// below the crash limit.
     Release,
 }
 
-/// What kind of failure it was (`q-error-kind`).
+/// The kind of a failure (`q-error-kind`).
+///
+/// ```
+/// use leveret::ReasonKind;
+///
+/// assert_eq!(ReasonKind::BadMessage.as_str(), "bad-message");
+/// assert_eq!(ReasonKind::from_name("timeout"), Some(ReasonKind::Timeout));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReasonKind {
@@ -78,7 +85,7 @@ pub enum ReasonKind {
     BadMessage,
     /// No worker has known the task for an hour.
     UnknownTask,
-    /// The processes of its workers ended again and again while they ran it, at last while they ran nothing else.
+    /// The processes of its workers ended again and again while they ran it, in the end while they ran no other job.
     CrashLoop,
 }
 
@@ -111,19 +118,19 @@ impl fmt::Display for ReasonKind {
     }
 }
 
-/// Why a job is retried or dead: the headers `q-error-kind` and `q-error`.
+/// The reason why a job is retried or dead: the headers `q-error-kind` and `q-error`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reason {
-    /// What kind of failure it was.
+    /// The kind of failure.
     pub kind: ReasonKind,
-    /// What was said, with the chain of causes; at most [`MAX_ERROR`] bytes.
+    /// The error, with its chain of causes; at most [`MAX_ERROR`] bytes.
     pub message: String,
 }
 
 impl Reason {
-    /// A reason in words that an operator can act on. Cut to [`MAX_ERROR`] here, since it goes into logs and events
-    /// too: an error that quotes a payload may be as long as that.
+    /// A reason with a message that an operator can act on. The message is cut to [`MAX_ERROR`] bytes here, since it goes into
+    /// logs and events too, and an error that quotes a payload may be as long as the payload.
     pub fn new(kind: ReasonKind, message: impl Into<String>) -> Self {
         let mut message = message.into();
         message.truncate(truncate(&message, MAX_ERROR).len());
@@ -143,24 +150,23 @@ pub fn retry_copy(mut job: Envelope, attempt: u32, reason: &Reason, now: SystemT
     note_failure(&mut job, reason, now);
     count_copy(&mut job);
     job.attempt = attempt;
-    // Whether it had expired was decided when it was delivered; a retry must not expire on its way.
+    // Its time to live ended with its delivery; a retry must not expire on its way.
     job.expiration = None;
     job
 }
 
-/// The copy that comes again later without having been tried: copy counted, traces of brokers stripped, and all else as it
-/// was.
+/// The copy that comes again later without an attempt: copy counted, traces of brokers stripped, and all else unchanged.
 pub fn snooze_copy(mut job: Envelope) -> Envelope {
     strip_broker_traces(&mut job);
     make_room(&mut job, NOTES);
     count_copy(&mut job);
-    // As a retry's: a job that waits for its time must not expire on its way.
+    // Like a retry, a job that waits for its time must not expire on its way.
     job.expiration = None;
     job
 }
 
-/// The copy that takes the place of a job that is given back, where the broker would count that: copy counted, marked as
-/// delivered before, traces of brokers stripped, and all else as it was. It was published to this exchange with this key.
+/// The copy that replaces a returned job where the broker would count the return: copy counted, marked as delivered before,
+/// traces of brokers stripped, and all else unchanged. The job was published to `exchange` with `routing_key`.
 #[cfg_attr(
     not(any(feature = "memory", feature = "rabbitmq", feature = "sqlite-system")),
     allow(dead_code, reason = "only brokers make copies")
@@ -174,7 +180,7 @@ pub(crate) fn given_back_copy(mut job: Envelope, exchange: &str, routing_key: &s
     job
 }
 
-/// The copy that goes into another queue, or into its own anew: as one that is given back, with `headers` over its own.
+/// The copy that goes into another queue, or into its own again: like `given_back_copy`, with `headers` over its own.
 #[cfg_attr(
     not(any(feature = "memory", feature = "rabbitmq", feature = "sqlite-system")),
     allow(dead_code, reason = "only brokers make copies")
@@ -187,13 +193,13 @@ pub(crate) fn moved_copy(job: Envelope, headers: Headers) -> Envelope {
             value => copy.headers.insert(name, value.clone()),
         }
     }
-    // As a retry's: it is not to expire on its way.
+    // Like a retry, it must not expire on its way.
     copy.expiration = None;
     copy
 }
 
-/// The copy for the dead-letter exchange: as it was, with the failure noted and the queue it failed in. It keeps the number
-/// of the copy that failed: a dead letter does not run, and its replay is the next copy.
+/// The copy for the dead-letter exchange: the job, with its failure and the queue in which it failed. It keeps the number of the
+/// copy that failed: a dead letter does not run, and its replay is the next copy.
 pub fn dead_copy(mut job: Envelope, queue: &str, reason: &Reason, now: SystemTime) -> Envelope {
     strip_broker_traces(&mut job);
     note_failure(&mut job, reason, now);
@@ -204,8 +210,8 @@ pub fn dead_copy(mut job: Envelope, queue: &str, reason: &Reason, now: SystemTim
     job
 }
 
-/// The copy that is replayed: on its first attempt again, without what Leveret noted of its failure, one replay and one copy
-/// more.
+/// The copy that is replayed: on its first attempt again, without Leveret's record of its failure, with one more replay and one
+/// more copy.
 pub(crate) fn replay_copy(mut job: Envelope) -> Envelope {
     note_origin(&mut job);
     strip_broker_traces(&mut job);
@@ -214,7 +220,7 @@ pub(crate) fn replay_copy(mut job: Envelope) -> Envelope {
     // A job that was delayed carries its priority here.
     job.priority = int(header::PRIORITY).and_then(|priority| u8::try_from(priority).ok()).or(job.priority);
     count_copy(&mut job);
-    // Where an event came from stays true of its replay, and so does what its body is.
+    // The origin of an event and the format of its body stay true for its replay.
     let stays = [
         header::COPY,
         header::SERIAL,
@@ -227,13 +233,13 @@ pub(crate) fn replay_copy(mut job: Envelope) -> Envelope {
     job.headers.retain(|name, _| !name.starts_with("q-") || stays.contains(&name));
     job.headers.insert(header::REPLAYS, replays);
     job.attempt = 1;
-    // Who called it has long been told, or has given up: it is a job like any other now.
+    // Its caller has its answer, or has given up: the replay is a job like any other.
     job.reply_to = None;
     job
 }
 
-/// The copy that takes a message's place in its own queue: the same to whoever looks at it. It keeps its number, since
-/// looking changes nothing: should both be there after a crash, they are one errand, which need not run twice.
+/// The copy that replaces a message in its own queue, with the same content. It keeps its number, since looking changes nothing:
+/// if both exist after a crash, they are one errand, which need not run twice.
 #[cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "elsewhere looking takes nothing"))]
 pub(crate) fn renewed_copy(mut job: Envelope) -> Envelope {
     if let Some(death) = death::last(&job) {
@@ -254,7 +260,7 @@ pub(crate) fn renewed_copy(mut job: Envelope) -> Envelope {
     job
 }
 
-/// Notes the exchange and key that a job was published with, on a copy that goes to a queue. What an earlier copy says stays.
+/// Records the exchange and key that a job was published with, on a copy that goes to a queue. An earlier copy's record stays.
 pub(crate) fn note_route(job: &mut Envelope, exchange: &str, routing_key: &str) {
     if !exchange.is_empty() && job.headers.get(header::EXCHANGE).is_none() {
         job.headers.insert(header::EXCHANGE, exchange);
@@ -262,7 +268,7 @@ pub(crate) fn note_route(job: &mut Envelope, exchange: &str, routing_key: &str) 
     }
 }
 
-/// Notes where an event came from that no worker has had: the broker wrote it into `x-death`, which is stripped.
+/// Records the origin of an event that no worker has had: the broker wrote it into `x-death`, which is stripped.
 fn note_origin(job: &mut Envelope) {
     if job.headers.get(header::EXCHANGE).is_some() {
         return;
@@ -274,23 +280,23 @@ fn note_origin(job: &mut Envelope) {
     }
 }
 
-/// Takes out what brokers wrote on the message's way: RabbitMQ 3 silently drops a copy that carries a cycle. Also
-/// `CC` and `BCC`, by which a producer sends to more queues: a copy would go to all of them once more.
-/// See <https://www.rabbitmq.com/docs/sender-selected>. Nor has a copy been delivered before.
+/// Removes the headers that brokers wrote on the message's way: RabbitMQ 3 silently drops a copy that carries a cycle. Also
+/// removes `CC` and `BCC`, by which a producer sends to more queues: a copy would go to all of them again (see
+/// <https://www.rabbitmq.com/docs/sender-selected>), and the mark of a redelivery.
 pub fn strip_broker_traces(job: &mut Envelope) {
     let stays =
         |name: &str| !header::is_broker_trace(name) && !["CC", "BCC", header::REDELIVERED].contains(&name);
     job.headers.retain(|name, _| stays(name));
 }
 
-/// Counts one copy more of the job that this is a copy of.
+/// Counts one more copy of the job.
 fn count_copy(job: &mut Envelope) {
     let number = job.copy_number().saturating_add(1);
     job.headers.insert(header::COPY, i64::from(number));
 }
 
 fn note_failure(job: &mut Envelope, reason: &Reason, now: SystemTime) {
-    // What an earlier attempt said is replaced.
+    // Replaces the record of an earlier attempt.
     for name in [header::ERROR, header::ERROR_KIND, header::FAILED_AT] {
         job.headers.remove(name);
     }
@@ -300,11 +306,11 @@ fn note_failure(job: &mut Envelope, reason: &Reason, now: SystemTime) {
     job.headers.insert(header::FAILED_AT, clock::to_millis(now));
 }
 
-/// How many bytes of headers we add to a copy at most, beside an error: its number, how long it waits and for which queue.
+/// The largest size of the headers that we add to a copy beside an error, in bytes: its number, its wait and its queue.
 const NOTES: usize = 1024;
 
-/// Sees to it that `bytes` of headers fit beside those of the job. A foreign producer may have sent more: its bulk goes, what
-/// we noted stays. A copy that cannot be published would leave the original to be tried for ever.
+/// Makes room for `bytes` of headers beside those of the job. If another program sent too many, the bulk of its headers is
+/// dropped and ours stay: a copy that cannot be published would leave the original to be tried for ever.
 fn make_room(job: &mut Envelope, bytes: usize) {
     let over = |job: &Envelope| job.headers.wire_size() + bytes > Headers::MAX_SIZE;
     if over(job) {
@@ -316,7 +322,7 @@ fn make_room(job: &mut Envelope, bytes: usize) {
     }
 }
 
-/// The headers without which a job would not be what it was.
+/// The headers that a job must keep.
 const KEPT: [&str; 16] = [
     header::COPY,
     header::CRASHES,

@@ -20,7 +20,7 @@ pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, BoxErr
     Ok(body)
 }
 
-/// What a body holds, without tags: they say of a text that it is a date, which whoever reads it knows.
+/// The content of a body, without tags: they mark a text as a date, for example, which the reader knows anyway.
 pub(super) fn tree(mut body: &[u8]) -> Result<Tree, BoxError> {
     let tree = ciborium::de::from_reader_with_recursion_limit(&mut body, MAX_DEPTH).map_err(words)?;
     message_pack::refuse_rest(body)?;
@@ -51,7 +51,7 @@ fn untagged(tree: Tree) -> Tree {
     }
 }
 
-/// What JSON would have instead.
+/// Converts to JSON.
 pub(super) fn to_json(tree: Tree) -> Value {
     match tree {
         Tree::Null => Value::Null,

@@ -38,12 +38,12 @@ where
     written.map_err(|error| walk.into_inner().explain(error.into()))
 }
 
-/// What is known of a failure. Only touched by one, so that it costs nothing else.
+/// The details of a failure. Only a failure touches them, so that they cost nothing otherwise.
 type Walk = RefCell<Trace>;
 
 #[derive(Debug, Default)]
 struct Trace {
-    /// Why we refused it; empty if the format did.
+    /// The reason why we refused it; empty if the format did.
     why: String,
     /// From the innermost to the outermost.
     path: Vec<Step>,

@@ -124,7 +124,7 @@ impl<'de> Text<'de> {
         }
     }
 
-    /// Says where the reader was, in a refusal of the visitor, which does not know.
+    /// Adds the place of the reader to an error of the visitor, which does not know it.
     pub(super) fn place(&mut self, error: Error) -> Error {
         if error.is_placed {
             return error;
@@ -149,7 +149,7 @@ impl<'de> Text<'de> {
         self.words_at(&words, self.body.len().min(self.at + 1))
     }
 
-    /// What serde_json says of the bytes from `start` on, with its place in the whole body.
+    /// serde_json's error for the bytes from `start` on, with its place in the whole body.
     #[cold]
     fn placed(&self, error: &serde_json::Error, start: usize) -> Error {
         let (words, line, column) = (error.to_string(), error.line(), error.column());

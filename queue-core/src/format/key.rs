@@ -15,7 +15,7 @@ pub(super) enum Key<'de> {
     Number(u64),
 }
 
-/// Why a payload could not be read.
+/// The reason why a payload could not be read.
 #[derive(Debug)]
 pub(super) struct Error {
     pub(super) words: BoxError,

@@ -26,7 +26,7 @@ pub(super) fn encode_unchecked(value: &impl Serialize) -> Result<Vec<u8>, BoxErr
     Ok(body)
 }
 
-/// Whether the body begins like a map, of any size.
+/// True if the body begins like a map, of any size.
 pub(super) fn is_map(body: &[u8]) -> bool {
     matches!(body.first(), Some(0x80..=0x8f | 0xde | 0xdf))
 }
@@ -57,7 +57,7 @@ pub(super) fn too_deep() -> BoxError {
     format!("it is nested more than {} deep", MAX_DEPTH - 1).into()
 }
 
-/// One message holds one value. What stands behind it is a mistake of whoever sent it, and not to be passed over.
+/// One message holds one value. Bytes behind it are a mistake of the sender, and an error.
 pub(super) fn refuse_rest(rest: &[u8]) -> Result<(), BoxError> {
     match rest.len() {
         0 => Ok(()),

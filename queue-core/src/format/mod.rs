@@ -1,12 +1,12 @@
-//! How a payload is written as bytes. `client` and `publish` encode, a worker's handler decodes; which format a message
-//! is in stands in its `content_type`. Pure.
+//! The formats of a payload: JSON, MessagePack and CBOR. `client` and `publish` encode, a worker's handler decodes; a message
+//! names its format in its `content_type`. Pure.
 //!
-//! All formats carry what JSON would: the same keys, and the same text for a UUID, a date or an address. So a payload
-//! has one schema and one `upcast`, and a program in another language writes what it would write as JSON. Bytes
-//! (`serde_bytes`) are what the binary formats are smaller for.
+//! All formats carry the content of the JSON: the same keys, and the same text for a UUID, a date or an address. So a payload
+//! has one schema and one `upcast`, and a program in another language writes what it would write as JSON. The binary formats
+//! are smaller for bytes (`serde_bytes`).
 //!
-//! What no reader would give back as it was is refused here, where it is written, and the field named: NaN and
-//! infinities, and nesting deeper than readers take.
+//! Values that no reader could restore are refused here, where they are written, with the field's name: NaN, infinities, and
+//! nesting deeper than readers take.
 
 use std::fmt;
 
@@ -26,11 +26,23 @@ mod reader;
 
 use reader::Reader;
 
-/// How a payload is written as bytes. A worker reads all of them, by the message's `content_type`.
+/// The format in which a payload is written. Workers read all formats, by the message's `content_type`.
+///
+/// ```
+/// use leveret::{Format, Task, task};
+///
+/// #[task(queue = "readings", format = "msgpack")]
+/// async fn store(sensor: u32, celsius: f64) {
+///     println!("{sensor}: {celsius}");
+/// }
+///
+/// assert_eq!(Store::options().format, Format::MessagePack);
+/// assert_eq!(Format::MessagePack.content_type(), "application/msgpack");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Format {
-    /// `application/json`, and what a message without a `content_type` is in. UTF-8.
+    /// `application/json` in UTF-8. Also the format of a message without a `content_type`.
     #[default]
     Json,
     /// `application/msgpack`, with the fields by name.
@@ -53,7 +65,7 @@ impl Format {
     /// Pika's own examples send; parameters (`; charset=utf-8`) are ignored.
     ///
     /// # Errors
-    /// If it is none of ours.
+    /// If it is no format of Leveret's.
     pub fn of(content_type: Option<&str>) -> Result<Self, UnknownFormat> {
         // By far most messages, and without a look at each letter.
         let content_type = match content_type {
@@ -80,7 +92,7 @@ impl Format {
     /// The format of a message with this `content_type` and `content_encoding`.
     ///
     /// # Errors
-    /// If the type is none of ours, or the encoding changes the body: nothing here unpacks `gzip`.
+    /// If the type is no format of Leveret's, or the encoding changes the body: Leveret does not unpack `gzip`.
     pub fn of_message(
         content_type: Option<&str>,
         content_encoding: Option<&str>,
@@ -94,8 +106,8 @@ impl Format {
     /// Writes a value.
     ///
     /// # Errors
-    /// If serde cannot write it in this format, such as a map whose keys are lists, or if it could not be read: it holds a
-    /// float that is NaN or infinite, or is nested more than 127 deep. Names the field.
+    /// If serde cannot write it in this format (a map whose keys are lists), or no reader could restore it: it holds a float that
+    /// is NaN or infinite, or is nested more than 127 deep. The error names the field.
     pub fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Vec<u8>, BoxError> {
         match self {
             Self::Json => {
@@ -108,8 +120,8 @@ impl Format {
         }
     }
 
-    /// Reads a payload: an object, in the binary formats a map, whose keys are the parameters. serde would read an
-    /// array too, by position, and so a body of another task without an error.
+    /// Reads a payload: an object, or a map in the binary formats, whose keys are the parameters. An array is refused: serde would
+    /// read it by position, and so read the body of another task without an error.
     ///
     /// # Errors
     /// If the body is something else, or does not fit `T`.
@@ -121,7 +133,7 @@ impl Format {
         }
     }
 
-    /// What reads a payload. CBOR is packed anew.
+    /// The reader of a payload. CBOR is converted to MessagePack first.
     fn reader<'de>(self, body: &'de [u8], packed: &'de mut Vec<u8>) -> Result<Reader<'de>, DecodeError> {
         match self {
             Self::Json => {
@@ -207,13 +219,13 @@ fn misfit(error: serde_json::Error) -> DecodeError {
     DecodeError::Misfit(error.into())
 }
 
-/// Whether a `content_encoding` leaves the body as it is. Kombu, and so Celery, writes the character set here.
+/// True if a `content_encoding` leaves the body as it is. Kombu, and so Celery, writes the character set here.
 fn is_plain(encoding: &str) -> bool {
     const PLAIN: [&str; 9] = ["", "identity", "utf-8", "utf8", "us-ascii", "ascii", "binary", "7bit", "8bit"];
     PLAIN.iter().any(|plain| encoding.trim().eq_ignore_ascii_case(plain))
 }
 
-/// A message whose body nobody here can read, as its properties say.
+/// A message whose body Leveret cannot read, by its properties.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownFormat {
@@ -244,7 +256,7 @@ impl fmt::Display for UnknownFormat {
 
 impl std::error::Error for UnknownFormat {}
 
-/// Why a body could not be read.
+/// The reason why a body could not be read.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DecodeError {

@@ -9,7 +9,7 @@ use serde_json::map::IntoIter;
 
 use super::key::{Error, Key};
 
-/// What is left of it.
+/// An object that is read entry by entry.
 pub(super) struct Object {
     whole: Value,
     entries: IntoIter,

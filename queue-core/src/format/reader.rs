@@ -1,6 +1,6 @@
 //! Reads a payload in whichever format it came, by one type.
 //!
-//! What serde derives for a payload is compiled once for each deserializer that it is read by, and each of them adds
+//! The code that serde derives for a payload is compiled once for each deserializer that it is read by, and each of them adds
 //! code of its own for each payload: 6,000 instructions a task, when there was one a format. So a payload is read by
 //! this one alone. It reads the keys of the object or map itself, none of which depends on the payload's type, and leaves
 //! the value of each field to the format's own deserializer, whose code is compiled once for each type of field.

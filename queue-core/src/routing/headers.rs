@@ -2,10 +2,10 @@
 
 use crate::envelope::{HeaderValue, Headers};
 
-/// What a message's headers must be for a binding of a headers exchange to take it.
+/// The headers that a message must have for a binding of a headers exchange to take it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadersMatch {
-    /// Whether one match is enough (`any`), or all are wanted (`all`).
+    /// True if one match is enough (`any`), false if all must match (`all`).
     any: bool,
     /// Name and value; [`HeaderValue::Null`] wants the header to be there, whatever its value.
     wanted: Vec<(String, HeaderValue)>,
@@ -42,7 +42,7 @@ impl HeadersMatch {
         Ok(Self { any, wanted })
     }
 
-    /// Whether a message with these headers is taken. With nothing wanted, `all` takes every message and `any` none.
+    /// True if a message with these headers is taken. With nothing wanted, `all` takes every message and `any` none.
     pub fn matches(&self, headers: &Headers) -> bool {
         let is_there = |(name, wanted): &(String, HeaderValue)| {
             headers.get(name).is_some_and(|value| *wanted == HeaderValue::Null || value == wanted)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-/// Which queues are bound with which patterns.
+/// The queues that are bound, by their patterns.
 ///
 /// A key walks the trie word by word with the set of places it may be at. Each place counts once, so that a pattern
 /// like `#.a.#.a.#` costs its length times the key's, and never explodes.
@@ -17,7 +17,7 @@ struct Node<Q> {
     words: HashMap<String, usize>,
     star: Option<usize>,
     hash: Option<usize>,
-    /// Whether this node was reached by `#`: it then stays where it is at every further word.
+    /// True if this node was reached by `#`: it then stays where it is at every further word.
     is_hash: bool,
     /// The queues whose pattern ends here.
     queues: BTreeSet<Q>,

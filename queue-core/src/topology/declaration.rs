@@ -14,7 +14,7 @@ pub struct Route {
     pub routing_key: Name,
 }
 
-/// How an exchange routes.
+/// The way in which an exchange routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ExchangeKind {
@@ -40,17 +40,17 @@ impl ExchangeKind {
     }
 }
 
-/// Declares an exchange.
+/// The declaration of an exchange.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ExchangeDecl {
     /// Its name.
     pub name: Name,
-    /// How it routes.
+    /// The way in which it routes.
     pub kind: ExchangeKind,
-    /// Whether it survives a restart of the broker.
+    /// True if it survives a restart of the broker.
     pub durable: bool,
-    /// Whether to only check that it is there.
+    /// True to check only that it exists.
     pub passive: bool,
 }
 
@@ -61,19 +61,26 @@ impl ExchangeDecl {
     }
 }
 
-/// Declares a queue.
+/// The declaration of a queue.
+///
+/// ```
+/// use leveret::topology::QueueDecl;
+///
+/// let archive = QueueDecl::new("orders.archive").argument("x-max-length", 10_000);
+/// assert!(archive.durable);
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct QueueDecl {
     /// Its name.
     pub name: Name,
-    /// Whether it survives a restart of the broker.
+    /// True if it survives a restart of the broker.
     pub durable: bool,
-    /// Whether it belongs to this client and goes with it.
+    /// True if it belongs to this client and is deleted with it.
     pub exclusive: bool,
-    /// Whether to only check that it is there.
+    /// True to check only that it exists.
     pub passive: bool,
-    /// Whether its bindings are exactly those that the same [`Topology`] makes: all others are taken out.
+    /// True to remove all its bindings but those that the same [`Topology`] makes.
     pub exact_bindings: bool,
     /// Its `x-` arguments.
     pub arguments: Headers,
@@ -92,8 +99,8 @@ impl QueueDecl {
         }
     }
 
-    /// Takes out the queue's bindings that the same [`Topology`] does not make. AMQP cannot list bindings, so on RabbitMQ
-    /// this takes its management API (`ClientBuilder::management`), and is refused without.
+    /// Removes the queue's bindings that the same [`Topology`] does not make. AMQP cannot list bindings, so on RabbitMQ
+    /// this needs the management API (`ClientBuilder::management`), and is refused without it.
     #[must_use]
     pub fn exact_bindings(mut self) -> Self {
         self.exact_bindings = true;
@@ -107,7 +114,7 @@ impl QueueDecl {
         self
     }
 
-    /// A queue that belongs to this client and goes with it.
+    /// Makes the queue belong to this client, and deletes it with the client.
     #[must_use]
     pub fn exclusive(mut self) -> Self {
         self.exclusive = true;
@@ -115,7 +122,7 @@ impl QueueDecl {
         self
     }
 
-    /// Only checks that the queue is there.
+    /// Checks only that the queue exists.
     #[must_use]
     pub fn passive(mut self) -> Self {
         self.passive = true;
@@ -123,7 +130,7 @@ impl QueueDecl {
     }
 }
 
-/// Binds a queue to an exchange.
+/// The binding of a queue to an exchange.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct BindingDecl {
@@ -133,7 +140,7 @@ pub struct BindingDecl {
     pub queue: Name,
     /// The routing key, or for a topic exchange the pattern.
     pub routing_key: Name,
-    /// For a headers exchange: what the headers must be, and `x-match`.
+    /// For a headers exchange: the values that the headers must have, and `x-match`.
     pub arguments: Headers,
 }
 
@@ -148,7 +155,7 @@ impl BindingDecl {
         }
     }
 
-    /// Adds an argument: `x-match`, or a header that must be so.
+    /// Adds an argument: `x-match`, or a header with the value that it must have.
     #[must_use]
     pub fn argument(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
         self.arguments.insert(name, value);
@@ -156,7 +163,20 @@ impl BindingDecl {
     }
 }
 
-/// Exchanges, queues and bindings, declared in this order; then the bindings that must not be there are taken out.
+/// Exchanges, queues and bindings, declared in this order; then unwanted bindings are removed. Passed to
+/// [`Client::declare`](crate::client::Client::declare).
+///
+/// ```
+/// use leveret::topology::{BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Topology};
+///
+/// let archive = Topology::new()
+///     .exchange(ExchangeDecl::new("order.events", ExchangeKind::Topic))
+///     .queue(QueueDecl::new("orders.archive"))
+///     .binding(BindingDecl::new("order.events", "orders.archive", "order.#"))
+///     // A binding of an earlier version of this program.
+///     .unbind(BindingDecl::new("order.events", "orders.archive", "order.placed"));
+/// # let _ = archive;
+/// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Topology {
@@ -166,12 +186,12 @@ pub struct Topology {
     pub queues: Vec<QueueDecl>,
     /// The bindings.
     pub bindings: Vec<BindingDecl>,
-    /// Bindings that are taken out. One that is not there is no error.
+    /// Bindings to remove. A missing one is no error.
     pub unbindings: Vec<BindingDecl>,
 }
 
 impl Topology {
-    /// Nothing yet.
+    /// An empty topology.
     pub fn new() -> Self {
         Self::default()
     }
@@ -197,15 +217,15 @@ impl Topology {
         self
     }
 
-    /// Takes a binding out: of exactly this exchange, queue, key and these arguments. One that is not there is no error.
-    /// This is how a binding that was taken out of the code is taken out of a queue that exists.
+    /// Removes the binding of exactly this exchange, queue, key and arguments. A missing one is no error. Use it to remove from an
+    /// existing queue a binding that the code no longer has.
     #[must_use]
     pub fn unbind(mut self, binding: BindingDecl) -> Self {
         self.unbindings.push(binding);
         self
     }
 
-    /// Whether it makes this binding of `queue`.
+    /// True if it makes this binding of `queue`.
     #[cfg_attr(
         not(any(feature = "memory", feature = "sqlite-system", feature = "rabbitmq")),
         allow(dead_code, reason = "only brokers ask")
@@ -219,8 +239,7 @@ impl Topology {
         })
     }
 
-    /// Adds all of `other` that is not there yet. Of a binding that one makes and the other takes out, what `other`
-    /// says counts.
+    /// Adds all of `other` that is missing here. If one makes a binding and the other removes it, `other` wins.
     pub fn merge(&mut self, other: Topology) {
         self.bindings.retain(|binding| !other.unbindings.contains(binding));
         self.unbindings.retain(|binding| !other.bindings.contains(binding));
@@ -247,7 +266,7 @@ impl Topology {
     }
 }
 
-/// A duration as arguments have it.
+/// A duration in the form of an argument.
 pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

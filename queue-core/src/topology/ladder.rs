@@ -1,4 +1,4 @@
-//! The delay ladder: queues whose messages expire, and the arithmetic of which one a delay takes.
+//! The delay ladder: queues whose messages expire, and the arithmetic that picks one for a delay.
 
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ pub fn delay_ladder(namespace: &Namespace) -> Topology {
     Topology { queues: [unroutable, due].into_iter().chain(rungs).collect(), ..Topology::default() }
 }
 
-/// The queue of what has nowhere to go. Without a delivery limit, which RabbitMQ 4 sets by itself: it would drop a message
-/// that has been looked at twenty times.
+/// The queue of delayed jobs whose own queue is missing. It has no delivery limit: RabbitMQ 4 sets one by itself, and would drop
+/// a message that was looked at twenty times.
 pub(crate) fn unroutable(name: Name) -> QueueDecl {
     let mut queue = QueueDecl::new(name);
     queue.arguments.insert("x-queue-type", "quorum");
@@ -42,7 +42,7 @@ pub fn rung_wait(k: u32) -> Duration {
     Duration::from_millis(125) * 2_u32.pow(k.min(Namespace::RUNGS - 1))
 }
 
-/// The rung for a delay: `floor(log2(delay / 125 ms))`, at most the last. `None` is shorter than the lowest and
+/// The rung for a delay: `floor(log2(delay / 125 ms))`, at most the last. `None` for a delay shorter than the lowest rung: the job
 /// goes straight to `due`, which holds it.
 pub fn rung_for(delay: Duration) -> Option<u32> {
     let steps = delay.as_millis() / 125;

@@ -1,7 +1,7 @@
-//! Queues as a user describes them ([`QueueSpec`]), and what that means in AMQP's terms ([`Topology`]).
+//! Queues as a user describes them ([`QueueSpec`]), and their declarations in AMQP's terms ([`Topology`]).
 //!
 //! The arguments are frozen at 1.0: RabbitMQ refuses to redeclare a queue with others. Everything here is pure;
-//! brokers declare what [`QueueSpec::topology`] says.
+//! brokers declare the result of [`QueueSpec::topology`].
 
 mod declaration;
 mod ladder;

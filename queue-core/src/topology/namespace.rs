@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 pub struct Namespace(String);
 
 impl Namespace {
-    /// How many rungs the delay ladder has: 0.125 s, 0.25 s … 36 h.
+    /// The number of rungs of the delay ladder: 0.125 s, 0.25 s … 36 h.
     pub const RUNGS: u32 = 21;
 
     /// A namespace. At most 200 bytes, so that every name under it fits AMQP's 255.
@@ -43,12 +43,12 @@ impl Namespace {
         format!("{}.delay.{k:02}", self.0).into()
     }
 
-    /// Where delayed jobs arrive when their time has come.
+    /// The queue in which delayed jobs arrive when they are due.
     pub fn due(&self) -> Name {
         format!("{}.due", self.0).into()
     }
 
-    /// Where delayed jobs end whose queue has gone.
+    /// The queue that keeps delayed jobs whose own queue is missing.
     pub fn unroutable(&self) -> Name {
         format!("{}.unroutable", self.0).into()
     }

@@ -1,4 +1,4 @@
-//! A queue as the attribute describes it, and what it needs in AMQP's terms.
+//! A queue as the attribute describes it, and its declaration in AMQP's terms.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,13 +17,13 @@ pub enum QueueType {
     /// Replicated, with a delivery limit and at-least-once dead-lettering.
     #[default]
     Quorum,
-    /// As other AMQP programs declare it: only the arguments that the user wrote. So RabbitMQ makes a quorum queue of it in
-    /// a vhost whose default queue type is quorum, as for those programs. With `max_priority`, which only a classic queue
+    /// Declared as other AMQP programs do: with only the arguments that the user wrote. So RabbitMQ makes a quorum queue of it
+    /// in a vhost whose default queue type is quorum, as for those programs. With `max_priority`, which only a classic queue
     /// can have, the type is declared as well.
     Classic,
 }
 
-/// What a queue at its `max_length` does with one more message.
+/// The behaviour of a queue at its `max_length` when one more message arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Overflow {
@@ -34,19 +34,19 @@ pub enum Overflow {
     DeadLetter,
 }
 
-/// Whether a queue is declared or must be there already.
+/// Declares a queue, or uses an existing one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Declare {
-    /// Declared on every connect; existing with other arguments is an error.
+    /// Declares it on every connect; a queue that exists with other arguments is an error.
     #[default]
     Active,
-    /// Used as it is. So are its dead-letter exchange and queue where they are named; what is not named is
+    /// Uses the queue as it is, and also its dead-letter exchange and queue where they are named. Without a name, these are
     /// Leveret's own and declared.
     Passive,
 }
 
-/// Where a queue's dead letters go.
+/// The destination of a queue's dead letters.
 #[derive(Clone, PartialEq, Eq)]
 enum DeadLetters {
     /// `dlx = none`: a job that fails for good is dropped, with a log line.
@@ -57,7 +57,7 @@ enum DeadLetters {
 
 impl fmt::Debug for DeadLetters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // As the option reads in the attribute.
+        // As the option is written in the attribute.
         match self {
             Self::Dropped => f.write_str("none"),
             Self::To(exchange) => exchange.fmt(f),
@@ -77,7 +77,23 @@ pub struct Difference {
     pub right: String,
 }
 
-/// A queue as the attribute describes it. Two tasks that share a queue describe it alike.
+/// A queue as the attribute describes it. Tasks that share a queue describe it alike. Programs write one only for a [`Task`] that
+/// they implement by hand.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use leveret::topology::{Overflow, QueueSpec};
+///
+/// let emails = QueueSpec::new("emails")
+///     .dlx("emails.dlx")
+///     .ttl(Duration::from_secs(3600))
+///     .max_length(100_000)
+///     .overflow(Overflow::DeadLetter);
+/// assert_eq!(emails.dead_queue().as_deref(), Some("emails.dead"));
+/// ```
+///
+/// [`Task`]: crate::task::Task
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueueSpec {
     name: Name,
@@ -98,12 +114,12 @@ pub struct QueueSpec {
 }
 
 impl QueueSpec {
-    /// How many deliveries a quorum queue allows before it takes a job for one that kills its workers.
+    /// The delivery limit of a quorum queue, after which it takes a job for one that kills its workers.
     pub const DELIVERY_LIMIT: i64 = 100;
-    /// The [`crash_limit`](Self::crash_limit) where neither the tasks nor the worker say one.
+    /// The [`crash_limit`](Self::crash_limit) where neither the tasks nor the worker set one.
     pub const CRASH_LIMIT: u32 = 3;
-    /// The same for queues whose messages only Leveret handles; the absence of a limit cannot be written in a way
-    /// that all versions of RabbitMQ read alike.
+    /// The delivery limit of queues whose messages only Leveret handles. "No limit" cannot be written in a way that all versions
+    /// of RabbitMQ read alike.
     pub(super) const NO_DELIVERY_LIMIT: i64 = 1_000_000;
 
     /// A durable quorum queue whose dead letters go to `leveret.dlx`.
@@ -127,122 +143,122 @@ impl QueueSpec {
         }
     }
 
-    /// The exchange for dead letters; without it, the namespace's own.
+    /// Sets the exchange for dead letters; without it, the namespace's own.
     #[must_use]
     pub fn dlx(mut self, exchange: impl Into<Name>) -> Self {
         self.dead_letters = DeadLetters::To(Some(exchange.into()));
         self
     }
 
-    /// No dead letters: a job that fails for good is dropped, with a log line.
+    /// Keeps no dead letters: a job that fails for good is dropped, with a log line.
     #[must_use]
     pub fn no_dlx(mut self) -> Self {
         self.dead_letters = DeadLetters::Dropped;
         self
     }
 
-    /// The queue that keeps the dead letters; without it, `<name>.dead`.
+    /// Sets the queue that keeps the dead letters; without it, `<name>.dead`.
     #[must_use]
     pub fn dead_letter_queue(mut self, queue: impl Into<Name>) -> Self {
         self.dead_letter_queue = Some(queue.into());
         self
     }
 
-    /// The routing key of the dead letters; without it, the queue's name.
+    /// Sets the routing key of the dead letters; without it, the queue's name.
     #[must_use]
     pub fn dead_letter_key(mut self, key: impl Into<Name>) -> Self {
         self.dead_letter_key = Some(key.into());
         self
     }
 
-    /// How long dead letters are kept; without it, for ever.
+    /// Sets how long dead letters are kept; without it, for ever.
     #[must_use]
     pub fn dead_letter_ttl(mut self, ttl: Duration) -> Self {
         self.dead_letter_ttl = Some(ttl);
         self
     }
 
-    /// Quorum or classic.
+    /// Sets the type, quorum or classic; without it, quorum.
     #[must_use]
     pub fn queue_type(mut self, queue_type: QueueType) -> Self {
         self.queue_type = queue_type;
         self
     }
 
-    /// Declared, or used as it is.
+    /// Declares the queue, or uses an existing one as it is; without it, declares.
     #[must_use]
     pub fn declare(mut self, declare: Declare) -> Self {
         self.declare = declare;
         self
     }
 
-    /// How long a job may wait in the queue before it becomes a dead letter. Whole milliseconds.
+    /// Sets how long a job may wait in the queue before it becomes a dead letter. Whole milliseconds.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// How many jobs may wait. Approximate on RabbitMQ: a few more may be kept.
+    /// Sets how many jobs may wait. Approximate on RabbitMQ: a few more may be kept.
     #[must_use]
     pub fn max_length(mut self, length: u64) -> Self {
         self.max_length = Some(length);
         self
     }
 
-    /// What happens at `max_length`.
+    /// Sets the behaviour at `max_length`; without it, the queue refuses.
     #[must_use]
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = overflow;
         self
     }
 
-    /// The highest priority of a classic queue. Quorum queues need no maximum.
+    /// Sets the highest priority of a classic queue. Quorum queues need no maximum.
     #[must_use]
     pub fn max_priority(mut self, priority: u8) -> Self {
         self.max_priority = Some(priority);
         self
     }
 
-    /// How many jobs one worker runs at once; without it, 1.
+    /// Sets how many jobs one worker runs at once; without it, 1.
     #[must_use]
     pub fn concurrency(mut self, jobs: u16) -> Self {
         self.concurrency = Some(jobs);
         self
     }
 
-    /// How many unsettled jobs one worker holds; without it, as many as it runs at once.
+    /// Sets how many unsettled jobs one worker holds; without it, as many as it runs at once.
     #[must_use]
     pub fn prefetch(mut self, jobs: u16) -> Self {
         self.prefetch = Some(jobs);
         self
     }
 
-    /// How often the process of a worker may end while it holds a job, before the job runs alone; without it, what the worker
-    /// says, or [`CRASH_LIMIT`](Self::CRASH_LIMIT). After as many more ends while it ran alone, the job is a dead letter of kind
+    /// Sets how often the process of a worker may end while it holds a job, before the job runs alone; without it, the worker's
+    /// limit, or [`CRASH_LIMIT`](Self::CRASH_LIMIT). After as many more ends while it ran alone, the job is a dead letter of kind
     /// `crash-loop`.
     ///
-    /// From 1 to 100: at the [`DELIVERY_LIMIT`](Self::DELIVERY_LIMIT) RabbitMQ itself makes the job a dead letter, and says
-    /// nothing of crashes.
+    /// From 1 to 100: at the [`DELIVERY_LIMIT`](Self::DELIVERY_LIMIT) RabbitMQ itself makes the job a dead letter, without a word
+    /// about crashes.
     #[must_use]
     pub fn crash_limit(mut self, ends: u32) -> Self {
         self.crash_limit = Some(ends);
         self
     }
 
-    /// Gets its messages from an exchange, which is declared with it.
+    /// Binds the queue to an exchange, which is declared with it.
     #[must_use]
     pub fn subscribe(mut self, subscription: Subscription) -> Self {
         self.subscription = Some(subscription);
         self
     }
 
-    /// Whether the queue is at the limit that is declared for it, with so many jobs ready.
+    /// True if the queue is at its declared limit with so many jobs ready.
     pub(crate) fn is_full_at(&self, ready: u64) -> bool {
         self.max_length.is_some_and(|length| ready >= length)
     }
 
-    /// Whether the queue may refuse a message, as far as is known here: a policy of the server's may make any queue do so.
+    /// True if the queue may refuse a message by its declaration. A policy of the server can make any queue refuse.
     pub(crate) fn may_refuse(&self) -> bool {
         match self.declare {
             Declare::Active => self.max_length.is_some() && self.overflow == Overflow::Reject,
@@ -307,32 +323,32 @@ impl QueueSpec {
         &self.name
     }
 
-    /// RabbitMQ's kind of queue, as the attribute says it; another program may have declared it otherwise.
+    /// RabbitMQ's type of queue, as the attribute says it; another program may have declared it otherwise.
     pub fn get_queue_type(&self) -> QueueType {
         self.queue_type
     }
 
-    /// How many jobs one worker runs at once, if the attribute says so.
+    /// The number of jobs that one worker runs at once, if the attribute sets it.
     pub fn get_concurrency(&self) -> Option<u16> {
         self.concurrency
     }
 
-    /// How many unsettled jobs one worker holds, if the attribute says so.
+    /// The number of unsettled jobs that one worker holds, if the attribute sets it.
     pub fn get_prefetch(&self) -> Option<u16> {
         self.prefetch
     }
 
-    /// How often the process of a worker may end while it holds a job, before the job runs alone, if the attribute says so.
+    /// The [`crash_limit`](Self::crash_limit), if the attribute sets it.
     pub fn get_crash_limit(&self) -> Option<u32> {
         self.crash_limit
     }
 
-    /// The exchange that it gets its messages from, if it subscribes to one.
+    /// The exchange and bindings of a subscriber's queue.
     pub fn subscription(&self) -> Option<&Subscription> {
         self.subscription.as_ref()
     }
 
-    /// Where the queue's dead letters are published; `None` where they are dropped.
+    /// The exchange and key to which dead letters are published; `None` where they are dropped.
     pub fn dead_letter_route(&self, namespace: &Namespace) -> Option<Route> {
         match &self.dead_letters {
             DeadLetters::Dropped => None,
@@ -353,8 +369,8 @@ impl QueueSpec {
         }
     }
 
-    /// What the queue needs in AMQP's terms: itself, its dead-letter exchange and queue with their binding, and the
-    /// exchange that it subscribes to with its own.
+    /// The declarations of the queue in AMQP's terms: the queue itself, its dead-letter exchange and queue with their binding, and
+    /// the exchange that it subscribes to with its bindings.
     ///
     /// # Errors
     /// If a name is empty, longer than 255 bytes or reserved (`amq.`), or if options contradict each other.

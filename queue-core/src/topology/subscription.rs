@@ -1,10 +1,10 @@
-//! Which exchange a queue gets its messages from, and by which bindings.
+//! The exchange from which a queue gets its messages, and the bindings.
 
 use super::declaration::{BindingDecl, ExchangeDecl, ExchangeKind};
 use super::name::Name;
 use crate::envelope::{HeaderValue, Headers};
 
-/// Which exchange a queue gets its messages from, and by which bindings; see
+/// The exchange from which a queue gets its messages, and the bindings; see
 /// [`QueueSpec::subscribe`](super::QueueSpec::subscribe).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subscription {
@@ -15,7 +15,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// To an exchange, without bindings yet.
+    /// A subscription to an exchange, without bindings yet.
     pub fn new(exchange: impl Into<Name>, kind: ExchangeKind) -> Self {
         Self { exchange: exchange.into(), kind, bindings: Vec::new(), is_exact: false }
     }
@@ -40,7 +40,7 @@ impl Subscription {
         self
     }
 
-    /// Takes out the queue's other bindings. RabbitMQ takes its management API for that, and refuses without.
+    /// Removes the queue's other bindings. On RabbitMQ this needs the management API, and is refused without it.
     #[must_use]
     pub fn exact(mut self) -> Self {
         self.is_exact = true;
@@ -61,14 +61,14 @@ impl Subscription {
         self.is_exact
     }
 
-    /// The exchange. Those that AMQP reserves are always there.
+    /// The exchange's declaration. AMQP's reserved exchanges always exist.
     pub(super) fn declaration(&self, is_passive: bool) -> ExchangeDecl {
         let passive = is_passive || self.exchange.starts_with("amq.");
         ExchangeDecl { passive, ..ExchangeDecl::new(self.exchange.clone(), self.kind) }
     }
 
-    /// The bindings of `queue`. Without any of its own it gets everything, where that can be said; one that others
-    /// declare gets what they have bound.
+    /// The bindings of `queue`. Without a binding, it gets every message where the exchange can express that; a queue that another
+    /// program declares keeps that program's bindings.
     pub(super) fn bindings(&self, queue: &Name, is_theirs: bool) -> Vec<BindingDecl> {
         if is_theirs && self.bindings.is_empty() {
             return Vec::new();

@@ -7,7 +7,7 @@ use super::super::checked::MAX_DEPTH;
 /// Two bytes a level is the least that an enum takes.
 const SMALLEST: usize = 2 * MAX_DEPTH;
 
-/// Whether a body is nested so deeply that readers give up. What is no MessagePack is left to them.
+/// True if a body is nested so deeply that readers give up. What is no MessagePack is left to them.
 pub(super) fn is_too_deep(body: &[u8]) -> bool {
     body.len() >= SMALLEST && walk(body).is_some()
 }

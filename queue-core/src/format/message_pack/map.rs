@@ -98,7 +98,7 @@ impl<'de> Map<'de> {
         seed.deserialize(&mut self.deserializer).map_err(refusal)
     }
 
-    /// Says whether all entries have been read.
+    /// Checks that all entries have been read.
     pub(in crate::format) fn close(&mut self) -> Result<(), Error> {
         match self.left {
             0 => Ok(()),
@@ -134,7 +134,7 @@ impl<'de> Map<'de> {
         Ok(Key::Text(String::from_utf8_lossy(self.take(size)?)))
     }
 
-    /// What rmp-serde says of a key that names no field.
+    /// rmp-serde's error for a key that names no field.
     #[cold]
     fn no_key(&mut self) -> Error {
         match self.deserializer.deserialize_any(NoKey) {
