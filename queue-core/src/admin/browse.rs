@@ -1,4 +1,4 @@
-//! Shows a page of a queue: what is ready by a walk, and then what is delayed.
+//! Shows a page of a queue: ready messages by a walk, and then the delayed ones.
 
 use super::page::Part;
 use super::{Browsed, Message, Page, PageToken};
@@ -37,7 +37,7 @@ pub(super) async fn browse(operator: &dyn Operator, queue: &str, page: Page) -> 
     Ok(Browsed { messages, next })
 }
 
-/// Adds what is ready behind a mark, up to `size` messages, and says where to go on; `None` at the end of the queue.
+/// Adds the ready messages behind a mark, up to `size`, and returns the mark to continue from; `None` at the end of the queue.
 async fn ready(
     walk: &mut dyn Walk,
     after: Option<Mark>,
@@ -57,7 +57,7 @@ async fn ready(
     Ok(walk.mark())
 }
 
-/// Adds what is delayed behind a mark until there are `size` messages, and says where to go on; `None` at the end.
+/// Adds the delayed messages behind a mark until there are `size`, and returns the mark to continue from; `None` at the end.
 async fn delayed(
     operator: &dyn Operator,
     queue: &str,

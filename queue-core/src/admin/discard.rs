@@ -1,4 +1,4 @@
-//! Throws dead letters away that an operator picks.
+//! Deletes dead letters that an operator picks.
 
 use super::DeadLetter;
 use super::interrupted::Interrupted;
@@ -7,7 +7,7 @@ use crate::broker::{Found, Walk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::settlement::Settlement;
 
-/// Discards up to `limit` of the letters that `choose` picks, and says how many.
+/// Discards up to `limit` of the letters that `choose` picks, and returns their number.
 ///
 /// # Errors
 /// If the queue or the broker goes away, with how many were discarded before.

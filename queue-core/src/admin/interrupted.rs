@@ -4,13 +4,24 @@ use std::fmt;
 
 use crate::error::{Error, ErrorKind};
 
-/// A replay or a discard ended before its time. What it had done by then stays done, and [`done`](Self::done) says how much
-/// that is; called again, it goes on with what is left.
+/// The error of a replay or discard that ended midway. The letters that it had handled stay handled, and
+/// [`done`](Self::done) is their number; the next call continues with the rest.
 ///
-/// `?` makes an [`Error`] of it, whose words tell the number, too.
+/// ```
+/// use leveret::ErrorKind;
+/// # use leveret::Client;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+///
+/// let interrupted = client.admin().replay("no.such.dead", 100, |_| true).await.unwrap_err();
+/// assert_eq!((interrupted.done(), interrupted.kind()), (0, ErrorKind::NotFound));
+/// # Ok(()) }
+/// ```
+///
+/// `?` makes an [`Error`] of it, whose message tells the number, too.
 pub struct Interrupted {
     done: usize,
-    /// Says what was done to them: "replayed".
+    /// The operation, for the message: "replayed".
     participle: &'static str,
     error: Error,
 }
@@ -20,14 +31,14 @@ impl Interrupted {
         Self { done, participle, error }
     }
 
-    /// How many dead letters were replayed or discarded before the error.
+    /// The number of dead letters that were replayed or discarded before the error.
     pub fn done(&self) -> usize {
         self.done
     }
 
     /// The kind of error that ended it: [`Connection`](ErrorKind::Connection) if the broker went away or took nothing for the whole
     /// publish timeout, [`Topology`](ErrorKind::Topology) if a letter's queue is unknown, missing or full,
-    /// [`NotFound`](ErrorKind::NotFound) if the dead-letter queue does not exist, and others as [`ErrorKind`] says.
+    /// [`NotFound`](ErrorKind::NotFound) if the dead-letter queue does not exist. [`ErrorKind`] lists the others.
     pub fn kind(&self) -> ErrorKind {
         self.error.kind()
     }
@@ -58,7 +69,7 @@ impl fmt::Display for Interrupted {
     }
 }
 
-/// As that of [`Error`], since a `main` prints it.
+/// Prints the chain of causes, as [`Error`] does, since a `main` prints it.
 impl fmt::Debug for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !f.alternate() {

@@ -9,33 +9,47 @@ use crate::clock;
 use crate::death;
 use crate::envelope::{Envelope, HeaderValue, Headers, Hidden, JobId, header};
 
-/// A job that will not be tried again, as it lies in a dead-letter queue. Its `Debug` says how long the payload is, and
-/// not what is in it.
+/// A job that will not be tried again, as it lies in a dead-letter queue. Shown by
+/// [`Admin::dead_letters`](super::Admin::dead_letters). Its `Debug` prints the length of the payload, and not the payload.
+///
+/// ```
+/// use leveret::DeadLetter;
+///
+/// fn describe(letter: &DeadLetter) -> String {
+///     let task = letter.task.as_deref().unwrap_or("(no task)");
+///     let error = letter.error.as_deref().unwrap_or("(no error)");
+///     format!("{task} {} failed {} times: {error}", letter.id, letter.attempts)
+/// }
+///
+/// fn is_worth_a_replay(letter: &DeadLetter) -> bool {
+///     letter.kind.as_deref() == Some("failed") && letter.replays < 3
+/// }
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// The job's id. A message that came without one (AMQP `message_id`) may be given another at each look.
+    /// The job's id. A message without one (AMQP `message_id`) may get another at each look.
     pub id: JobId,
     /// The task's name, if the message had one.
     pub task: Option<String>,
-    /// The queue that it failed in, or was for, where that is known.
+    /// The queue in which it failed, or that it was meant for, where that is known.
     pub queue: Option<String>,
-    /// Why it is dead: a [`ReasonKind`](crate::outcome::ReasonKind) of ours, or AMQP's own `rejected`, `expired`,
+    /// The kind of failure: the text of a [`ReasonKind`](crate::outcome::ReasonKind), or AMQP's own `rejected`, `expired`,
     /// `maxlen` or `delivery_limit`.
     pub kind: Option<String>,
-    /// What the last attempt said.
+    /// The error of the last attempt, with its chain of causes.
     pub error: Option<String>,
-    /// How many attempts it had, since it was enqueued or replayed last.
+    /// The number of attempts since it was enqueued or replayed last.
     pub attempts: u32,
-    /// How often it has been replayed.
+    /// The number of its replays.
     pub replays: u32,
-    /// When it failed; AMQP's own dead letters carry whole seconds.
+    /// The moment that it failed; AMQP's own dead letters carry whole seconds.
     pub failed_at: Option<SystemTime>,
     /// AMQP `content_type`: the format of the payload.
     pub content_type: Option<String>,
     /// AMQP `content_encoding`: how the payload is packed, such as `gzip`.
     pub content_encoding: Option<String>,
-    /// AMQP `app_id`: the program that published the job, if it says so.
+    /// AMQP `app_id`: the program that published the job, if the job names it.
     pub app_id: Option<String>,
     /// AMQP `cluster_id`.
     pub cluster_id: Option<String>,
@@ -75,8 +89,8 @@ impl DeadLetter {
         let death = death::last(job);
         let failed_at = || header(header::FAILED_AT)?.as_int().map(clock::from_millis);
         let replays = header(header::REPLAYS).and_then(HeaderValue::as_int).unwrap_or(0);
-        // A job that we retried and the broker then expired carries both; what the broker wrote came last. A delayed job whose
-        // queue had gone says what that was; the broker knows only where it waited.
+        // A job that we retried and the broker then expired carries both; the broker's entry is the later one. A delayed job
+        // whose queue was deleted names that queue; the broker knows only the queue in which it waited.
         Self {
             id: job.id.clone(),
             task: job.task.clone(),

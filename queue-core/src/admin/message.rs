@@ -9,39 +9,39 @@ use super::DeadLetter;
 use crate::death;
 use crate::envelope::{Envelope, Headers, Hidden, JobId, header};
 
-/// A message in a queue, as [`Admin::browse`](super::Admin::browse) shows it. Its `Debug` says how long the payload is, and not
-/// what is in it.
+/// A message in a queue, as [`Admin::browse`](super::Admin::browse) shows it. Its `Debug` prints the length of the payload, and
+/// not the payload.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Message {
-    /// The job's id. A message that came without one (AMQP `message_id`) may be given another at each look.
+    /// The job's id. A message without one (AMQP `message_id`) may get another at each look.
     pub id: JobId,
     /// The task's name, if the message had one.
     pub task: Option<String>,
-    /// Where it is on its way.
+    /// Ready, delayed or dead.
     pub state: MessageState,
-    /// Which attempt the next run is; of a dead letter, how many it had.
+    /// The number of the next attempt, from 1; for a dead letter, the number of attempts that it had.
     pub attempt: u32,
-    /// How often it has been replayed.
+    /// The number of its replays.
     pub replays: u32,
     /// AMQP `priority`.
     pub priority: Option<u8>,
-    /// When it was enqueued, in whole seconds; `None` if its program does not say so.
+    /// The moment that it was enqueued, in whole seconds; `None` if its program did not set it.
     pub enqueued_at: Option<SystemTime>,
-    /// The queue that it failed in last, where that is known.
+    /// The queue in which it failed last, where that is known.
     pub failed_in: Option<String>,
-    /// Why it failed last: a [`ReasonKind`](crate::outcome::ReasonKind) of ours, or AMQP's own `rejected`, `expired`, `maxlen` or
-    /// `delivery_limit`.
+    /// The kind of its last failure: the text of a [`ReasonKind`](crate::outcome::ReasonKind), or AMQP's own `rejected`,
+    /// `expired`, `maxlen` or `delivery_limit`.
     pub kind: Option<String>,
     /// The error of its last attempt.
     pub error: Option<String>,
-    /// When it failed last.
+    /// The moment of its last failure.
     pub failed_at: Option<SystemTime>,
     /// AMQP `content_type`: the format of the payload.
     pub content_type: Option<String>,
     /// AMQP `content_encoding`: how the payload is packed, such as `gzip`.
     pub content_encoding: Option<String>,
-    /// AMQP `app_id`: the program that published the job, if it says so.
+    /// AMQP `app_id`: the program that published the job, if the job names it.
     pub app_id: Option<String>,
     /// AMQP `cluster_id`.
     pub cluster_id: Option<String>,
@@ -51,7 +51,7 @@ pub struct Message {
     pub payload: Bytes,
 }
 
-/// Where a message is on its way.
+/// The state of a [`Message`] in its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MessageState {
@@ -59,11 +59,11 @@ pub enum MessageState {
     Ready,
     /// It waits for its time: a delayed job, or a retry.
     Delayed {
-        /// When it is due.
+        /// The moment that it is due.
         due: SystemTime,
     },
-    /// It was dead-lettered, and waits to be replayed or discarded. Read from its headers: it is also said of a job in a work
-    /// queue that the broker moved there from another queue by a dead-letter exchange.
+    /// It is a dead letter, and waits to be replayed or discarded. This is read from its headers, and so a job that the broker
+    /// moved into a work queue by a dead-letter exchange is `Dead` as well.
     Dead,
 }
 

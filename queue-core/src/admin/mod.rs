@@ -1,8 +1,8 @@
-//! Looks into queues and acts on what is there: depth, messages, dead letters, replay; and lists who works. For operators and
-//! their tools; a job's own way does not come through here.
+//! Looks into queues and acts on their messages: depth, dead letters, replay; and lists workers and clients. For operators and
+//! their tools; jobs do not pass through here.
 //!
-//! All walk through a queue ([`Walk`]). `browse` shows a `page` of `message`s; `letter` is a dead letter, which `replay` and
-//! `discard` act on, and `interrupted` is their error.
+//! All operations walk through a queue ([`Walk`]). `browse` shows a `page` of `message`s; `letter` is a dead letter, which
+//! `replay` and `discard` act on, and `interrupted` is their error.
 
 use crate::broker::{QueueStats, Walk};
 use crate::client::Client;
@@ -24,32 +24,39 @@ mod message;
 mod page;
 mod replay;
 
-/// Looks into queues and acts on what is there. Made by [`Client::admin`].
+/// Looks into queues and acts on their messages: counts them, shows dead letters, replays or discards them. Made by
+/// [`Client::admin`].
 ///
-/// ```no_run
-/// # async fn f(client: queue_core::client::Client) -> queue_core::error::Result<()> {
+/// ```
+/// # use leveret::{Client, TaskError, TaskResult, Worker, task};
+/// # #[task(queue = "emails")]
+/// # async fn send_email(to: String) -> TaskResult { Err(TaskError::permanent(format!("no mailbox {to}")).into()) }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+/// # client.enqueue(SendEmail { to: "nobody@example.com".into() }).await?;
+/// # Worker::new(&client).task::<SendEmail>().run_until_idle().await?;
 /// let admin = client.admin();
 /// for letter in admin.dead_letters("emails.dead", 100).await? {
 ///     println!("{} after {} attempts: {}", letter.id, letter.attempts, letter.error.unwrap_or_default());
 /// }
-/// // The mail server is back: what it refused runs again, and what was wrong by itself stays.
+/// // The mail server is back: replay the jobs that it refused. Jobs that failed for good stay.
 /// let replayed = admin.replay("emails.dead", 100, |letter| letter.kind.as_deref() == Some("failed")).await?;
 /// println!("{replayed} jobs run again");
 /// # Ok(()) }
 /// ```
 ///
 /// # What a look costs
-/// Nothing on `memory:` and `sqlite:`. RabbitMQ shows a queue only to a consumer: the letters that a look shows are held for its
-/// duration, and given back. RabbitMQ 4.3 does not count that. Older versions count each time a letter comes back to a quorum
-/// queue, and drop it when it has come back more often than the queue's delivery limit: 1,000,000 for a dead-letter queue that
-/// Leveret declares, 20 on RabbitMQ 4.0 to 4.2 for one that another program declares without saying otherwise, and less
-/// where a policy says so, which AMQP does not show. So a letter that has come back ten times is not given back: a copy
-/// takes its place, confirmed before the letter goes, with the same id and the same words. It stands at the end of the queue, and
-/// its time to live begins anew. A delivery limit below ten can be neither seen nor survived: do not set one on a queue of
-/// dead letters.
+/// A look costs nothing on `memory:` and `sqlite:`. RabbitMQ shows a queue only to a consumer: a look holds the letters that it
+/// shows until it ends, and then gives them back. RabbitMQ 4.3 does not count such a return. Older versions count each return
+/// to a quorum queue, and drop a letter that was returned more often than the queue's delivery limit: 1,000,000 for a
+/// dead-letter queue that Leveret declares; 20 on RabbitMQ 4.0 to 4.2 for a queue that another program declares without a
+/// limit; less where a policy says so, which AMQP does not show. So a letter that has been returned ten times is not given back
+/// again. A copy with the same id and content takes its place; the copy is confirmed before the letter is removed. It stands at
+/// the end of the queue, and its time to live begins anew. A delivery limit below ten cannot be seen in time: do not set one on
+/// a queue of dead letters.
 ///
-/// While one operator looks, another one waits for a moment, and then sees the same. An operator of another namespace, and any
-/// other consumer, sees what is not held.
+/// While one operator looks at a queue, a second one waits until the first has ended, and then sees the same. An operator of
+/// another namespace, and any other consumer, sees only the messages that are not held.
 #[derive(Debug, Clone)]
 pub struct Admin {
     client: Client,
@@ -60,38 +67,47 @@ impl Admin {
         Self { client }
     }
 
-    /// How deep a queue is.
+    /// How many messages wait in a queue, and how many consumers it has.
+    ///
+    /// ```
+    /// # use leveret::{Client, TaskError, TaskResult, Worker, task};
+    /// # #[task(queue = "emails")]
+    /// # async fn send_email(to: String) -> TaskResult { Err(TaskError::permanent(format!("no mailbox {to}")).into()) }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// # client.enqueue(SendEmail { to: "nobody@example.com".into() }).await?;
+    /// # Worker::new(&client).task::<SendEmail>().run_until_idle().await?;
+    /// let stats = client.admin().depth("emails.dead").await?;
+    /// assert_eq!(stats.ready, 1);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// If it does not exist.
+    /// If the queue does not exist.
     pub async fn depth(&self, queue: &str) -> Result<QueueStats> {
         self.client.operator()?.inspect(queue).await
     }
 
     /// Shows a page of a queue: first the messages that are ready, or dead letters in a dead-letter queue, in the order of their
     /// delivery, then the delayed ones by the moment that they are due, where the broker
-    /// [shows them](crate::broker::Abilities::shows_delayed). They stay where they are; see
-    /// [what a look costs](Self#what-a-look-costs). Jobs that are being worked on are not shown.
+    /// [shows them](crate::broker::Abilities::shows_delayed). The messages stay in the queue; see
+    /// [what a look costs](Self#what-a-look-costs). Jobs that are running are not shown.
     ///
-    /// On `memory:` and `sqlite:` the next page begins where this one ended, whatever happened in between. On RabbitMQ it
-    /// counts from the head of the queue, and passes what stands before it once more: what was delivered in between moves
-    /// the others up, and the page begins as much further on. Looking leaves the messages in their order, with two
-    /// exceptions on RabbitMQ, after which a page may show a message again or pass one over: before 4.3, one that has come
-    /// back to a quorum queue ten times moves to the end, as above, and each page costs those before it a return; and from
-    /// about 30,000 messages before or in a page, which take more than thirty consumers, they may come back in another order.
+    /// On `memory:` and `sqlite:` the next page begins where this one ended, whatever happened in between. On RabbitMQ a page
+    /// is counted from the head of the queue: if messages were delivered in between, the others move up, and the page skips as
+    /// many. Looking keeps the messages in order, with two exceptions on RabbitMQ, after which a page may show a message twice
+    /// or skip one. Before 4.3, a message that was returned to a quorum queue ten times moves to the end, as above, and each
+    /// page costs the messages before it one return. From about 30,000 messages before or in a page, which take more than
+    /// thirty consumers, messages may come back in another order.
     ///
     /// ```
-    /// use queue_core::admin::Page;
-    /// # use queue_core::broker::Publish;
-    /// # use queue_core::client::Client;
-    /// # use queue_core::envelope::Envelope;
-    /// # use queue_core::topology::{QueueDecl, Topology};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> queue_core::error::Result<()> {
+    /// use leveret::admin::Page;
+    /// # use leveret::{Client, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
     /// # let client = Client::connect("memory:").await?;
-    /// # client.declare(&Topology::new().queue(QueueDecl::new("emails"))).await?;
-    /// # client.broker().publish(Publish::to_queue("emails", Envelope::new("{}"))).await?;
+    /// # client.enqueue(SendEmail { to: "ada@example.com".into() }).await?;
+    ///
     /// let admin = client.admin();
     /// let mut page = Page::new(100);
     /// loop {
@@ -113,7 +129,19 @@ impl Admin {
         browse::browse(self.client.operator()?, queue, page).await
     }
 
-    /// Drops all messages that are ready in a queue, dead letters or jobs, and says how many there were.
+    /// Drops all messages that are ready in a queue, dead letters or jobs, and returns their number.
+    ///
+    /// ```
+    /// # use leveret::{Client, TaskError, TaskResult, Worker, task};
+    /// # #[task(queue = "emails")]
+    /// # async fn send_email(to: String) -> TaskResult { Err(TaskError::permanent(format!("no mailbox {to}")).into()) }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// # client.enqueue(SendEmail { to: "nobody@example.com".into() }).await?;
+    /// # Worker::new(&client).task::<SendEmail>().run_until_idle().await?;
+    /// assert_eq!(client.admin().purge("emails.dead").await?, 1);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`NotFound`](crate::error::ErrorKind::NotFound) if the queue does not exist.
@@ -121,8 +149,21 @@ impl Admin {
         self.client.operator()?.purge(queue).await
     }
 
-    /// The oldest `limit` dead letters of a dead-letter queue, such as `emails.dead`. They stay where they are; see
+    /// The oldest `limit` dead letters of a dead-letter queue, such as `emails.dead`. They stay in the queue; see
     /// [what a look costs](Self#what-a-look-costs).
+    ///
+    /// ```
+    /// # use leveret::{Client, TaskError, TaskResult, Worker, task};
+    /// # #[task(queue = "emails")]
+    /// # async fn send_email(to: String) -> TaskResult { Err(TaskError::permanent(format!("no mailbox {to}")).into()) }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// # client.enqueue(SendEmail { to: "nobody@example.com".into() }).await?;
+    /// # Worker::new(&client).task::<SendEmail>().run_until_idle().await?;
+    /// let letters = client.admin().dead_letters("emails.dead", 100).await?;
+    /// assert_eq!(letters[0].error.as_deref(), Some("no mailbox nobody@example.com"));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// If the queue does not exist or may not be consumed, or the broker goes away meanwhile.
@@ -136,8 +177,21 @@ impl Admin {
         letters
     }
 
-    /// The same of the dead-letter queue of a task's queue, which is declared where that has not been done. There are none
-    /// with `dlx = none`.
+    /// Like [`dead_letters`](Self::dead_letters), for the dead-letter queue of task `T`. Declares the queue first if needed. With
+    /// `dlx = none` the result is empty.
+    ///
+    /// ```
+    /// # use leveret::{Client, TaskError, TaskResult, Worker, task};
+    /// # #[task(queue = "emails")]
+    /// # async fn send_email(to: String) -> TaskResult { Err(TaskError::permanent(format!("no mailbox {to}")).into()) }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// # client.enqueue(SendEmail { to: "nobody@example.com".into() }).await?;
+    /// # Worker::new(&client).task::<SendEmail>().run_until_idle().await?;
+    /// let letters = client.admin().dead_letters_of::<SendEmail>(100).await?;
+    /// assert_eq!(letters[0].task.as_deref(), Some("send_email"));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// If the queue cannot be declared, or may not be consumed.
@@ -147,19 +201,32 @@ impl Admin {
         self.dead_letters(&queue, limit).await
     }
 
-    /// Puts dead letters that `choose` picks back into the queue they failed in, the oldest `limit` of them, and says how
-    /// many. A replayed job is the same job on its first attempt again: it keeps its id, so that a handler which
-    /// deduplicates by the id still does, and the header `q-replays` counts how often it has been replayed. Letters that
-    /// `choose` leaves do not count, however many they are.
+    /// Puts dead letters that `choose` picks back into the queue in which they failed, the oldest `limit` of them, and returns
+    /// their number. A replayed job is the same job on its first attempt again: it keeps its id, so that a handler can still
+    /// deduplicate by it, and the header `q-replays` counts its replays. Letters that `choose` rejects do not count towards
+    /// `limit`.
     ///
-    /// From `leveret.unroutable` a delayed job goes to the queue that it was for, once that is back.
+    /// ```
+    /// # use leveret::{Client, TaskError, TaskResult, Worker, task};
+    /// # #[task(queue = "emails")]
+    /// # async fn send_email(to: String) -> TaskResult { Err(TaskError::permanent(format!("no mailbox {to}")).into()) }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// # client.enqueue(SendEmail { to: "nobody@example.com".into() }).await?;
+    /// # Worker::new(&client).task::<SendEmail>().run_until_idle().await?;
+    /// // The mailbox exists now.
+    /// let replayed = client.admin().replay("emails.dead", 100, |_| true).await?;
+    /// assert_eq!(replayed, 1);
+    /// # Ok(()) }
+    /// ```
     ///
-    /// Each job is confirmed in its queue before its dead letter is taken away: a crash in between leaves both, with one
-    /// id.
+    /// A delayed job in `leveret.unroutable` goes to the queue that it was meant for, once that queue exists again.
+    ///
+    /// Each job is confirmed in its queue before its dead letter is removed: a crash in between leaves both, with one id.
     ///
     /// # Errors
     /// [`Interrupted`], which says how many were replayed before: if the queue does not exist, the broker goes away, or at the
-    /// first letter whose queue is unknown or takes no jobs; that one and those behind it stay.
+    /// first letter whose queue is unknown or refuses the job. That letter and those behind it stay.
     pub async fn replay(
         &self,
         queue: &str,
@@ -173,13 +240,17 @@ impl Admin {
         replayed
     }
 
-    /// Like [`replay`](Self::replay), for the jobs of one task in the dead-letter queue of its queue, also those of the names that
-    /// it had before. Letters of other tasks in that queue stay. Declares the queue first if needed; with `dlx = none` there is
-    /// nothing to replay.
+    /// Like [`replay`](Self::replay), for the jobs of task `T` in its dead-letter queue, under its name or an alias. Letters of other
+    /// tasks in that queue stay. Declares the queue first if needed. With `dlx = none` the result is 0.
     ///
-    /// ```no_run
-    /// # use queue_core::task::Task;
-    /// # async fn f<SendEmail: Task>(client: queue_core::client::Client) -> queue_core::error::Result<()> {
+    /// ```
+    /// # use leveret::{Client, TaskError, TaskResult, Worker, task};
+    /// # #[task(queue = "emails")]
+    /// # async fn send_email(to: String) -> TaskResult { Err(TaskError::permanent(format!("no mailbox {to}")).into()) }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// # client.enqueue(SendEmail { to: "nobody@example.com".into() }).await?;
+    /// # Worker::new(&client).task::<SendEmail>().run_until_idle().await?;
     /// let replayed = client.admin().replay_of::<SendEmail>(1000, |letter| letter.replays == 0).await?;
     /// println!("{replayed} mails are sent again");
     /// # Ok(()) }
@@ -202,15 +273,23 @@ impl Admin {
         self.replay(&queue, limit, |letter| is_its(letter) && choose(letter)).await
     }
 
-    /// Throws dead letters away that `choose` picks, the oldest `limit` of them, and says how many. They cannot be had back.
-    /// [`purge`](Self::purge) throws all away at once. It does not look whether a message is a dead letter: in a work queue it
-    /// throws jobs away.
+    /// Deletes dead letters that `choose` picks, the oldest `limit` of them, and returns their number. They cannot be restored.
+    /// [`purge`](Self::purge) deletes all at once. Neither checks that a message is a dead letter: in a work queue they delete
+    /// jobs.
     ///
-    /// ```no_run
-    /// # async fn f(client: queue_core::client::Client) -> queue_core::error::Result<()> {
-    /// let is_hopeless = |letter: &queue_core::admin::DeadLetter| letter.kind.as_deref() == Some("bad-message");
+    /// ```
+    /// use leveret::DeadLetter;
+    /// # use leveret::{Client, TaskError, TaskResult, Worker, task};
+    /// # #[task(queue = "emails")]
+    /// # async fn send_email(to: String) -> TaskResult { Err(TaskError::permanent(format!("no mailbox {to}")).into()) }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// # client.enqueue(SendEmail { to: "nobody@example.com".into() }).await?;
+    /// # Worker::new(&client).task::<SendEmail>().run_until_idle().await?;
+    ///
+    /// let is_hopeless = |letter: &DeadLetter| letter.kind.as_deref() == Some("bad-message");
     /// let discarded = client.admin().discard("emails.dead", 1000, is_hopeless).await?;
-    /// println!("{discarded} letters were thrown away");
+    /// println!("{discarded} letters were deleted");
     /// # Ok(()) }
     /// ```
     ///
@@ -228,12 +307,14 @@ impl Admin {
         discarded
     }
 
-    /// The workers of this broker: those at work, and for an hour those that were killed or stand still. A worker that ends in
-    /// the orderly way is no longer listed. Each gives a sign of life every 5 s, with what it is doing at that moment; after 30 s
-    /// without one, by the clock of this client, it [is gone](Member::is_gone).
+    /// The workers of this broker: those at work, and, for an hour, those that were killed or hang. A worker that stops normally
+    /// is no longer listed. Each worker sends a heartbeat every 5 s, with the jobs that it runs at that moment; after 30 s without
+    /// one, by the clock of this client, it [is gone](Member::is_gone).
     ///
     /// ```
-    /// # async fn f(client: queue_core::client::Client) -> queue_core::error::Result<()> {
+    /// # use leveret::Client;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
     /// for worker in client.admin().workers().await? {
     ///     let state = if worker.is_gone { "gone" } else { "alive" };
     ///     println!("{} ({state}) consumes {}, runs {} jobs", worker.name, worker.queues.join(", "), worker.busy);
@@ -244,19 +325,28 @@ impl Admin {
     /// # Ok(()) }
     /// ```
     ///
-    /// Those of `memory:name` are the workers of this process, those of `sqlite:jobs.db` the workers of all programs that use the
-    /// file.
+    /// `memory:name` lists the workers of this process, `sqlite:jobs.db` those of all programs that use the file.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::error::ErrorKind::Unsupported) where the broker has no store, as RabbitMQ; see
+    /// [`Unsupported`](crate::error::ErrorKind::Unsupported) on RabbitMQ, which has no store; see
     /// [`Client::store`]. If the store cannot be read.
     pub async fn workers(&self) -> Result<Vec<Member>> {
         self.members(MemberKind::Worker).await
     }
 
-    /// The clients of this broker on which no worker runs: web servers, tools and whatever else enqueues, publishes or calls.
-    /// One is listed from its first heartbeat on, 5 s after it connected, until it is closed or dropped; otherwise as
-    /// [`workers`](Self::workers). This client is among them from then on.
+    /// The clients of this broker on which no worker runs: web servers, tools and other programs that enqueue, publish or call.
+    /// A client is listed from its first heartbeat, 5 s after it connected, until it is closed or dropped; otherwise as
+    /// [`workers`](Self::workers). The list includes this client.
+    ///
+    /// ```
+    /// # use leveret::Client;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// for producer in client.admin().clients().await? {
+    ///     println!("{} on {}, process {}", producer.name, producer.host, producer.process);
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As `workers`.
@@ -267,7 +357,7 @@ impl Admin {
     async fn members(&self, kind: MemberKind) -> Result<Vec<Member>> {
         let members = self.client.store()?.registry().members().await?;
         let now = self.client.clock().now();
-        // Entries are taken out by members: where the last one has died, they are all still there.
+        // Members remove old entries: where the last member has died, all entries are still there.
         let those = members.into_iter().filter(|member| member.kind == kind && !member.is_forgotten_at(now));
         Ok(those.map(|member| member.seen_at(now)).collect())
     }

@@ -1,4 +1,4 @@
-//! Pages of what is in a queue, and the token by which the next one is asked for.
+//! Pages of a queue's messages, and the token that asks for the next one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,8 +7,8 @@ use super::Message;
 use crate::broker::Mark;
 use crate::error::{Error, Result};
 
-/// Which part of a queue [`Admin::browse`](super::Admin::browse) shows: so many messages, from its beginning or behind a
-/// [`PageToken`].
+/// The part of a queue that [`Admin::browse`](super::Admin::browse) shows: so many messages, from the head of the queue or behind
+/// a [`PageToken`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     pub(super) size: usize,
@@ -29,7 +29,7 @@ impl Page {
     }
 }
 
-/// A page of what is in a queue.
+/// A page of a queue's messages.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Browsed {
@@ -40,7 +40,7 @@ pub struct Browsed {
     pub next: Option<PageToken>,
 }
 
-/// Where a page ended, for the next one. Its text goes into a link of a web page, and is read again by `parse`; its
+/// The end of a page, for the next one. As text it goes into a link of a web page, and `parse` reads it again; its
 /// content may change between versions. A token of one queue is refused for another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageToken {
@@ -61,7 +61,7 @@ impl PageToken {
         Self { queue: queue.to_owned(), part, mark }
     }
 
-    /// Where to go on in `queue`.
+    /// The part and mark to continue from in `queue`.
     ///
     /// # Errors
     /// If it is a token of another queue.

@@ -1,4 +1,4 @@
-//! Puts dead letters back into the queues they failed in: each is confirmed there before it is taken away here.
+//! Puts dead letters back into the queues in which they failed: each job is confirmed there before its letter is removed here.
 
 use std::collections::HashMap;
 
@@ -10,9 +10,9 @@ use crate::envelope::{Envelope, HeaderValue, JobId, header};
 use crate::error::{Error, ErrorKind, PublishError, Result};
 use crate::settlement::{Settlement, replay_copy};
 
-/// How many letters are looked at in one go, at first and at most: a walk that is over soon has passed few in vain.
+/// How many letters a step of the walk takes, at first and at most: a walk that ends soon has held few for nothing.
 pub(super) const PAGES: (u16, u16) = (16, 1024);
-/// How many bytes of payload a page may have, as far as the page before it tells.
+/// How many bytes of payload a page may have, estimated from the page before it.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// One replay, on its way through a queue.
@@ -21,7 +21,7 @@ pub(super) struct Replay<'a> {
     queue: &'a str,
     /// How many letters have been replayed.
     replayed: usize,
-    /// Which jobs those were, and how often each had been replayed by then: what fails again at once comes by again.
+    /// Those jobs, with their number of replays before: a job that fails again at once is met again on this walk.
     own: HashMap<JobId, u32>,
 }
 
@@ -30,7 +30,7 @@ impl<'a> Replay<'a> {
         Self { broker, queue, replayed: 0, own: HashMap::new() }
     }
 
-    /// Replays up to `limit` of the letters that `choose` picks, and says how many.
+    /// Replays up to `limit` of the letters that `choose` picks, and returns their number.
     ///
     /// # Errors
     /// At the first letter that cannot be replayed, with how many were before it.
@@ -84,7 +84,7 @@ impl<'a> Replay<'a> {
             );
             return Err(Error::new(ErrorKind::Topology, words));
         };
-        // Another operator may be at the same letters.
+        // Another operator may have taken the letter.
         let Some(delivery) = walk.take(found).await? else { return Ok(()) };
         if let Err(error) = self.broker.publish(publish(delivery.envelope.clone(), target.clone())).await {
             release(delivery).await;
@@ -100,7 +100,7 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Why a letter was not replayed. A broker that is away is not the fault of the letter, or of its queue.
+/// The error of a letter that was not replayed. A broker that is away is told apart from trouble with the letter or its queue.
 fn not_replayed(id: &JobId, target: &str, error: PublishError) -> Error {
     let (kind, why) = match &error {
         PublishError::Unavailable { .. } | PublishError::Silent { .. } | PublishError::Blocked { .. } => {
@@ -126,7 +126,7 @@ pub(super) fn next_page(page: u16, bytes: impl ExactSizeIterator<Item = usize>) 
     page.saturating_mul(2).min(fit).clamp(1, most)
 }
 
-/// The job as it goes back into its queue; a delayed one that was set aside before its time waits on.
+/// The job as it goes back into its queue. A delayed job that was set aside before its time goes on waiting.
 fn publish(job: Envelope, target: String) -> Publish {
     let eta = job.headers.get(header::ETA).and_then(HeaderValue::as_int).map(from_millis);
     let mut publish = Publish::to_queue(target, replay_copy(job));
@@ -134,7 +134,7 @@ fn publish(job: Envelope, target: String) -> Publish {
     publish
 }
 
-/// Gives a letter back. One that cannot be given back is given back by the broker itself.
+/// Gives a letter back. If that fails, the broker does it by itself.
 async fn release(delivery: Delivery) {
     if let Err(error) = delivery.settle(Settlement::Release).await {
         tracing::debug!(%error, "a dead letter was not released by hand");

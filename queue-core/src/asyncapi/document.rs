@@ -257,7 +257,7 @@ impl<'a> Builder<'a> {
         self.operations.insert(name, operation);
     }
 
-    /// Says that a channel carries a message.
+    /// Adds a message to a channel.
     fn add_message(&mut self, channel: &str, message: &str) {
         self.channels[channel]["messages"][message] = reference("components/messages", message);
     }
@@ -317,7 +317,7 @@ fn typed(mut message: Value) -> Value {
     message
 }
 
-/// What a call is answered with that failed.
+/// The reply to a call that failed.
 fn failure(format: Format) -> Value {
     let text = || json!({ "type": "string" });
     json!({
@@ -415,7 +415,7 @@ fn headers(headers: &Headers) -> Value {
     headers.iter().map(|(name, value)| (name.to_owned(), header_value(value))).collect::<Map<_, _>>().into()
 }
 
-/// What queues are declared and bound with: text, numbers and truth.
+/// The arguments of declarations and bindings: text, numbers and booleans.
 fn header_value(value: &HeaderValue) -> Value {
     match value {
         HeaderValue::Bool(value) => (*value).into(),

@@ -1,8 +1,8 @@
-//! What a program sends and receives, as an [AsyncAPI](https://www.asyncapi.com) 3.0 document: for people, and for the
-//! generators and portals that read it.
+//! Describes the messages of a program as an [AsyncAPI](https://www.asyncapi.com) 3.0 document, for people, and for generators
+//! and portals that read it.
 //!
-//! `#[task]`, `#[derive(Event)]` and `#[subscriber]` register a [`Description`] of themselves. Here they become channels
-//! (queues, exchanges), operations and messages with JSON Schemas; nothing is asked of a broker.
+//! `#[task]`, `#[derive(Event)]` and `#[subscriber]` register a [`Description`] of themselves. This module makes channels
+//! (queues, exchanges), operations and messages with JSON Schemas of them. It needs no broker.
 
 use std::any::TypeId;
 
@@ -21,21 +21,35 @@ pub(crate) mod shape;
 /// The AsyncAPI 3.0 document of all tasks, events and subscribers that are compiled into this program, and of their
 /// queues. `title` and `version` are the program's own, for the document's `info`.
 ///
-/// It is a plain JSON value: print it, serve it, or put servers and a description into it first.
+/// ```standalone_crate
+/// let mut document = leveret::asyncapi::document("Shop", env!("CARGO_PKG_VERSION"));
+/// // A plain JSON value: print it, serve it, or add servers and a description first.
+/// document["info"]["description"] = "Jobs and events of the shop".into();
+/// println!("{document:#}");
+/// # assert_eq!(document["asyncapi"], "3.0.0");
+/// ```
 ///
-/// - A channel is a queue (with the `x-arguments` that another program must declare it with too), an exchange with its
-///   routing key, a queue of dead letters, or where the replies of a call arrive.
-/// - An operation is to enqueue or run a task, to publish an event, to receive by a subscriber. A program without the
+/// - A channel is a queue (with the `x-arguments` with which another program must declare it), an exchange with its
+///   routing key, a dead-letter queue, or the address of a call's reply.
+/// - An operation enqueues or runs a task, publishes an event, or receives one by a subscriber. A program without the
 ///   feature `worker` runs nothing.
-/// - A message has the JSON Schema of its payload. Types in a payload implement `schemars::JsonSchema`; what is of a type
-///   that does not can be anything, and a `$comment` says so.
+/// - A message has the JSON Schema of its payload. Types in a payload implement `schemars::JsonSchema`; a type that does not
+///   may be anything, and a `$comment` names it.
 ///
-/// The names of Leveret's own exchanges are those of the default namespace; see [`document_in`].
+/// Leveret's own exchanges have the names of the default namespace; see [`document_in`].
 pub fn document(title: &str, version: &str) -> Value {
     document::build(title, version, &Namespace::default(), all())
 }
 
-/// The same for a program whose clients have another [namespace](crate::client::ClientBuilder::namespace).
+/// Like [`document`], for a program whose clients have another [namespace](crate::client::ClientBuilder::namespace).
+///
+/// ```standalone_crate
+/// # fn f() -> leveret::Result<()> {
+/// let document = leveret::asyncapi::document_in("shop", "Shop", env!("CARGO_PKG_VERSION"))?;
+/// println!("{document:#}");
+/// # Ok(()) }
+/// # f().unwrap();
+/// ```
 ///
 /// # Errors
 /// If the namespace cannot be part of an AMQP name.
@@ -44,8 +58,8 @@ pub fn document_in(namespace: &str, title: &str, version: &str) -> Result<Value>
     Ok(document::build(title, version, &namespace, all()))
 }
 
-/// What is compiled in. The linker's order is no order, and a document that changes from build to build cannot be kept
-/// under version control: `document` sorts.
+/// All descriptions that are compiled in, in the linker's order, which changes from build to build. `document` sorts them, so
+/// that the document can be kept under version control.
 fn all() -> impl Iterator<Item = &'static Description> {
     inventory::iter::<Description>.into_iter()
 }
@@ -82,9 +96,9 @@ pub struct TaskDescription {
     pub options: fn() -> &'static TaskOptions,
     /// The payload.
     pub payload: Describe,
-    /// What a call returns.
+    /// The type that a call returns.
     pub reply: Describe,
-    /// Whether this program could run it.
+    /// True if this program could run it.
     pub is_run: bool,
 }
 

@@ -20,7 +20,7 @@ pub trait Described {
     /// The schema.
     fn describe(&self, generator: &mut SchemaGenerator) -> Schema;
 
-    /// Whether it has one of its own making.
+    /// True if it has one of its own making.
     fn is_described(&self) -> bool {
         true
     }
@@ -37,7 +37,7 @@ pub trait Undescribed {
     /// A schema that anything fits, and why.
     fn describe(&self, _: &mut SchemaGenerator) -> Schema;
 
-    /// Whether it has one of its own making.
+    /// True if it has one of its own making.
     fn is_described(&self) -> bool {
         false
     }

@@ -18,24 +18,17 @@ const INSERT_EVENT: &str = "INSERT INTO leveret_outbox \
     (exchange, routing_key, id, task, payload, encoding, content_type, priority, enqueued_at, headers, queue) \
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, '')";
 
-/// A job to be enqueued, or an event to be published, in a transaction of your own, on an SQLite database that Leveret has
-/// open or relays from. [`Job::into_sql`](crate::job::Job::into_sql) and [`event`](Self::event) make it, and the library
-/// of your choice executes it.
-///
-/// The message is there if, and only if, your transaction commits, and is as durable as that. A client that has the file
-/// open as its broker (`sqlite:app.db`) puts it into its queue within some 20 ms; on RabbitMQ an
-/// [`Outbox`](super::Outbox) does. A message waits for a queue that is full, and for a queue or exchange that has not been
-/// declared yet: a worker or subscriber declares it, or a client that enqueues or publishes the same type. A row that no
-/// broker can ever take, because somebody wrote it by hand, is set aside: it stays in `leveret_outbox` with the reason in
-/// its column `refused`, which is logged as an error, and holds up nothing. Put it right and set `refused` to NULL, or
-/// delete it.
-///
-/// The parameters are texts or NULL, so that every library can bind them:
+/// An `INSERT` that enqueues a job or publishes an event in a transaction of your own, on an SQLite database that Leveret has
+/// open or relays from. [`Job::into_sql`](crate::job::Job::into_sql) and [`event`](Self::event) make it; the SQL library
+/// of your choice executes it. Its parameters are texts or NULL, so that every library can bind them:
 ///
 /// ```
-/// # use queue_core::{error::BoxError, job::Job, task::Task};
-/// # fn f<T: Task>(welcome: T, database: &mut rusqlite::Connection) -> Result<(), BoxError> {
-/// let job = Job::new(welcome).into_sql()?;
+/// use leveret::Job;
+/// # use leveret::task;
+/// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+/// # fn f(database: &mut rusqlite::Connection) -> Result<(), leveret::BoxError> {
+///
+/// let job = Job::new(SendEmail { to: "ada@example.com".into() }).into_sql()?;
 /// let transaction = database.transaction()?;
 /// transaction.execute("INSERT INTO account (name) VALUES ('Ada')", [])?;
 /// transaction.execute(job.sql(), rusqlite::params_from_iter(job.params()))?;
@@ -44,6 +37,15 @@ const INSERT_EVENT: &str = "INSERT INTO leveret_outbox \
 /// ```
 ///
 /// With sqlx: `job.params().into_iter().fold(sqlx::query(job.sql()), |query, value| query.bind(value))`.
+///
+/// The message is sent if, and only if, your transaction commits, and is as durable as that. A client that has the file
+/// open as its broker (`sqlite:app.db`) puts it into its queue within some 20 ms; for RabbitMQ an
+/// [`Outbox`](super::Outbox) does. A message waits while its queue is full, and until its queue or exchange is declared: by a
+/// worker, a subscriber, or a client that enqueues or publishes the same type.
+///
+/// A row that no broker can take, because it was written by hand, is set aside: it stays in `leveret_outbox` with the reason in
+/// its column `refused`, which is logged as an error, and blocks no other row. Correct it and set `refused` to NULL, or
+/// delete it.
 #[derive(Clone)]
 #[must_use = "nothing is sent until it is inserted"]
 pub struct SqlInsert {
@@ -53,24 +55,32 @@ pub struct SqlInsert {
 }
 
 impl fmt::Debug for SqlInsert {
-    /// Without the parameters, the payload among them.
+    /// Prints no parameters, since the payload is one of them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqlInsert").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 impl SqlInsert {
-    /// How many parameters the statement has.
+    /// The number of parameters of the statement.
     pub const PARAMS: usize = 10;
 
-    /// An event to be published when your transaction commits. It takes no client, as
-    /// [`Job::into_sql`](crate::job::Job::into_sql); [`PublishEvent::into_sql`](crate::publish::PublishEvent::into_sql)
-    /// takes one, and sets headers and an id.
+    /// Makes an `INSERT` that publishes an event when your transaction commits. It needs no client, as
+    /// [`Job::into_sql`](crate::job::Job::into_sql). [`PublishEvent::into_sql`](crate::publish::PublishEvent::into_sql)
+    /// has one, and so can set headers and an id.
     ///
     /// ```
-    /// # use queue_core::{error::BoxError, event::Event, outbox::SqlInsert};
-    /// # fn f<E: Event>(account_opened: E, database: &mut rusqlite::Connection) -> Result<(), BoxError> {
-    /// let event = SqlInsert::event(&account_opened)?;
+    /// use leveret::{Event, SqlInsert};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize, Event)]
+    /// #[event(exchange = "account.events", kind = "fanout")]
+    /// struct AccountOpened {
+    ///     name: String,
+    /// }
+    ///
+    /// # fn f(database: &mut rusqlite::Connection) -> Result<(), leveret::BoxError> {
+    /// let event = SqlInsert::event(&AccountOpened { name: "Ada".into() })?;
     /// let transaction = database.transaction()?;
     /// transaction.execute("INSERT INTO account (name) VALUES ('Ada')", [])?;
     /// transaction.execute(event.sql(), rusqlite::params_from_iter(event.params()))?;
@@ -114,12 +124,12 @@ impl SqlInsert {
         Self { sql, id: envelope.id.clone(), params }
     }
 
-    /// The statement, with parameters `?1` to `?10`. Columns that hold numbers make numbers of texts.
+    /// The statement, with parameters `?1` to `?10`. SQLite converts the texts of number columns.
     pub fn sql(&self) -> &'static str {
         self.sql
     }
 
-    /// What is to be bound, in this order.
+    /// The parameters, in the order in which to bind them.
     pub fn params(&self) -> [Option<&str>; Self::PARAMS] {
         self.params.each_ref().map(Option::as_deref)
     }

@@ -21,29 +21,45 @@ use crate::error::{Error, ErrorKind, PublishError, Result, chain};
 
 /// How often a relay looks for new rows.
 const POLL: Duration = Duration::from_millis(20);
-/// The longest that an exchange is left in peace. Each attempt may cost others something: a missing exchange ends the
-/// channel that is published on, and where one of several queues is full, the others get the event at each attempt.
+/// The longest pause between two attempts at an exchange. Each attempt may cost other publishers something: a missing exchange
+/// ends the channel that it was published on, and where one of several queues is full, the others get the event at each attempt.
 const LONGEST: Duration = Duration::from_secs(60);
 /// How many queues and exchanges are sent to at once, so that their rows take a bounded amount of memory.
 const QUEUES: usize = 64;
 
-/// Relays jobs and events that were inserted by SQL into a database of yours to another broker, such as RabbitMQ: the
-/// transactional outbox. Made from the database's URL; see [`SqlInsert`](super::SqlInsert) for how jobs get in.
+/// Relays jobs and events, which were inserted by SQL into an SQLite database of yours, to another broker, such as RabbitMQ: the
+/// transactional outbox. Opened by the database's URL; [`SqlInsert`](super::SqlInsert) inserts the jobs.
 ///
-/// In order for each queue and each exchange, each confirmed by the broker before it is taken out: a crash in between sends
-/// it twice, under one job id, never not at all. On RabbitMQ, an event that the full queue of one subscriber refuses reaches
-/// the other subscribers at each attempt, under one id. One relay works at a time, however many run. A client must not have the same
-/// file open as its broker, which would take the jobs itself.
+/// ```no_run
+/// use leveret::{CancellationToken, Client, Outbox};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> leveret::Result<()> {
+/// let client = Client::connect("amqp://guest:guest@localhost:5672/").await?;
+/// Outbox::open("sqlite:app.db")?.relay(&client, CancellationToken::new()).await
+/// # }
+/// ```
+///
+/// The relay sends in order for each queue and each exchange, and deletes a row after the broker's confirm. A crash in between
+/// sends the message twice, under one job id; it never loses one. On RabbitMQ, an event that the full queue of one subscriber
+/// refuses reaches the other subscribers at each attempt, under one id. Of several relays on one database, one works at a time.
+/// No client may have the same file open as its broker: it would take the jobs itself.
 #[derive(Debug)]
 pub struct Outbox {
-    /// Of the file itself, to which links lead: relays that reach it by different ones are to find the same lock.
+    /// The path of the file itself, with links resolved, so that all relays find the same lock.
     path: PathBuf,
 }
 
 impl Outbox {
-    /// Opens the database that `url` names (`sqlite:app.db`), creating it if need be. What is not there yet is added as
-    /// a client adds it: all of Leveret's tables, of which the jobs stand in `leveret_outbox`, and the journal mode WAL,
-    /// which stays with the file. Waits for the disk, and up to 10 s for a program that writes.
+    /// Opens the database that `url` names (`sqlite:app.db`), and creates it if it is missing. Adds Leveret's tables, of which
+    /// `leveret_outbox` holds the jobs, and sets the journal mode WAL, which stays with the file, as a client does. Waits
+    /// for the disk, and up to 10 s for another program that writes.
+    ///
+    /// ```no_run
+    /// # fn f() -> leveret::Result<()> {
+    /// let outbox = leveret::Outbox::open("sqlite:app.db")?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`Client::connect`] to that URL.
@@ -59,15 +75,14 @@ impl Outbox {
         Ok(Self { path })
     }
 
-    /// Relays to the broker of `client` until `stop` says so. Run it beside your worker, in any process.
+    /// Relays to the broker of `client` until `stop` is cancelled. Run it in any process, for example beside your worker.
     ///
     /// ```no_run
-    /// # mod leveret { pub use queue_core::outbox::{CancellationToken, Outbox}; }
-    /// # use queue_core::client::Client;
+    /// # use leveret::Client;
     /// use leveret::{CancellationToken, Outbox};
     ///
     /// # async fn serve_web() {}
-    /// # async fn f(client: Client) -> queue_core::error::Result<()> {
+    /// # async fn f(client: Client) -> leveret::Result<()> {
     /// let stop = CancellationToken::new();
     /// let outbox = Outbox::open("sqlite:app.db")?;
     /// let relaying = tokio::spawn({
@@ -80,21 +95,20 @@ impl Outbox {
     /// stop.cancel();
     /// relaying.await.expect("the relay does not panic")
     /// # }
-    /// # fn main() {}
     /// ```
     ///
-    /// What the broker does not take (away, full, no such queue or exchange) stays, and holds up nothing but its own queue
-    /// or exchange. A queue is tried again each second, an exchange after 1 s, 2 s, 4 s … and then each minute. What no
-    /// broker can ever take (a name that is too long, a payload above the broker's limit) is set aside: it stays in `leveret_outbox` with the reason in `refused`, which is logged as an error, and
-    /// holds up nothing. Put it right and set `refused` to NULL, or delete it. A file that another program has locked
-    /// for longer than the client's publish timeout is a warning, and tried again each second; so are a full disk, and a
-    /// database that was moved away.
+    /// A message that the broker does not take (it is away, the queue is full, the queue or exchange is missing) stays, and
+    /// blocks only its own queue or exchange. The relay tries a queue again each second, and an exchange after 1 s, 2 s, 4 s …
+    /// and then each minute. A message that no broker can take (its name is too long, its payload above the broker's limit) is set
+    /// aside: it stays in `leveret_outbox` with the reason in `refused`, which is logged as an error, and blocks nothing.
+    /// Correct it and set `refused` to NULL, or delete it. If another program has locked the file for longer than the client's
+    /// publish timeout, the disk is full, or the database was moved away, the relay logs a warning and tries again each second.
     ///
-    /// Cancel safety: dropped, it may have sent jobs that it has not taken out yet, which are then sent again.
+    /// Cancel safety: a relay that is dropped may have sent jobs without deleting their rows; they are sent again.
     ///
     /// # Errors
     /// If the database cannot be read or written any more, was replaced by another file, or the client is closed before
-    /// `stop` says so.
+    /// `stop` is cancelled.
     pub async fn relay(&self, client: &Client, stop: CancellationToken) -> Result<()> {
         crate::runtime::require("a relay")?;
         let Some(_only) = self.become_the_only_one(&stop).await? else { return Ok(()) };
@@ -113,7 +127,7 @@ impl Outbox {
         relay.run().await
     }
 
-    /// The file that the relay which works has locked.
+    /// The lock file of the relay that works.
     fn lock(&self) -> PathBuf {
         let mut path = self.path.clone().into_os_string();
         path.push("-relay");
@@ -162,7 +176,7 @@ struct Relay {
     at: Option<Target>,
     /// SQLite's number of the content that was looked through.
     seen: Option<i64>,
-    /// Whether there may be more to send, whatever that number says.
+    /// True if there may be more to send, whatever that number says.
     is_to_look: bool,
 }
 
@@ -195,7 +209,7 @@ impl Relay {
         }
     }
 
-    /// Begins to send what may be sent now. Says whether to look again at once.
+    /// Begins to send what may be sent now. Returns true to look again at once.
     async fn look(&mut self) -> Result<bool> {
         let now = Instant::now();
         let room = QUEUES - self.tasks.len();
@@ -311,7 +325,7 @@ fn cut_short(error: JoinError) -> Error {
 struct Sent {
     target: Target,
     rows: Rows,
-    /// Why it ended before the last.
+    /// The reason why it ended before the last.
     end: Option<PublishError>,
 }
 
@@ -320,7 +334,7 @@ struct Sent {
 struct Rows {
     /// Confirmed by the broker.
     sent: Vec<i64>,
-    /// What no broker can ever take, and why.
+    /// Rows that no broker can take, with the reason.
     refused: Vec<(i64, String)>,
 }
 
@@ -434,7 +448,7 @@ struct Database {
     place: Arc<Place>,
     /// In the hands of a thread when `None`; lost if the relay was dropped meanwhile.
     connection: Option<Connection>,
-    /// Why the last attempt is to be made again, as it was told.
+    /// The reason why the last attempt is to be made again, as it was told.
     waits: Option<String>,
 }
 

@@ -1,20 +1,20 @@
-//! The trait by which a client reaches what is remembered.
+//! The trait by which a client reaches its broker's store.
 
 use std::fmt;
 
 use super::registry::Registry;
 
-/// Remembers what concerns all workers and clients of a broker, beside the jobs, which stay with the
-/// [`Broker`](crate::broker::Broker). Given by [`Client::store`](crate::client::Client::store).
+/// Keeps the data that all workers and clients of a broker share, beside the jobs, which stay with the
+/// [`Broker`](crate::broker::Broker). Returned by [`Client::store`](crate::client::Client::store).
 ///
-/// `memory:` keeps it in the process, `sqlite:` in the file of the jobs. RabbitMQ has none: AMQP lists no clients, and knows no
-/// compare-and-set. Each duty is a trait of its own, and its methods are asynchronous, since a store may be a server.
+/// `memory:` keeps the store in the process, `sqlite:` in the file of the jobs. RabbitMQ has none: AMQP lists no clients and has
+/// no compare-and-set. Each duty is a trait of its own, with asynchronous methods, since a store may be a server.
 ///
 /// ```
-/// use queue_core::client::Client;
+/// use leveret::Client;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> queue_core::error::Result<()> {
+/// # async fn main() -> leveret::Result<()> {
 /// let (one, other) = (Client::connect("memory:shared").await?, Client::connect("memory:shared").await?);
 /// // Workers that have one store know of each other.
 /// assert_eq!(one.store()?.id(), other.store()?.id());
@@ -22,10 +22,10 @@ use super::registry::Registry;
 /// # Ok(()) }
 /// ```
 pub trait Store: fmt::Debug + Send + Sync {
-    /// Names what is behind this store: the same for all who share it, and for as long as it keeps anything. No two stores
-    /// have the same id, but for copies of one file.
+    /// The id of the store: all its users see the same id, for as long as it keeps data. No two stores have one id, except copies
+    /// of one file.
     fn id(&self) -> &str;
 
-    /// Lists who works, and who sends jobs.
+    /// The list of workers and clients.
     fn registry(&self) -> &dyn Registry;
 }

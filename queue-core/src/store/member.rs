@@ -8,15 +8,15 @@ use super::registry::{FORGOTTEN_AFTER, GONE_AFTER};
 use crate::envelope::JobId;
 use crate::topology::Name;
 
-/// The number of what members of one store agree upon. It goes up when a program must understand something new of the others,
-/// such as a pause: an older one would ignore it.
+/// The version of the protocol between members of one store. It goes up when members must understand something new, such as a
+/// pause, which an older member would ignore.
 pub const PROTOCOL: u32 = 1;
 
 /// A worker or a client, as the registry lists it. See [`Admin::workers`](crate::admin::Admin::workers).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Member {
-    /// Names this member; new at each start, and never used again.
+    /// The member's id; new at each start, and never used again.
     pub id: String,
     /// Tells workers from clients that only send.
     pub kind: MemberKind,
@@ -24,7 +24,7 @@ pub struct Member {
     ///
     /// [`program@host:process`, or as the program says]: crate::client::ClientBuilder::name
     pub name: String,
-    /// The name of its machine; empty where the system does not tell it.
+    /// The name of its machine; empty where the system does not provide it.
     pub host: String,
     /// The process id on that machine.
     pub process: u32,
@@ -32,21 +32,21 @@ pub struct Member {
     pub version: String,
     /// The number of the protocol that it understands: [`PROTOCOL`] of that version.
     pub protocol: u32,
-    /// When it began, by its own clock.
+    /// The moment that it started, by its own clock.
     pub started_at: SystemTime,
-    /// When it gave its last sign of life, by its own clock. It gives one every 5 s.
+    /// The moment of its last heartbeat, by its own clock. It sends one every 5 s.
     pub last_seen: SystemTime,
-    /// It has given no sign of life for 30 s: it was killed, stands still, or cannot reach the store. An hour after its
-    /// last sign of life it is no longer listed.
+    /// True after 30 s without a heartbeat: it was killed, hangs, or cannot reach the store. An hour after its last heartbeat it
+    /// is no longer listed.
     pub is_gone: bool,
     /// The queues that a worker consumes.
     pub queues: Vec<String>,
     /// The tasks that a worker runs.
     pub tasks: Vec<String>,
-    /// How many jobs a worker was working on at its last sign of life.
+    /// The number of jobs that a worker ran at its last heartbeat.
     pub busy: u32,
-    /// The jobs among these that have run for longest, the oldest first: [`MOST_SHOWN`](Self::MOST_SHOWN) at most. A job that
-    /// has blocked its thread from its beginning, without an `await`, is counted in [`busy`](Self::busy) and not shown.
+    /// The jobs that have run for longest, the oldest first, [`MOST_SHOWN`](Self::MOST_SHOWN) at most. A job that has blocked its
+    /// thread from its beginning, without an `await`, counts in [`busy`](Self::busy) and is not shown.
     pub running: Vec<RunningJob>,
 }
 
@@ -56,7 +56,7 @@ pub struct Member {
 pub enum MemberKind {
     /// It runs jobs, and may send some.
     Worker,
-    /// It enqueues, publishes or calls, and no worker of its program uses the same client.
+    /// It enqueues, publishes or calls, and no worker uses the same client.
     Client,
 }
 
@@ -70,7 +70,7 @@ pub struct RunningJob {
     pub task: Name,
     /// The queue that it came from.
     pub queue: Name,
-    /// When its handler began to wait for something: for most jobs, at once.
+    /// The moment that its handler first waited for something: for most jobs, at once.
     pub since: SystemTime,
 }
 
@@ -107,19 +107,19 @@ impl Member {
         }
     }
 
-    /// Judges by this moment if it is gone.
+    /// Sets [`is_gone`](Self::is_gone) as of this moment.
     pub(crate) fn seen_at(mut self, now: SystemTime) -> Self {
         self.is_gone = self.silence(now) >= GONE_AFTER;
         self
     }
 
-    /// Its last sign of life is so old that it is not listed any more.
+    /// True if its last heartbeat is so old that it is no longer listed.
     pub(crate) fn is_forgotten_at(&self, now: SystemTime) -> bool {
         self.silence(now) >= FORGOTTEN_AFTER
     }
 
-    /// How long it has given no sign of life. A last one that is yet to come was given before the clock was set back: a living
-    /// member would have given another by now.
+    /// The time since its last heartbeat. A heartbeat in the future was sent before the clock was set back: a living member
+    /// would have sent another by now.
     fn silence(&self, now: SystemTime) -> Duration {
         now.duration_since(self.last_seen).unwrap_or_else(|ahead| ahead.duration())
     }
@@ -132,7 +132,7 @@ impl RunningJob {
     }
 }
 
-/// The name of this machine; empty where the system does not tell it.
+/// The name of this machine; empty where the system does not provide it.
 fn host() -> String {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let variable = || ["HOSTNAME", "COMPUTERNAME"].into_iter().find_map(|name| std::env::var(name).ok());

@@ -1,4 +1,4 @@
-//! Keeps what is remembered beside the jobs. The broker carries jobs; the store remembers who is there to work on them.
+//! Keeps data beside the jobs. The broker carries jobs; the store lists the workers and clients.
 //!
 //! A [`Store`] is an accessor to small traits, one for each duty. [`Registry`] is the first: it lists the workers and clients
 //! of a broker as [`Member`]s. [`Presence`] keeps the entry of one of them up to date.

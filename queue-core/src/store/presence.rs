@@ -1,4 +1,4 @@
-//! Keeps one member's entry in the registry up to date: registers it, gives signs of life, takes it out at its end. Used by
+//! Keeps one member's entry in the registry up to date: registers it, sends heartbeats, removes it at its end. Used by
 //! `client` and by workers.
 
 use std::fmt;
@@ -15,7 +15,7 @@ use super::registry::{HEARTBEAT, Heartbeat};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result, chain};
 
-/// How long the end of a member waits for the store. What it did not reach is seen to be gone after a while.
+/// How long the end of a member waits for the store. An entry that stays counts as gone after 30 s.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long a heartbeat may take. The next one is tried again before the member would be taken to be gone.
@@ -24,24 +24,24 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// The work of a member at this moment.
 #[derive(Debug, Default)]
 pub struct Doing {
-    /// How many jobs it works on.
+    /// The number of jobs that it runs.
     pub busy: u32,
-    /// Those of them that are shown.
+    /// The running jobs that its entry shows.
     pub running: Vec<RunningJob>,
 }
 
-/// Keeps a member registered until it is [ended](Self::end). Dropped without that, it gives no more signs of life, so that the
-/// member is gone after a while.
+/// Keeps a member registered until it is [ended](Self::end). Dropped without that, it sends no more heartbeats, so that the
+/// member counts as gone after 30 s.
 ///
-/// A store that cannot be reached is tried again at the next heartbeat: it keeps no member from its work.
+/// If the store cannot be reached, the next heartbeat tries again; the member works on meanwhile.
 pub struct Presence {
     leaving: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Presence {
-    /// Registers `member` after `delay`, and again at each heartbeat that finds it missing. `look` tells what it does, and
-    /// `None` while it is not to be listed.
+    /// Registers `member` after `delay`, and again at each heartbeat that finds it missing. `look` returns its work, or `None`
+    /// while it must not be listed.
     pub(crate) fn begin(
         runtime: &Handle,
         store: Arc<dyn Store>,
@@ -66,7 +66,7 @@ impl Presence {
         Self { leaving, task }
     }
 
-    /// Takes the member out of the registry. Waits for a store that cannot be reached for a second at most.
+    /// Removes the member from the registry. Waits a second at most for a store that cannot be reached.
     pub async fn end(mut self) {
         self.leaving.cancel();
         // It fails if its runtime has ended, and then there is nothing to wait for.
@@ -110,7 +110,7 @@ impl Entry {
                 tokio::select! {
                     biased;
                     beaten = beat => beaten.unwrap_or_else(|_| Err(unanswered())),
-                    // Not cut off at once: one that is carried out after the farewell would enter the member again.
+                    // Not cut off at once: a heartbeat that arrives after the removal would enter the member again.
                     () = async { end.cancelled().await; tokio::time::sleep(FAREWELL).await } => return,
                 }
             };
@@ -122,8 +122,8 @@ impl Entry {
                         let (name, error) = (&self.member.name, chain(&error));
                         tracing::warn!(
                             target: "leveret", member = %name, %error,
-                            "the store does not take a heartbeat, so that `Admin::workers` soon shows this member as gone; its \
-                             jobs go on, and each {HEARTBEAT:?} it tries again"
+                            "store refuses the heartbeat: `Admin::workers` will show this member as gone, though its jobs go on; \
+                             next try in {HEARTBEAT:?}"
                         );
                     }
                 }
@@ -134,11 +134,11 @@ impl Entry {
                 () = self.clock.sleep(HEARTBEAT) => {}
             }
         }
-        // One that is not reached in time is seen to be gone.
+        // An entry that stays counts as gone after 30 s.
         let _ = tokio::time::timeout(FAREWELL, self.leave()).await;
     }
 
-    /// Says what the member does, or takes it out of the registry while it is not to be listed.
+    /// Sends a heartbeat with the member's work, or removes the entry while the member must not be listed.
     async fn beat(&mut self, doing: Option<Doing>) -> Result<()> {
         let Some(Doing { busy, running }) = doing else { return self.leave().await };
         let now = self.clock.now();
@@ -151,7 +151,7 @@ impl Entry {
         }
         let Self { member, .. } = self;
         (member.last_seen, member.busy, member.running) = (now, busy, running);
-        // Before it is so: a registration that is cut off may have happened.
+        // Set before the call: a registration that is cut off may have happened.
         self.is_entered = true;
         self.store.registry().register(&self.member).await
     }

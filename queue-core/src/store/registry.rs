@@ -1,4 +1,4 @@
-//! The trait by which workers and clients are registered: who is there, since when, and what runs.
+//! The trait that lists workers and clients: their names, since when they run, and their jobs.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -8,49 +8,60 @@ use async_trait::async_trait;
 use super::member::{Member, RunningJob};
 use crate::error::Result;
 
-/// How often a member gives a sign of life.
+/// The time between two heartbeats of a member.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
-/// A member counts as gone when its last sign of life is older than this: six heartbeats.
+/// A member counts as gone when its last heartbeat is older than this: six heartbeats.
 pub const GONE_AFTER: Duration = Duration::from_secs(30);
-/// An entry is taken out when its last sign of life is older than this. Until then it shows who has died.
+/// An entry is removed when its last heartbeat is older than this. Until then it shows that the member has died.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(60 * 60);
 
-/// Lists the workers and clients of a broker. People ask by [`Admin::workers`](crate::admin::Admin::workers); implemented by
-/// a [`Store`](super::Store).
+/// Lists the workers and clients of a broker. A [`Store`](super::Store) implements it; people ask
+/// [`Admin::workers`](crate::admin::Admin::workers).
+///
+/// ```
+/// # use leveret::Client;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+/// let store = client.store()?;
+/// for member in store.registry().members().await? {
+///     println!("{} ({:?})", member.name, member.kind);
+/// }
+/// # Ok(()) }
+/// ```
 ///
 /// Moments come from the caller's clock, and never from the store's. All methods may be called at the same time from any
-/// task, and are cancel safe in that a dropped future leaves the store usable.
+/// task. They are cancel safe in that a dropped future leaves the store usable.
 #[async_trait]
 pub trait Registry: fmt::Debug + Send + Sync {
-    /// Enters a member; an entry of the same id is replaced. Takes out the entries whose last sign of life is older than
+    /// Enters a member, or replaces its entry. Removes the entries whose last heartbeat is older than
     /// [`FORGOTTEN_AFTER`] at the member's [`last_seen`](Member::last_seen).
     ///
     /// # Errors
     /// If the store cannot be reached or written, or is closed.
     async fn register(&self, member: &Member) -> Result<()>;
 
-    /// Notes a sign of life, and what runs. `false` if no entry has the id, since it was taken out: then the caller registers
-    /// again. Takes out what is forgotten, as [`register`](Self::register) does.
+    /// Records a heartbeat and the running jobs. Returns `false` if no entry has the id, because it was removed: then the caller
+    /// registers again. Removes old entries, as [`register`](Self::register) does.
     ///
     /// # Errors
     /// As `register`.
     async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<bool>;
 
-    /// All entries, those that registered first before the others. [`is_gone`](Member::is_gone) is `false` in all of them:
-    /// whoever lists them judges by a clock of its own.
+    /// All entries, in the order of registration. [`is_gone`](Member::is_gone) is `false` in all of them: the caller sets it by
+    /// its own clock.
     ///
     /// # Errors
     /// If the store cannot be reached, or is closed.
     async fn members(&self) -> Result<Vec<Member>>;
 
-    /// Takes a member out, at its orderly end. One that is not there is no error.
+    /// Removes a member that stops normally. A missing one is no error.
     ///
     /// # Errors
     /// As `register`.
     async fn leave(&self, id: &str) -> Result<()>;
 }
 
-/// A sign of life of one [`Member`].
+/// A heartbeat of one [`Member`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Heartbeat {
@@ -58,14 +69,14 @@ pub struct Heartbeat {
     pub id: String,
     /// The moment, by the member's clock.
     pub at: SystemTime,
-    /// How many jobs the member works on.
+    /// The number of jobs that the member runs.
     pub busy: u32,
-    /// Those of them that are shown.
+    /// The running jobs that its entry shows.
     pub running: Vec<RunningJob>,
 }
 
 impl Heartbeat {
-    /// A sign of life of a member that works on nothing.
+    /// A heartbeat of a member that runs no jobs.
     pub fn new(id: impl Into<String>, at: SystemTime) -> Self {
         Self { id: id.into(), at, busy: 0, running: Vec::new() }
     }
