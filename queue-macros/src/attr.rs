@@ -11,7 +11,7 @@ use crate::errors::Errors;
 use crate::suggest;
 use crate::value::{self, Backoff, Declare, Dlx, ExchangeKind, Format, OrNone, Overflow, QueueType};
 
-/// Which of the two attributes it is.
+/// The attribute: one of two.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Task,
@@ -28,7 +28,7 @@ impl Kind {
     }
 }
 
-/// Whose option it is.
+/// The attributes that know an option.
 const BOTH: &[Kind] = &[Kind::Task, Kind::Subscriber];
 const TASK: &[Kind] = &[Kind::Task];
 const SUBSCRIBER: &[Kind] = &[Kind::Subscriber];
@@ -74,7 +74,7 @@ const OPTIONS: &[(&str, &str, &[Kind])] = &[
 pub(crate) struct Written<T> {
     /// Its name, where it stands.
     pub(crate) key: Ident,
-    /// What it was given.
+    /// The value that it was given.
     pub(crate) value: T,
     /// Where its value stands; for a flag, its name.
     pub(crate) span: Span,
@@ -94,7 +94,7 @@ pub(crate) enum Binding {
     Headers { any: bool, headers: Vec<(String, Lit)> },
 }
 
-/// What stands in the parentheses of `#[task(..)]` or `#[subscriber(..)]`. An option is empty where it was not written, or was written
+/// The options in the parentheses of `#[task(..)]` or `#[subscriber(..)]`. An option is empty where it was not written, or was written
 /// in a way that has been reported.
 pub(crate) struct Attribute {
     pub(crate) kind_of: Kind,
@@ -193,7 +193,7 @@ impl Attribute {
         attribute
     }
 
-    /// Whether the option stands there, readable or not.
+    /// True if the option was written, readable or not.
     pub(crate) fn mentions(&self, option: &str) -> bool {
         self.keys.iter().any(|key| key == option)
     }
@@ -535,7 +535,7 @@ fn span_of(tokens: impl ToTokens) -> Span {
 mod tests {
     use super::*;
 
-    /// What the editor shows at `#[task]`.
+    /// The text that the editor shows at `#[task]`.
     const DOCS: &str = include_str!("task.md");
 
     #[test]

@@ -1,4 +1,4 @@
-//! What takes more than one option to get wrong: what is missing, what contradicts, what has no effect.
+//! Checks that need more than one option: a missing option, a contradiction, an option without effect.
 
 use proc_macro2::{Ident, Span};
 use syn::ext::IdentExt as _;
@@ -235,7 +235,7 @@ fn default_exchange(attribute: &Attribute, errors: &mut Errors) {
     }
 }
 
-/// What the kind of exchange, where it is written, says about bindings. Where only the event's type knows the kind,
+/// Checks the bindings against the kind of exchange, where it is written. Where only the event's type knows the kind,
 /// a constant checks the same.
 fn bindings(attribute: &Attribute, errors: &mut Errors) {
     if matches!(&attribute.exchange, Some(Written { value, .. }) if value.is_empty()) {

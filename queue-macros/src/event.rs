@@ -13,7 +13,7 @@ use crate::{function, schema, suggest};
 
 const OPTIONS: [&str; 7] = ["exchange", "kind", "key", "headers", "name", "format", "crate"];
 
-/// What stands in `#[event(..)]`.
+/// The options in `#[event(..)]`.
 #[derive(Default)]
 struct Options {
     exchange: Option<LitStr>,
@@ -130,7 +130,7 @@ impl Options {
         self.name.as_ref().map_or_else(|| ident.unraw().to_string(), LitStr::value)
     }
 
-    /// What takes more than one option to get wrong.
+    /// Checks that need more than one option.
     fn check(&self, fields: &[Ident], errors: &mut Errors) -> Option<ExchangeKind> {
         for (option, example) in [("exchange", "exchange = \"order.events\""), ("kind", "kind = \"fanout\"")]
         {
@@ -329,7 +329,7 @@ fn allowances(input: &DeriveInput) -> TokenStream {
     allowances
 }
 
-/// What describes the event, in a program that wants to know. Its own `JsonSchema` counts, where it has one. Says what
+/// The description of the event, in a program with the feature `schema`. Its own `JsonSchema` counts, where it has one. Says what
 /// it knows itself and does not ask the impl, which an event without serde's derives has not.
 fn description(
     input: &DeriveInput,
@@ -424,7 +424,7 @@ fn fallback(
     }
 }
 
-/// The same place, with names that mean what they mean here: in a `macro_rules!`, its caller's `self` is another.
+/// The span, with names resolved at the call site: in a `macro_rules!`, `self` would be another.
 fn ours(span: Span) -> Span {
     span.resolved_at(Span::call_site())
 }

@@ -23,7 +23,7 @@ pub(crate) fn expand(model: &Model) -> TokenStream {
     quote!(#function #checks #payload #task #handler #description)
 }
 
-/// Whether each by-value parameter can be a field, in words of our own. Before the payload, since the compiler reports in
+/// Checks that each by-value parameter can be a field, in words of our own. Before the payload, since the compiler reports in
 /// the order of the code, and what serde's derives say of a worker's state leads away from `&T`.
 fn checks(model: &Model) -> TokenStream {
     let Model { function, private, .. } = model;
@@ -109,7 +109,7 @@ fn fields(model: &Model) -> impl Iterator<Item = &Field> {
     })
 }
 
-/// What whoever enqueues needs to know.
+/// The impl of `Task`, for producers.
 fn task(model: &Model) -> TokenStream {
     let Model { function, private, name, payload, attribute, .. } = model;
     let conditions = function.conditions();
@@ -209,7 +209,7 @@ pub(crate) fn options(attribute: &Attribute, private: &TokenStream) -> TokenStre
         .unwrap_or_else(|| quote!(<#private::TaskOptions as ::core::default::Default>::default()))
 }
 
-/// The same, if an option was written.
+/// The options that were written, over the defaults; `None` if none was.
 fn changed_options(attribute: &Attribute, private: &TokenStream) -> Option<TokenStream> {
     let options = Ident::new("__options", Span::mixed_site());
     let mut changes = TokenStream::new();
@@ -253,7 +253,7 @@ fn changed_options(attribute: &Attribute, private: &TokenStream) -> Option<Token
     (!changes.is_empty()).then(|| quote!({ let mut #options = #defaults; #changes #options }))
 }
 
-/// What describes the task, in a program that wants to know.
+/// The description of the task, in a program with the feature `schema`.
 fn description(model: &Model) -> TokenStream {
     let Model { function, private, payload, .. } = model;
     let conditions = function.conditions();
@@ -303,7 +303,7 @@ fn description(model: &Model) -> TokenStream {
     }
 }
 
-/// What a worker needs, which is nothing where the program has none.
+/// The registration for workers, which is empty where the program has none.
 fn handler(model: &Model) -> TokenStream {
     let Model { function, private, payload, .. } = model;
     let conditions = function.conditions();
@@ -368,7 +368,7 @@ pub(crate) fn needs(model: &Model) -> Vec<TokenStream> {
 pub(crate) struct Reading {
     /// Reads it, or returns the outcome of a bad message.
     pub(crate) statement: TokenStream,
-    /// What a by-value parameter is given.
+    /// The value of a by-value parameter.
     pub(crate) argument: Box<dyn Fn(&Field) -> TokenStream>,
 }
 

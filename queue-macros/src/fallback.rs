@@ -1,4 +1,4 @@
-//! What is emitted beside a mistake: enough of a task that the rest of the program compiles, so that one typo is
+//! The code that is emitted beside a mistake: enough of a task that the rest of the program compiles, so that one typo is
 //! one error. Nothing of it ever runs.
 
 use proc_macro2::TokenStream;

@@ -30,7 +30,7 @@ impl Function {
     }
 }
 
-/// Whether a function's signature follows: `fn`, with qualifiers before it.
+/// True if a function's signature follows: `fn`, with qualifiers before it.
 fn begins_function(input: ParseStream<'_>) -> bool {
     let ahead = input.fork();
     loop {
@@ -54,7 +54,7 @@ impl Function {
         &self.signature.ident
     }
 
-    /// Whether its first parameter is `self`.
+    /// True if its first parameter is `self`.
     pub(crate) fn is_method(&self) -> bool {
         self.signature.receiver().is_some()
     }
@@ -64,7 +64,7 @@ impl Function {
         self.attributes.iter().filter(move |attribute| attribute.path().is_ident(name))
     }
 
-    /// What all that is generated beside it must carry: it exists under the same conditions.
+    /// The `cfg` attributes, which all code generated beside the function must carry.
     pub(crate) fn conditions(&self) -> Vec<&Attribute> {
         self.attributes("cfg").collect()
     }
@@ -88,12 +88,12 @@ impl Function {
     }
 }
 
-/// Whether an attribute of a parameter is meant for the payload's field.
+/// True if an attribute of a parameter is meant for the payload's field.
 pub(crate) fn belongs_to_field(attribute: &Attribute) -> bool {
     attribute.path().is_ident("serde") || attribute.path().is_ident("doc")
 }
 
-/// The same allowance for what is generated, if the attribute is one.
+/// The lint allowance for the generated code, if the attribute is one.
 pub(crate) fn allowance(attribute: &Attribute) -> Option<TokenStream> {
     let Meta::List(list) = &attribute.meta else { return None };
     if list.path.is_ident("allow") {

@@ -1,4 +1,4 @@
-//! What attribute and function mean together: a task with a name, a payload and what it is given.
+//! The meaning of attribute and function together: a task with a name, a payload and its parameters.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote};
@@ -78,7 +78,7 @@ impl Model {
         })
     }
 
-    /// Whether the function runs on the blocking pool.
+    /// True if the function runs on the blocking pool.
     pub(crate) fn is_blocking(&self) -> bool {
         self.function.signature.asyncness.is_none()
     }
@@ -189,7 +189,7 @@ fn output(attribute: &Attribute, function: &Function, errors: &mut Errors) -> To
     }
 }
 
-/// Whether a type is one that every program knows, and none of a task's.
+/// True if a type is one of the language or the prelude, and not of the user's program.
 fn is_plain_value(ty: &Type) -> bool {
     match ty {
         Type::Tuple(tuple) => !tuple.elems.is_empty(),

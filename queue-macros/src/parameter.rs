@@ -11,7 +11,7 @@ use syn::{Attribute, FnArg, LitStr, Pat, PatType, Token, Type, TypeReference};
 use crate::errors::Errors;
 use crate::function::{allowance, belongs_to_field};
 
-/// What a parameter is given.
+/// The source of a parameter's value.
 pub(crate) enum Parameter {
     /// A field of the payload.
     Field(Field),
@@ -21,7 +21,7 @@ pub(crate) enum Parameter {
 
 /// A field of the payload.
 pub(crate) struct Field {
-    /// What serde and rustdoc are told of it.
+    /// The attributes for serde and rustdoc.
     pub(crate) attributes: Vec<Attribute>,
     /// Lints that the parameter allows.
     pub(crate) allowances: Vec<TokenStream>,
@@ -210,7 +210,7 @@ fn bare(mut ty: &Type) -> &Type {
     }
 }
 
-/// `str` or `[T]`: nobody's state, but what a borrowed payload would look like.
+/// `str` or `[T]`: no state, but a payload written as a borrow.
 fn is_borrowed_text_or_slice(ty: &Type) -> bool {
     match bare(ty) {
         Type::Slice(_) => true,
@@ -219,7 +219,7 @@ fn is_borrowed_text_or_slice(ty: &Type) -> bool {
     }
 }
 
-/// What to take instead of `str` or `[T]`: as the user would write it, and as an absolute path.
+/// The type to take instead of `str` or `[T]`: as the user would write it, and as an absolute path.
 fn owned(ty: &Type) -> (TokenStream, TokenStream) {
     match bare(ty) {
         Type::Slice(slice) => {

@@ -1,4 +1,4 @@
-//! What describes a task or an event to programs with the feature `schema`: a copy of its struct, of which schemars
+//! Describes a task or an event to programs with the feature `schema`, by a copy of its struct, of which schemars
 //! makes a JSON Schema as it makes one of the struct itself. A copy, since whether the feature is on is known only to
 //! `__private::described!`, which keeps all this or drops it: the struct that the program uses stays the same.
 
@@ -47,7 +47,7 @@ pub(crate) fn shape<'a>(
         let docs = attributes.iter().filter(|attribute| attribute.path().is_ident("doc"));
         let is_by_hand = WRITTEN_BY_HAND.iter().any(|option| options.has(option));
         let described = if is_by_hand {
-            // Nobody but the function that writes it knows what it looks like.
+            // Only the function that writes it knows its form.
             "__private::serde_json::Value".to_owned()
         } else {
             let stand_in = format_ident!("__Field{index}");
@@ -87,7 +87,7 @@ pub(crate) fn shape<'a>(
     }
 }
 
-/// What serde is told of a struct or a field.
+/// The serde attributes of a struct or a field.
 struct Options(Vec<Meta>);
 
 impl Options {
@@ -108,7 +108,7 @@ impl Options {
         self.find(option).is_some()
     }
 
-    /// Whether it stands there without a value.
+    /// True if it was written without a value.
     fn is_bare(&self, option: &str) -> bool {
         matches!(self.find(option), Some(Meta::Path(_)))
     }
@@ -128,7 +128,7 @@ impl Options {
     }
 }
 
-/// What stands in documentation comments, as one text.
+/// The text of documentation comments.
 pub(crate) fn doc(attributes: &[Attribute]) -> String {
     let lines = attributes.iter().filter_map(|attribute| match &attribute.meta {
         Meta::NameValue(meta) if meta.path.is_ident("doc") => match &meta.value {

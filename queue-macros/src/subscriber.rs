@@ -20,7 +20,7 @@ pub(crate) fn expand(model: &Model) -> TokenStream {
     quote!(#function #marker #checks #handler)
 }
 
-/// What is emitted beside a mistake. Nothing of it ever runs.
+/// The code that is emitted beside a mistake. It never runs.
 pub(crate) fn fallback(model: &Model) -> TokenStream {
     let Model { function, private, payload, .. } = model;
     let conditions = function.conditions();
@@ -62,7 +62,7 @@ fn marker(model: &Model) -> TokenStream {
         #[derive(::core::clone::Clone, ::core::marker::Copy, ::core::fmt::Debug)]
         #item
 
-        // So that neither is dead code where nobody names them.
+        // So that neither is dead code where the program does not name them.
         #(#conditions)*
         #allowances
         const _: #payload = {
@@ -72,7 +72,7 @@ fn marker(model: &Model) -> TokenStream {
     }
 }
 
-/// What the event's type must agree with.
+/// Checks at compile time that the event's type agrees with the attribute.
 fn checks(model: &Model) -> TokenStream {
     let Model { function, private, attribute, .. } = model;
     let conditions = function.conditions();

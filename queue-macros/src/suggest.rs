@@ -11,7 +11,7 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
         .map(|(_, candidate)| candidate)
 }
 
-/// What other libraries call it, or what it is often taken for: the word of ours for an option's name.
+/// The option that is meant by a name from another library, or by a common mistake.
 pub(crate) fn synonym(word: &str) -> Option<&'static str> {
     SYNONYMS.iter().find(|(_, words)| words.contains(&word)).map(|(ours, _)| *ours)
 }
@@ -38,7 +38,7 @@ const SYNONYMS: &[(&str, &[&str])] = &[
     ("format", &["content_type", "codec", "serializer"]),
 ];
 
-/// Why there is no such option, where there is none to take its place.
+/// The reason why there is no such option, where there is none to take its place.
 pub(crate) fn needless(word: &str) -> Option<&'static str> {
     Some(match word {
         "durable" | "persistent" | "delivery_mode" => {

@@ -176,7 +176,7 @@ pub(crate) fn format(value: &Expr) -> Result<Format> {
     choice(value, &[("json", Format::Json), ("msgpack", Format::MessagePack), ("cbor", Format::Cbor)])
 }
 
-/// What AMQP carries as a short string.
+/// A text that fits AMQP's short string.
 pub(crate) fn check_length(name: &str) -> std::result::Result<(), String> {
     match name.len() {
         0 => Err("an empty name: give it at least one character".to_owned()),
