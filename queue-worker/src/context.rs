@@ -1,4 +1,4 @@
-//! What a handler may know about its job and do besides it: `&Context`.
+//! The context of a running job, which its handler takes as `&Context`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,51 +20,68 @@ use crate::slots::Slot;
 use crate::state::State;
 use crate::steps::Steps;
 
-/// What all jobs of one queue of one worker find around them.
+/// The environment that all jobs of one queue of one worker share.
 pub(crate) struct Environment {
     pub(crate) client: Client,
     pub(crate) queue: Name,
-    /// What by-reference parameters get.
+    /// The values of by-reference parameters.
     pub(crate) state: State,
-    /// How far the worker has gone in stopping.
+    /// The steps of the worker's stop.
     pub(crate) steps: Arc<Steps>,
-    /// The functions without `async` that run.
+    /// The running functions without `async`.
     pub(crate) blocking: Arc<Blocking>,
 }
 
-/// What a job's task says of its run.
+/// The options of one run, from the job's task.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Run {
     /// The task's name on the wire.
     pub(crate) task: &'static str,
     pub(crate) timeout: Option<Duration>,
-    /// Whether the handler sees all of AMQP's properties, as a subscriber does.
+    /// True if the handler sees all of AMQP's properties, as a subscriber does.
     pub(crate) is_event: bool,
-    /// Whether somebody waits for what the handler returns.
+    /// True if a caller waits for the handler's result.
     pub(crate) is_call: bool,
     pub(crate) started: Instant,
 }
 
-/// What a handler may know about its job. A task takes it as `&Context`.
+/// The context of a running job: its id, attempt, deadline, headers, and a client to enqueue more. A task takes it as
+/// `&Context`.
+///
+/// ```
+/// use leveret::{Context, TaskResult, task};
+///
+/// #[task(queue = "reports", retries = 3)]
+/// async fn report(context: &Context, month: String) -> TaskResult {
+///     println!("{} {}, attempt {}", context.task(), context.id(), context.attempt());
+///     context.client().enqueue(SendReport { month }).await?;
+///     Ok(())
+/// }
+///
+/// #[task(queue = "emails")]
+/// async fn send_report(month: String) {
+///     println!("{month}");
+/// }
+/// ```
 pub struct Context {
     pub(crate) id: JobId,
     pub(crate) task: &'static str,
     pub(crate) attempt: u32,
     pub(crate) deadline: Option<Instant>,
-    /// The attempt timed out. That the worker stops is in the environment's steps: one token for all jobs.
+    /// Cancelled when the attempt times out. The worker's stop is in the environment's steps: one token for all jobs.
     pub(crate) timed_out: CancellationToken,
     pub(crate) exchange: String,
     pub(crate) routing_key: String,
     pub(crate) redelivered: bool,
     pub(crate) headers: Headers,
-    /// Somebody waits for what the handler returns.
+    /// True if a caller waits for the handler's result.
     pub(crate) is_call: bool,
-    /// What the payload is written in. Whether that is known matters only to whoever reads it.
+    /// The format of the payload. An unknown one is an error only when the payload is read.
     pub(crate) format: Result<Format, UnknownFormat>,
-    /// What is asked for less often. Empty for a job that has none of it.
+    /// Properties that few handlers ask for. Empty for a job that has none of them.
     properties: Option<Box<Properties>>,
     pub(crate) environment: Arc<Environment>,
-    /// Freed with the context, and so only when the handler has let go of it: a blocking function that outlives its
+    /// Freed with the context, and so only when the handler has dropped it: a blocking function that outlives its
     /// timeout keeps its slot.
     _slot: Slot,
 }
@@ -101,7 +118,7 @@ impl Properties {
 }
 
 impl Context {
-    /// The context of `delivery`. Takes out of it what its settlement does not need.
+    /// The context of `delivery`. Moves out of it the parts that its settlement does not need.
     pub(crate) fn new(environment: Arc<Environment>, slot: Slot, run: Run, delivery: &mut Delivery) -> Self {
         let Run { task, timeout, is_event, is_call, started } = run;
         Self {
@@ -150,7 +167,7 @@ impl Context {
         message
     }
 
-    /// What watchers of the worker are told of the job.
+    /// The job, as events of the worker name it.
     pub(crate) fn job_info(&self) -> JobInfo {
         JobInfo {
             id: self.id.clone(),
@@ -168,24 +185,36 @@ impl Context {
 
     /// The job's id: the same through all its attempts and replays, and so the key to deduplicate by.
     ///
-    /// Only a message of another program may come without one (AMQP `message_id`), and then this is one of our making; see
+    /// ```
+    /// use leveret::{Context, TaskResult, task};
+    /// # struct Bank;
+    /// # impl Bank { async fn charge(&self, key: &str, cents: u64) -> TaskResult { let _ = (key, cents); Ok(()) } }
+    ///
+    /// #[task(queue = "charges")]
+    /// async fn charge(context: &Context, bank: &Bank, cents: u64) -> TaskResult {
+    ///     // The bank charges once for each key, however often the job runs.
+    ///     bank.charge(context.id().as_str(), cents).await
+    /// }
+    /// ```
+    ///
+    /// Only a message of another program may have no id (AMQP `message_id`); Leveret then generates one, see
     /// [`has_stable_id`](Self::has_stable_id).
     pub fn id(&self) -> &JobId {
         &self.id
     }
 
-    /// Whether the job brought its [`id`](Self::id), as all do that Leveret enqueues.
+    /// True if the message carried its [`id`](Self::id), as all do that Leveret enqueues.
     ///
-    /// A message without AMQP's `message_id` is given an id when it is delivered. Its retries, its dead letter and their
-    /// replays keep that id. But when a worker dies before it has settled the message, or loses its connection, the message
-    /// comes again as it was, and gets another id: AMQP has nothing else to know it by. So deduplicate such a job by what
-    /// its payload says, through all its attempts, or have its producer set `message_id`:
+    /// A message without AMQP's `message_id` gets an id when it is delivered. Its retries, its dead letter and their
+    /// replays keep that id. But if a worker ends or loses its connection before it has settled the message, the message
+    /// is delivered again unchanged, and gets another id: AMQP has nothing else to identify it. So deduplicate such a job by
+    /// its payload, through all its attempts, or have its producer set `message_id`:
     ///
     /// ```
-    /// # use queue_core::outcome::TaskResult;
-    /// # use queue_worker::Context;
+    /// use leveret::{Context, TaskResult, task};
     /// # async fn charge_once(key: &str) -> TaskResult { let _ = key; Ok(()) }
-    /// // #[task(queue = "charges")]
+    ///
+    /// #[task(queue = "charges")]
     /// async fn charge(context: &Context, order: u64) -> TaskResult {
     ///     let key = if context.has_stable_id() { context.id().to_string() } else { format!("order {order}") };
     ///     charge_once(&key).await
@@ -205,12 +234,32 @@ impl Context {
         &self.environment.queue
     }
 
-    /// Which attempt this is, from 1.
+    /// The number of this attempt, from 1.
+    ///
+    /// ```
+    /// # use leveret::{Context, TaskResult, task};
+    /// #[task(queue = "imports", retries = 5)]
+    /// async fn import(context: &Context, path: String) -> TaskResult {
+    ///     let mirror = if context.attempt() < 3 { "a.example.com" } else { "b.example.com" };
+    ///     println!("{path} from {mirror}");
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// When the attempt times out; `None` where the task has no timeout.
+    /// The moment that the attempt times out; `None` where the task has no timeout.
+    ///
+    /// ```
+    /// # use std::time::{Duration, Instant};
+    /// # use leveret::{Context, task};
+    /// #[task(queue = "imports", timeout = "30s")]
+    /// async fn import(context: &Context, path: String) {
+    ///     let left = context.deadline().map(|deadline| deadline - Instant::now());
+    ///     println!("{path}: {left:?} left");
+    /// }
+    /// ```
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
@@ -225,40 +274,96 @@ impl Context {
         &self.routing_key
     }
 
-    /// Says that the broker has delivered this attempt before, so that it may have run in part. Also true where RabbitMQ says otherwise,
-    /// because a copy took the place of a job that was given back.
+    /// True if the broker has delivered this attempt before, so that it may have run in part. Also true for a copy that replaces a
+    /// returned job, which RabbitMQ does not mark.
     pub fn is_redelivered(&self) -> bool {
         self.redelivered
     }
 
     /// The message's headers.
+    ///
+    /// ```
+    /// # use leveret::{Context, HeaderValue, task};
+    /// #[task(queue = "emails")]
+    /// async fn send_email(context: &Context, to: String) {
+    ///     // Set by `.header("tenant", "blue")`.
+    ///     let tenant = context.headers().get("tenant").and_then(HeaderValue::as_str);
+    ///     println!("{to} of {tenant:?}");
+    /// }
+    /// ```
     pub fn headers(&self) -> &Headers {
         &self.headers
     }
 
-    /// The program that published the message, if it says so (AMQP `app_id`).
+    /// The program that published the message, if the message names it (AMQP `app_id`).
     pub fn app_id(&self) -> Option<&str> {
         self.properties.as_ref()?.app_id.as_deref()
     }
 
-    /// The user who published the message, if it says so (AMQP `user_id`). RabbitMQ has checked it. On a retry or replay it
-    /// comes from a header, `q-user-id`, which anybody may write who may publish.
+    /// The user that published the message, if the message names it (AMQP `user_id`). RabbitMQ has checked it. On a retry or
+    /// replay it comes from the header `q-user-id`, which every user that may publish can write.
     pub fn user_id(&self) -> Option<&str> {
         self.headers.get(header::USER_ID).and_then(HeaderValue::as_str)
     }
 
     /// A client on the worker's broker, to enqueue more.
+    ///
+    /// ```
+    /// # use leveret::{Context, TaskResult, task};
+    /// #[task(queue = "newsletters")]
+    /// async fn newsletter(context: &Context, readers: Vec<String>) -> TaskResult {
+    ///     let mails = readers.into_iter().map(|to| SendEmail { to });
+    ///     context.client().enqueue_all(mails).await.all_ok()?;
+    ///     Ok(())
+    /// }
+    ///
+    /// #[task(queue = "emails")]
+    /// async fn send_email(to: String) {
+    ///     println!("to {to}");
+    /// }
+    /// ```
     pub fn client(&self) -> &Client {
         &self.environment.client
     }
 
-    /// Whether the attempt should end: it timed out, or the worker was told to stop at once. A blocking function
-    /// looks here from time to time, since nobody can stop it.
+    /// True if the attempt should end: it timed out, or the worker's shutdown timeout is over. A blocking function cannot be
+    /// stopped, and so should check this from time to time.
+    ///
+    /// ```
+    /// # use leveret::{Context, task};
+    /// #[task(queue = "primes", timeout = "1m")]
+    /// fn count_primes(context: &Context, below: u64) -> Result<u64, String> {
+    ///     let mut primes = 0;
+    ///     for n in 2..below {
+    ///         if context.is_cancelled() {
+    ///             return Err(format!("cancelled at {n}"));
+    ///         }
+    ///         primes += u64::from((2..n).all(|factor| n % factor != 0));
+    ///     }
+    ///     Ok(primes)
+    /// }
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         self.timed_out.is_cancelled() || self.environment.steps.is_cancelling()
     }
 
-    /// Waits until the attempt should end. Cancel safe.
+    /// Waits until the attempt should end, as [`is_cancelled`](Self::is_cancelled) tells. Cancel safe.
+    ///
+    /// ```
+    /// # use leveret::{Context, TaskResult, task};
+    /// # async fn copy(path: &str) -> TaskResult { let _ = path; Ok(()) }
+    /// # async fn clean_up(path: &str) { let _ = path; }
+    /// #[task(queue = "copies", timeout = "10m")]
+    /// async fn copy_file(context: &Context, path: String) -> TaskResult {
+    ///     tokio::select! {
+    ///         copied = copy(&path) => copied,
+    ///         () = context.cancelled() => {
+    ///             clean_up(&path).await;
+    ///             Err("cancelled".into())
+    ///         }
+    ///     }
+    /// }
+    /// ```
     pub async fn cancelled(&self) {
         tokio::select! {
             () = self.timed_out.cancelled() => {}

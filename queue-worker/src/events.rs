@@ -1,6 +1,6 @@
-//! What a worker tells about its jobs. Fed by `execute` and `settle`; read by the program.
+//! The events of a worker's jobs. Written by `execute` and `settle`; read by the program.
 //!
-//! Events are news, not a ledger: they are not kept, and a reader that is slow misses some and is told how many.
+//! Events are not stored: a slow reader misses some, and gets their number instead.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,14 +16,14 @@ use queue_core::settlement::Reason;
 use queue_core::topology::Name;
 use tokio::sync::mpsc;
 
-/// Which run of which job a [`JobEvent`] is about.
+/// The job and attempt of a [`JobEvent`].
 ///
 /// ```
-/// # use queue_worker::{JobEvent, Worker};
+/// # use leveret::{JobEvent, Worker};
 /// # fn f(worker: Worker) -> Worker {
 /// worker.on_event(|event| {
 ///     if let JobEvent::Dead { job, reason, .. } = event {
-///         tracing::error!(task = job.task(), queue = job.queue(), id = %job.id, %reason, "somebody must look at this");
+///         tracing::error!(task = job.task(), queue = job.queue(), id = %job.id, %reason, "page the operator");
 ///     }
 /// })
 /// # }
@@ -33,12 +33,12 @@ use tokio::sync::mpsc;
 pub struct JobInfo {
     /// The job's id, the same through all its attempts.
     pub id: JobId,
-    /// The task it names, whether this worker knows it or not. Empty for a message that names none and for which
-    /// the queue has no task.
+    /// The task that it names, known to this worker or not. Empty for a message that names none, in a queue without a default
+    /// task.
     pub task: Name,
-    /// The queue it came from.
+    /// The queue that it came from.
     pub queue: Name,
-    /// Which attempt it was, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
 }
 
@@ -54,12 +54,25 @@ impl JobInfo {
     }
 }
 
-/// What became of a job. Retries, snoozes and dead letters are told after the broker has confirmed the copy; successes and
-/// releases when the broker was told, since AMQP confirms no ack.
+/// An event of a job's life on this worker. Retries, snoozes and dead letters are reported after the broker has confirmed the
+/// copy; successes and releases when the ack was sent, since AMQP does not confirm acks.
+///
+/// ```
+/// use leveret::JobEvent;
+///
+/// fn count(event: &JobEvent) -> &'static str {
+///     match event {
+///         JobEvent::Succeeded { .. } => "jobs_succeeded_total",
+///         JobEvent::Retried { .. } => "jobs_retried_total",
+///         JobEvent::Dead { .. } => "jobs_dead_total",
+///         _ => "jobs_other_total",
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum JobEvent {
-    /// The handler is about to run. Not told of messages that no handler of this worker can take.
+    /// The handler is about to run. Not emitted for messages that no handler of this worker can take.
     Started {
         /// The job.
         job: JobInfo,
@@ -77,18 +90,18 @@ pub enum JobEvent {
         job: JobInfo,
         /// How long the attempt took.
         took: Duration,
-        /// How long it waits at least.
+        /// The shortest wait before it runs again.
         after: Duration,
-        /// Why.
+        /// The reason of the failure.
         reason: Reason,
     },
-    /// The job was put off: it comes again, and this counts neither as an attempt nor as a failure.
+    /// The handler put the job off: it comes again, and this counts neither as an attempt nor as a failure.
     Snoozed {
         /// The job.
         job: JobInfo,
-        /// How long it took to find that out.
+        /// How long the handler took.
         took: Duration,
-        /// When it may come again.
+        /// The moment from which it may run again.
         until: SystemTime,
     },
     /// The job is a dead letter now.
@@ -97,7 +110,7 @@ pub enum JobEvent {
         job: JobInfo,
         /// How long the attempt took.
         took: Duration,
-        /// Why.
+        /// The reason of the failure.
         reason: Reason,
     },
     /// The job failed, and its caller was told. A call is not tried again, and is no dead letter.
@@ -106,38 +119,38 @@ pub enum JobEvent {
         job: JobInfo,
         /// How long the attempt took.
         took: Duration,
-        /// Why.
+        /// The reason of the failure.
         reason: Reason,
     },
-    /// The job's caller had given up before it could begin. It was not run, and is gone from the broker.
+    /// The job's caller had given up before the job began. It was not run, and is deleted from the broker.
     Abandoned {
         /// The job.
         job: JobInfo,
     },
-    /// The job was not run, or was cut off: it went back to its queue because the worker stops, or waits to run alone because the
+    /// The job was not run, or was cut off. It went back to its queue because the worker stops, or waits to run alone because the
     /// processes that held it before have ended.
     Released {
         /// The job.
         job: JobInfo,
     },
-    /// The broker did not take the settlement, and will deliver the job again.
+    /// The settlement did not reach the broker, which will deliver the job again.
     SettleFailed {
         /// The job.
         job: JobInfo,
-        /// What went wrong, with its causes.
+        /// The error, with its causes.
         error: String,
     },
-    /// So many deliveries of a queue were lost before their jobs began: the connection or channel that brought them was
-    /// gone, or another program had taken them over. They were not run here; the broker delivers them again.
+    /// Deliveries of a queue were lost before their jobs began: the connection or channel that brought them was lost, or another
+    /// program took them over. They were not run here; the broker delivers them again.
     Lost {
         /// The queue.
         queue: Name,
-        /// How many.
+        /// The number of deliveries.
         count: u64,
     },
-    /// This reader was too slow, and has missed so many events before the next one.
+    /// This reader was too slow, and missed events before the next one.
     Missed {
-        /// How many.
+        /// The number of events.
         count: u64,
     },
 }
@@ -160,21 +173,35 @@ impl JobEvent {
     }
 }
 
-/// Events as they happen, from the moment of [`Worker::events`](crate::Worker::events) on; ends when the worker
-/// has stopped. A `futures` stream.
+/// The events of a worker, from the call of [`Worker::events`](crate::Worker::events) until the worker has stopped. A
+/// `futures` stream.
 ///
-/// Holds at most [`CAPACITY`](Self::CAPACITY) events; what comes beyond them is dropped and counted, since a worker
-/// never waits for who watches it.
+/// ```
+/// use leveret::{JobEvent, JobEvents};
+///
+/// async fn watch(mut events: JobEvents) {
+///     while let Some(event) = events.next().await {
+///         match event {
+///             JobEvent::Retried { job, after, reason, .. } => println!("{} again in {after:?}: {reason}", job.id),
+///             JobEvent::Missed { count } => println!("{count} events were missed"),
+///             _ => {}
+///         }
+///     }
+/// }
+/// ```
+///
+/// Holds at most [`CAPACITY`](Self::CAPACITY) events; further events are dropped and counted, since a worker
+/// never waits for its readers.
 #[derive(Debug)]
 pub struct JobEvents {
     events: mpsc::Receiver<JobEvent>,
     missed: Arc<AtomicU64>,
-    /// Taken out of the channel, but told only after the [`JobEvent::Missed`] that goes before it.
+    /// Taken out of the channel, and returned after the [`JobEvent::Missed`] that precedes it.
     next: Option<JobEvent>,
 }
 
 impl JobEvents {
-    /// How many events wait for their reader at most.
+    /// The largest number of events that wait for their reader.
     pub const CAPACITY: usize = 4096;
 
     /// The next event; `None` when the worker has stopped. Cancel safe.
@@ -209,7 +236,7 @@ pub(crate) type Listener = Box<dyn Fn(&JobEvent) + Send + Sync>;
 /// The worker's end of all [`JobEvents`].
 #[derive(Default)]
 pub(crate) struct Emitter {
-    /// Whether anybody listens: without, an event is not even built.
+    /// True once there is a listener or reader: without one, no event is built.
     is_heard: AtomicBool,
     /// Set once, when the worker starts.
     listeners: OnceLock<Vec<Listener>>,
@@ -245,7 +272,7 @@ impl Emitter {
         }
         let event = event();
         for listener in self.listeners.get().into_iter().flatten() {
-            // A listener that panics must not take the job with it. The panic hook has printed it.
+            // A panic of a listener must not end the job. The panic hook has printed it.
             let _ = catch_unwind(AssertUnwindSafe(|| listener(&event)));
         }
         for reader in self.readers.read().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -267,7 +294,16 @@ impl fmt::Debug for Emitter {
     }
 }
 
-/// What became of the jobs of one run of a worker, counted.
+/// The counts of one run of a worker. Returned by [`Worker::run_until_idle`](crate::Worker::run_until_idle).
+///
+/// ```
+/// # use leveret::{Client, Summary, Worker};
+/// # async fn f(client: Client) -> leveret::Result<()> {
+/// let summary: Summary = Worker::new(&client).run_until_idle().await?;
+/// // 3 succeeded, 1 retried, 0 dead, 0 released
+/// println!("{summary}");
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
@@ -275,7 +311,7 @@ pub struct Summary {
     pub succeeded: u64,
     /// Attempts that failed and run again.
     pub retried: u64,
-    /// Times that a job was put off, without an attempt.
+    /// Snoozes, which cost no attempt.
     pub snoozed: u64,
     /// Jobs that became dead letters.
     pub dead: u64,

@@ -22,13 +22,22 @@ use crate::version;
 /// A future on the heap that can go from thread to thread.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What `#[task]` makes of a function.
+/// The function that `#[task]` generates.
 pub type Handler = fn(Call) -> BoxFuture<'static, Outcome>;
 
-/// One run of one job: what a handler, and the middleware around it, is given.
+/// One run of one job: the argument of a handler and of the layers around it ([`Worker::layer`](crate::Worker::layer)).
+///
+/// ```
+/// use leveret::Call;
+///
+/// fn describe(call: &Call) -> String {
+///     let context = call.context();
+///     format!("{} {}: {} bytes", context.task(), context.id(), call.raw_payload().len())
+/// }
+/// ```
 pub struct Call {
     payload: Bytes,
-    /// An `Arc`, so that `&Context` is found in the same way as any state.
+    /// An `Arc`, so that `&Context` is looked up like any state.
     context: Arc<Context>,
     run: Handler,
 }
@@ -48,7 +57,7 @@ impl Call {
         &self.context
     }
 
-    /// How what the handler returns is written for its caller; `None` if nobody waits for it.
+    /// The format of the reply; `None` for a job without a caller.
     #[doc(hidden)]
     pub fn reply_format(&self) -> Option<Format> {
         self.context.is_call.then(|| self.context.format.as_ref().copied().unwrap_or_default())
@@ -59,7 +68,7 @@ impl Call {
         &self.payload
     }
 
-    /// The payload, or what becomes of a message that holds none.
+    /// The decoded payload, or the outcome of a message whose payload does not decode.
     ///
     /// # Errors
     /// The outcome of a bad message: a dead letter with the reason.
@@ -69,7 +78,7 @@ impl Call {
         format.decode(&self.payload).map_err(|error| self.bad_payload(error))
     }
 
-    /// The payload of a task whose older versions `upcast` brings to `version`.
+    /// The payload of a task, whose older versions `upcast` converts to `version`.
     ///
     /// # Errors
     /// The outcome of a bad message: a dead letter with the reason.
@@ -79,7 +88,7 @@ impl Call {
         version: u32,
         upcast: impl FnOnce(u32, Value) -> Result<Value, E>,
     ) -> Result<T, Outcome> {
-        // What is no version has not come this far.
+        // `process` has refused a header that is no version.
         let from = version::of(&self.context.headers).unwrap_or(version);
         if from >= version {
             return self.payload();
@@ -102,7 +111,7 @@ impl Call {
         }
     }
 
-    /// The format of the payload, or what becomes of a message in one that nobody here reads.
+    /// The format of the payload, or the outcome of a message in an unknown format.
     fn format(&self) -> Result<Format, Outcome> {
         self.context.format.as_ref().copied().map_err(|unknown| {
             let task = self.context.task();
@@ -128,7 +137,7 @@ impl Call {
         Outcome::dead(ReasonKind::BadMessage, words)
     }
 
-    /// The event, or what becomes of a message that holds none.
+    /// The decoded event, or the outcome of a message that does not decode.
     ///
     /// # Errors
     /// The outcome of a bad message: a dead letter with the reason.
@@ -144,10 +153,10 @@ impl Call {
         })
     }
 
-    /// What a by-reference parameter of type `&T` gets.
+    /// The value of a by-reference parameter of type `&T`.
     ///
     /// # Panics
-    /// If there is no such state, which start-up has ruled out.
+    /// If there is no such state, which the worker has checked at its start.
     #[doc(hidden)]
     pub fn arg<T: ?Sized + 'static>(&self) -> &T {
         let context: &dyn Any = &self.context;
@@ -158,7 +167,7 @@ impl Call {
     }
 }
 
-/// What serde says, without the middle of a long value that it quotes: where and what stands at the end.
+/// serde's message without the middle of a long value that it quotes. Its end says where and what went wrong.
 fn shorten(words: String) -> String {
     const HEAD: usize = 200;
     const TAIL: usize = 200;
@@ -173,17 +182,17 @@ fn shorten(words: String) -> String {
 
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without the payload, which may carry secrets.
+        // Without the payload, which may hold secrets.
         f.debug_struct("Call").field("context", &self.context).finish_non_exhaustive()
     }
 }
 
-/// Runs a function without `async` on the blocking pool. The call, and with it the worker's slot, is kept until
-/// the function returns, even when the attempt has timed out by then: nobody can stop it.
+/// Runs a function without `async` on the blocking pool. The call keeps the worker's slot until the function returns, even
+/// after a timeout: such a function cannot be stopped.
 #[doc(hidden)]
 pub fn run_blocking(call: Call, function: fn(Call) -> Outcome) -> BoxFuture<'static, Outcome> {
     Box::pin(async move {
-        // The span is the job's, so that what the function logs is found under it.
+        // The job's span, so that the function's log lines are part of it.
         let span = tracing::Span::current();
         let mut running = AbortOnDrop(tokio::task::spawn_blocking(move || {
             let context = &call.context;
@@ -194,14 +203,13 @@ pub fn run_blocking(call: Call, function: fn(Call) -> Outcome) -> BoxFuture<'sta
             Ok(outcome) => outcome,
             // `execute` catches it, like the panic of any handler.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // The runtime is going down before the function began; so are we, and the delivery is released.
+            // The runtime shuts down before the function began; this future ends with it, and the delivery is released.
             Err(_) => std::future::pending().await,
         }
     })
 }
 
-/// Keeps a function that waits for a thread from beginning when nobody waits for it any more: its attempt has been
-/// settled by then.
+/// Aborts a function that still waits for a thread when its attempt has been settled.
 struct AbortOnDrop(JoinHandle<Outcome>);
 
 impl Drop for AbortOnDrop {

@@ -1,6 +1,6 @@
-//! What stands around the handler: any `tower_layer::Layer`. Called by `execute`; calls the handler.
+//! The layers around the handler: any `tower_layer::Layer`. Called by `execute`; calls the handler.
 //!
-//! It sees the [`Call`] and the [`Outcome`], never the delivery: what becomes of a job is settled outside of it.
+//! A layer sees the [`Call`] and the [`Outcome`], never the delivery: the job is settled outside of it.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -15,8 +15,48 @@ use tower_service::Service;
 
 use crate::handler::{BoxFuture, Call};
 
-/// The handler, with the layers that are already around it: what a tower
-/// [`Layer`](https://docs.rs/tower-layer/latest/tower_layer/trait.Layer.html) is given as its inner service.
+/// The handler with the layers inside: the inner service of a tower
+/// [`Layer`](https://docs.rs/tower-layer/latest/tower_layer/trait.Layer.html) that is passed to
+/// [`Worker::layer`](crate::Worker::layer).
+///
+/// A layer that refuses jobs of one tenant, without the crate `tower` (with `tower-layer` and `tower-service`):
+///
+/// ```
+/// use std::task::{Context, Poll};
+///
+/// use leveret::{BoxError, Call, HandlerService, HeaderValue, Outcome, TaskError, Worker};
+/// use tower_layer::layer_fn;
+/// use tower_service::Service;
+///
+/// #[derive(Clone)]
+/// struct Refuse {
+///     tenant: &'static str,
+///     inner: HandlerService,
+/// }
+///
+/// impl Service<Call> for Refuse {
+///     type Response = Outcome;
+///     type Error = BoxError;
+///     type Future = std::pin::Pin<Box<dyn Future<Output = Result<Outcome, BoxError>> + Send>>;
+///
+///     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+///         Poll::Ready(Ok(()))
+///     }
+///
+///     fn call(&mut self, call: Call) -> Self::Future {
+///         let tenant = call.context().headers().get("tenant").and_then(HeaderValue::as_str);
+///         if tenant == Some(self.tenant) {
+///             return Box::pin(async { Err(TaskError::permanent("this tenant is suspended").into()) });
+///         }
+///         let running = self.inner.call(call);
+///         Box::pin(async move { Ok(running.await?) })
+///     }
+/// }
+///
+/// # fn f(worker: Worker) -> Worker {
+/// worker.layer(layer_fn(|inner| Refuse { tenant: "blue", inner }))
+/// # }
+/// ```
 #[derive(Clone, Default)]
 pub struct HandlerService {
     /// `None` is the bare handler.
@@ -62,7 +102,7 @@ impl fmt::Debug for HandlerService {
     }
 }
 
-/// A run of a handler. It never fails: a failed job is an [`Outcome`].
+/// The future of a handler, which [`HandlerService`] returns. It never fails: a failed job is an [`Outcome`].
 #[must_use = "a handler runs only while this is awaited"]
 pub struct HandlerFuture(BoxFuture<'static, Outcome>);
 

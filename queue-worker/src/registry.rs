@@ -1,4 +1,4 @@
-//! Which tasks a worker can run: those compiled into the binary, or those it names.
+//! The tasks that a worker can run: those compiled into the binary, or those that it names.
 
 use std::any::TypeId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -11,7 +11,27 @@ use crate::context::Context;
 use crate::handler::Handler;
 use crate::state::{Need, State};
 
-/// A task or subscriber whose code is at hand. `#[task]` and `#[subscriber]` write the impl.
+/// A task or subscriber whose code is compiled in, for [`Worker::task`](crate::Worker::task). `#[task]` and `#[subscriber]` write
+/// the impl.
+///
+/// ```
+/// use leveret::{Client, Runnable, Worker, task};
+///
+/// #[task(queue = "emails")]
+/// async fn send_email(to: String) {
+///     println!("to {to}");
+/// }
+///
+/// fn only<T: Runnable>(client: &Client) -> Worker {
+///     Worker::new(client).task::<T>()
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+/// only::<SendEmail>(&client).run_until_idle().await?;
+/// # Ok(()) }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no handler in this program",
     note = "`#[task]` above a function makes one; a hand-written `Task` can only be enqueued"
@@ -32,28 +52,28 @@ pub struct Registration {
     pub path: &'static str,
     /// Its queue.
     pub queue: fn() -> &'static QueueSpec,
-    /// How its jobs are run.
+    /// The options by which its jobs run.
     pub options: fn() -> &'static TaskOptions,
     /// Its code.
     pub run: Handler,
-    /// What its by-reference parameters need.
+    /// The state that its by-reference parameters need.
     pub needs: fn() -> Vec<Need>,
-    /// Whether it takes whatever its queue brings, and not jobs by their name.
+    /// True if it takes every message of its queue, and not jobs by their name.
     pub is_subscriber: bool,
 }
 
 inventory::collect!(Registration);
 
-/// Which tasks a worker was asked to run.
+/// The tasks that a worker was asked to run.
 #[derive(Default)]
 pub(crate) struct Selection {
-    /// Named one by one; `None` is all that are compiled in. The same task twice is once.
+    /// The tasks that were named one by one; `None` means all that are compiled in. A task named twice counts once.
     pub(crate) named: Option<Vec<(TypeId, Registration)>>,
     pub(crate) only: Option<Vec<String>>,
     pub(crate) queues: Option<Vec<String>>,
 }
 
-/// What a worker runs: its tasks by their names on the wire, aliases among them, and the queues that it consumes, by name.
+/// The tasks that a worker runs, by their names and aliases on the wire, and the queues that it consumes, by name.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) tasks: HashMap<&'static str, Task>,
@@ -74,7 +94,7 @@ pub(crate) struct Queue {
     pub(crate) tasks: Vec<Task>,
     /// Takes the messages that name no task: the queue's only task, or the one marked `default`.
     pub(crate) fallback: Option<Task>,
-    /// Takes all messages, whatever they name.
+    /// Takes all messages, with any name.
     pub(crate) subscriber: Option<Task>,
 }
 
@@ -95,7 +115,7 @@ impl Task {
         (self.registration.queue)()
     }
 
-    /// Checks that there is something for each of its by-reference parameters.
+    /// Checks that the worker has state for each of its by-reference parameters.
     pub(crate) fn check_state(&self, state: &State) -> Result<()> {
         let is_given = |need: &Need| need.type_id == TypeId::of::<Context>() || state.has(need);
         let Some(need) = (self.registration.needs)().into_iter().find(|need| !is_given(need)) else {

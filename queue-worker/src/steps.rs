@@ -1,11 +1,27 @@
 //! The steps in which a worker stops: it stops fetching, tells running jobs to end, cuts them off. Each step includes the
-//! one before it. Who carries them out is `stop`.
+//! one before it. `stop` carries them out.
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-/// Stops a worker from anywhere in the program. Clones stop the same worker; dropping one stops nothing.
+/// Stops a worker from anywhere in the program. Made by [`Worker::handle`](crate::Worker::handle). Clones stop the same worker;
+/// dropping a handle does not stop it.
+///
+/// ```
+/// # use leveret::{Client, Worker, task};
+/// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+/// # let client = Client::connect("memory:").await?;
+/// let worker = Worker::new(&client);
+/// # let worker = worker.task::<SendEmail>();
+/// let handle = worker.handle();
+/// let working = tokio::spawn(worker.run());
+///
+/// handle.shutdown();
+/// working.await.expect("the worker does not panic")?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct WorkerHandle {
     steps: Arc<Steps>,
@@ -16,24 +32,24 @@ impl WorkerHandle {
         Self { steps }
     }
 
-    /// Asks the worker to stop: it fetches nothing more, gives back what it has not started, and waits for what
-    /// runs, at most for its shutdown timeout. [`Worker::run`](crate::Worker::run) returns when that is done. A
+    /// Asks the worker to stop: it fetches no more jobs, gives back those that it has not started, and waits for the running
+    /// ones, at most for its shutdown timeout. Then [`Worker::run`](crate::Worker::run) returns. A
     /// worker that has not begun yet returns as soon as it is run.
     pub fn shutdown(&self) {
         self.steps.stop();
     }
 
-    /// Asks the worker to stop at once, like a second signal: what runs is cut off and given back to its queue. The
-    /// process goes on in any case, and with it functions without `async`, which nobody can stop.
+    /// Asks the worker to stop at once, like a second signal: running jobs are cut off and given back to their queue. The
+    /// process goes on in any case, and with it functions without `async`, which cannot be stopped.
     pub fn shutdown_now(&self) {
         self.steps.cut_off();
     }
 }
 
-/// How far a worker has gone in stopping.
+/// The steps of a stop that a worker has reached.
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
-    /// Nothing more is fetched.
+    /// No more jobs are fetched.
     stop: CancellationToken,
     /// Running jobs are told to end, through their `Context`.
     cancel: CancellationToken,

@@ -1,5 +1,5 @@
-//! Unit tests of tasks: a client on a memory broker of its own, with a clock that the test moves. Runs jobs by the
-//! same `execute` and `settle` as a worker does, one at a time, when the test says so.
+//! Unit tests of tasks: a client on a memory broker of its own, with a clock that the test moves. It runs jobs by the
+//! same `execute` and `settle` as a worker does, one at a time, when the test asks for it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -40,29 +40,56 @@ mod unserved;
 
 pub use drained::JobOutcome;
 
-/// More jobs than a test drains at once on purpose.
+/// The number of jobs in one drain that counts as an endless loop.
 const TOO_MANY: usize = 10_000;
-/// How much of a payload a failed assertion shows, in characters.
+/// The part of a payload that a failed assertion shows, in characters.
 const SHOWN: usize = 300;
 
-/// A queue system for one test: a broker in memory, a client on it, a clock that stands still, and what runs jobs.
+/// A job queue for one test: a broker in memory, a client on it, a clock that stands still, and a runner for jobs.
+///
+/// ```
+/// use leveret::testing::TestQueue;
+/// use leveret::{Client, EnqueueError, Outcome, task};
+///
+/// #[task(queue = "emails")]
+/// async fn send_email(to: String) {
+///     println!("to {to}");
+/// }
+///
+/// async fn sign_up(client: &Client, address: &str) -> Result<(), EnqueueError> {
+///     client.enqueue(SendEmail { to: address.into() }).await?;
+///     Ok(())
+/// }
+///
+/// // #[tokio::test]
+/// async fn signing_up_sends_a_welcome() {
+///     let queue = TestQueue::new();
+/// #   let queue = queue.task::<SendEmail>();
+///
+///     sign_up(queue.client(), "ada@example.com").await.unwrap();
+///
+///     queue.assert_enqueued(|job: &SendEmail| job.to == "ada@example.com");
+///     assert_eq!(queue.drain().await, [Outcome::Success]);
+/// }
+/// # tokio::runtime::Runtime::new().unwrap().block_on(signing_up_sends_a_welcome());
+/// ```
 ///
 /// Its retries wait exactly as long as stated, without jitter, so that [`advance`](Self::advance) reaches them.
 #[must_use]
 pub struct TestQueue {
     broker: Arc<MemoryBroker>,
-    /// The same broker as the client sees it.
+    /// The broker as the client sees it.
     watched: Arc<Watched>,
     client: Client,
     clock: Clock,
     selection: Selection,
     state: State,
-    /// Whether the subscribers' queues have been bound.
+    /// Done once the subscribers' queues are bound.
     subscribed: Once,
 }
 
 impl TestQueue {
-    /// An empty one, whose clock stands at the present moment.
+    /// An empty queue, whose clock stands at the present moment.
     pub fn new() -> Self {
         let clock = Clock::manual(SystemTime::now());
         let mut settings = Settings::default();
@@ -82,38 +109,100 @@ impl TestQueue {
         }
     }
 
-    /// What tasks with a parameter `&T` get, as [`Worker::state`](crate::Worker::state).
+    /// Adds state: the value that tasks with a parameter `&T` get, as [`Worker::state`](crate::Worker::state).
+    ///
+    /// ```
+    /// use leveret::testing::TestQueue;
+    /// use leveret::{Outcome, task};
+    ///
+    /// struct Mailer {
+    ///     is_down: bool,
+    /// }
+    ///
+    /// #[task(queue = "emails")]
+    /// async fn send_email(mailer: &Mailer, to: String) -> Result<(), String> {
+    ///     if mailer.is_down { Err(format!("{to}: the mail server is down")) } else { Ok(()) }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let queue = TestQueue::new().state(Mailer { is_down: false });
+    /// assert_eq!(queue.perform(SendEmail { to: "ada@example.com".into() }).await, Outcome::Success);
+    /// # }
+    /// ```
     pub fn state<T: Send + Sync + 'static>(self, value: T) -> Self {
         self.shared(Arc::new(value))
     }
 
-    /// The same for a value that the test keeps a share of, or for a fake: `.shared::<dyn Mailer>(fake.clone())`.
+    /// Adds state like [`state`](Self::state), as an `Arc`: a value that the test keeps, or a fake for a `&dyn Mailer`.
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    ///
+    /// use leveret::testing::TestQueue;
+    /// use leveret::task;
+    ///
+    /// #[derive(Default)]
+    /// struct Outbox(Mutex<Vec<String>>);
+    ///
+    /// #[task(queue = "emails")]
+    /// async fn send_email(outbox: &Outbox, to: String) {
+    ///     outbox.0.lock().unwrap().push(to);
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let outbox = Arc::new(Outbox::default());
+    /// let queue = TestQueue::new().shared(Arc::clone(&outbox));
+    /// queue.perform(SendEmail { to: "ada@example.com".into() }).await;
+    /// assert_eq!(*outbox.0.lock().unwrap(), ["ada@example.com"]);
+    /// # }
+    /// ```
     pub fn shared<T: ?Sized + Send + Sync + 'static>(mut self, value: Arc<T>) -> Self {
         self.state.insert(value);
         self
     }
 
-    /// Runs this task, and of all others only those that are named in the same way. Without it, all tasks compiled
-    /// into the test are run.
+    /// Runs task `T`, and of the other tasks only those that are named in the same way. Without it, all tasks that are compiled
+    /// into the test run.
+    ///
+    /// ```
+    /// # use leveret::{testing::TestQueue, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let queue = TestQueue::new().task::<SendEmail>();
+    /// queue.client().enqueue(SendEmail { to: "ada@example.com".into() }).await?;
+    /// assert!(queue.drain().await[0].is_success());
+    /// # Ok(()) }
+    /// ```
     pub fn task<T: Runnable>(mut self) -> Self {
         self.selection.name::<T>();
         self
     }
 
-    /// The client, for the code under test. The queues of subscribers are bound by now, so that they get what it
-    /// publishes. What it calls is answered while the queue [`serve`](Self::serve)s or [`drain`](Self::drain)s.
+    /// The client, for the code under test. The queues of subscribers are bound, so that they get the events that it
+    /// publishes. Its calls are answered while the queue [`serve`](Self::serve)s or [`drain`](Self::drain)s.
+    ///
+    /// ```
+    /// # use leveret::{testing::TestQueue, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let queue = TestQueue::new();
+    /// # let queue = queue.task::<SendEmail>();
+    /// queue.client().enqueue(SendEmail { to: "ada@example.com".into() }).await?;
+    /// assert_eq!(queue.all_enqueued::<SendEmail>().len(), 1);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Panics
-    /// If a subscriber's queue cannot be declared. A call panics if for five seconds nobody runs jobs, since its reply
+    /// If a subscriber's queue cannot be declared. A call panics if no jobs are run for five seconds, since its reply
     /// would never come.
     #[track_caller]
     pub fn client(&self) -> &Client {
         self.subscribed.call_once(|| {
-            // Without any tasks there is nothing to bind; whoever drains is told.
+            // Without any tasks there is nothing to bind; `drain` reports that.
             let tasks = self.selection.all().unwrap_or_default();
             for task in tasks.iter().filter(|task| task.registration.is_subscriber) {
                 let mut topology = sound(task.queue().topology(self.client.namespace()));
-                // What others declare is not there, since there are no others.
+                // Nothing is declared by other programs, since there are none.
                 topology.queues.iter_mut().for_each(|queue| queue.passive = false);
                 topology.exchanges.iter_mut().for_each(|exchange| exchange.passive = false);
                 // A broker in memory answers at once.
@@ -124,11 +213,39 @@ impl TestQueue {
     }
 
     /// Moves the clock forward, to the time of delayed jobs and retries. [`drain`](Self::drain) then runs them.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use leveret::{testing::TestQueue, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let queue = TestQueue::new();
+    /// # let queue = queue.task::<SendEmail>();
+    /// let hour = Duration::from_secs(3600);
+    /// queue.client().enqueue(SendEmail { to: "ada@example.com".into() }).delay(hour).await?;
+    ///
+    /// assert!(queue.drain().await.is_empty());
+    /// queue.advance(hour);
+    /// assert_eq!(queue.drain().await.len(), 1);
+    /// # Ok(()) }
+    /// ```
     pub fn advance(&self, by: Duration) {
         self.clock.advance(by);
     }
 
-    /// The jobs of a task that wait in its queue: those that are ready in their order, then those that are delayed.
+    /// The jobs of a task that wait in its queue: first the ready ones in their order, then the delayed ones.
+    ///
+    /// ```
+    /// # use leveret::{testing::TestQueue, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let queue = TestQueue::new();
+    /// # let queue = queue.task::<SendEmail>();
+    /// queue.client().enqueue(SendEmail { to: "ada@example.com".into() }).await?;
+    /// let jobs = queue.all_enqueued::<SendEmail>();
+    /// assert_eq!(jobs[0].to, "ada@example.com");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Panics
     /// If one cannot be decoded.
@@ -136,7 +253,19 @@ impl TestQueue {
         self.jobs(T::queue().name())
     }
 
-    /// The jobs of a task that are dead letters, in the order in which they died.
+    /// The dead letters of a task, in the order in which they died.
+    ///
+    /// ```
+    /// # use leveret::{testing::TestQueue, task};
+    /// # #[task(queue = "emails", retries = 0)] async fn send_email(to: String) -> Result<(), String> { Err(format!("no mailbox {to}")) }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let queue = TestQueue::new();
+    /// # let queue = queue.task::<SendEmail>();
+    /// queue.client().enqueue(SendEmail { to: "nobody@example.com".into() }).await?;
+    /// queue.drain().await;
+    /// assert_eq!(queue.dead_letters::<SendEmail>()[0].to, "nobody@example.com");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Panics
     /// If one cannot be decoded.
@@ -144,7 +273,18 @@ impl TestQueue {
         T::queue().dead_queue().map(|queue| self.jobs(&queue)).unwrap_or_default()
     }
 
-    /// Asserts that a job is enqueued for which `is_meant` says so: ready or delayed, and not yet run.
+    /// Asserts that a job is enqueued for which `is_meant` returns true: ready or delayed, and not yet run.
+    ///
+    /// ```
+    /// # use leveret::{testing::TestQueue, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let queue = TestQueue::new();
+    /// # let queue = queue.task::<SendEmail>();
+    /// queue.client().enqueue(SendEmail { to: "ada@example.com".into() }).await?;
+    /// queue.assert_enqueued(|job: &SendEmail| job.to == "ada@example.com");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Panics
     /// If there is none. The message shows what is enqueued.
@@ -158,7 +298,18 @@ impl TestQueue {
         }
     }
 
-    /// Asserts that no job is enqueued for which `is_meant` says so.
+    /// Asserts that no job is enqueued for which `is_meant` returns true.
+    ///
+    /// ```
+    /// # use leveret::{testing::TestQueue, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let queue = TestQueue::new();
+    /// # let queue = queue.task::<SendEmail>();
+    /// queue.client().enqueue(SendEmail { to: "ada@example.com".into() }).await?;
+    /// queue.refute_enqueued(|job: &SendEmail| job.to == "grace@example.com");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Panics
     /// If there is one. The message shows it.
@@ -174,8 +325,18 @@ impl TestQueue {
         );
     }
 
-    /// Runs one job, past the broker: its payload is encoded and decoded, the handler gets its state and a
+    /// Runs one job without the broker: its payload is encoded and decoded, the handler gets its state and a
     /// `Context`, and a panic or timeout is an outcome. Nothing is retried.
+    ///
+    /// ```
+    /// # use leveret::Outcome;
+    /// # use leveret::{testing::TestQueue, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let outcome = TestQueue::new().perform(SendEmail { to: "ada@example.com".into() }).await;
+    /// assert_eq!(outcome, Outcome::Success);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Panics
     /// If the job cannot be encoded, or the task wants state that is missing.
@@ -184,7 +345,7 @@ impl TestQueue {
         &self,
         job: T,
     ) -> impl Future<Output = Outcome> + Send + use<T> {
-        // What it publishes is for the subscribers.
+        // Binds the subscribers' queues, for the events that the job publishes.
         self.client();
         let task = Task::new(T::registration());
         let format = T::options().format;
@@ -223,13 +384,26 @@ impl TestQueue {
         }
     }
 
-    /// Runs what is ready, one job after the other, queue by queue, until nothing is: also what these jobs enqueue. While a
-    /// job waits, for the reply to a call perhaps, the queues of calls that are ready are run beside it, up to the call.
-    /// Returns what became of each, in the order in which that came about. Retries and dead letters are made as on any
+    /// Runs the ready jobs, one after the other, queue by queue, until none is left, including jobs that these jobs enqueue.
+    /// Returns the outcome of each, in the order in which they ended. Retries and dead letters are made as on any
     /// broker; retries and delayed jobs wait for [`advance`](Self::advance).
     ///
+    /// ```
+    /// # use leveret::Outcome;
+    /// # use leveret::{testing::TestQueue, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let queue = TestQueue::new();
+    /// # let queue = queue.task::<SendEmail>();
+    /// queue.client().enqueue(SendEmail { to: "ada@example.com".into() }).await?;
+    /// assert_eq!(queue.drain().await, [Outcome::Success]);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// While a job waits, for example for the reply to a call, jobs of the called queue run beside it, up to the call.
+    ///
     /// # Panics
-    /// If a task wants state that is missing, before anything is run as far as it is known by then; if the tasks
+    /// If a task wants state that is missing, where possible before any job runs; if the tasks
     /// contradict each other; or if it does not end (10,000 jobs).
     #[track_caller]
     pub fn drain(&self) -> impl Future<Output = Vec<JobOutcome>> + Send {
@@ -252,9 +426,19 @@ impl TestQueue {
         }
     }
 
-    /// Runs jobs, all that are ready at once, while `code` runs, and returns what `code` returns. For code that calls
-    /// tasks and waits for their replies: `queue.serve(client.call(Add { a: 1, b: 2 })).await`. What still runs when
-    /// `code` has ended goes back to its queue.
+    /// Runs `code`, and the ready jobs beside it, and returns the result of `code`. For code that calls tasks and waits for their
+    /// replies. Jobs that still run when `code` has ended go back to their queue.
+    ///
+    /// ```
+    /// # use leveret::{testing::TestQueue, task};
+    /// # #[task(queue = "sums")] async fn add(a: u64, b: u64) -> Result<u64, String> { Ok(a + b) }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let queue = TestQueue::new();
+    /// # let queue = queue.task::<Add>();
+    /// let sum = queue.serve(queue.client().call(Add { a: 2, b: 3 })).await;
+    /// assert_eq!(sum.unwrap(), 5);
+    /// # }
+    /// ```
     ///
     /// A call times out by the clock that [`advance`](Self::advance) moves, and so not by itself.
     ///
@@ -290,7 +474,7 @@ impl TestQueue {
         }
     }
 
-    /// Runs a job, and beside it the calls that come meanwhile: it may be waiting for one.
+    /// Runs a job, and the calls that arrive meanwhile, since the job may wait for one.
     async fn run_with_calls(
         &self,
         lane: &Arc<Lane>,
@@ -312,7 +496,7 @@ impl TestQueue {
                     outcomes.push(ran);
                 }
                 _ = self.broker.wait_for(|_| !self.lanes(u16::MAX, is_call).is_empty()) => {
-                    // Up to the call: others may be before it.
+                    // Up to the call: other jobs may be before it.
                     for lane in self.lanes(u16::MAX, is_call) {
                         if let Some(delivery) = self.take(&lane, at) {
                             let slot = lane.slots.take().await;
@@ -339,7 +523,7 @@ impl TestQueue {
         }
     }
 
-    /// The next job of a queue, for who runs jobs since `at`.
+    /// The next job of a queue. `at` is the test's line that runs jobs, for panics.
     fn take(&self, lane: &Lane, at: &Location<'_>) -> Option<Delivery> {
         let spec = lane.plan.spec;
         let options = ConsumeOptions::new(spec.name().clone())
@@ -353,13 +537,13 @@ impl TestQueue {
         Some(delivery)
     }
 
-    /// The queues that have something ready for a task, each for so many jobs at once.
+    /// The queues that have a job ready for a task, each for so many jobs at once.
     #[track_caller]
     fn ready_lanes(&self, concurrency: u16) -> Vec<Arc<Lane>> {
         self.lanes(concurrency, |_| true)
     }
 
-    /// Those that have something of this kind ready.
+    /// The queues that have a ready job for which `is_meant` returns true.
     #[track_caller]
     fn lanes(&self, concurrency: u16, is_meant: impl Fn(&Waiting) -> bool) -> Vec<Arc<Lane>> {
         let ready: BTreeSet<_> = self
@@ -434,7 +618,7 @@ fn decode<T: queue_core::task::Task>(waiting: &Waiting) -> T {
     })
 }
 
-/// A payload for people: a binary one as the JSON that it stands for.
+/// A payload for people: a binary one as JSON.
 fn shown(envelope: &Envelope) -> String {
     let json = match Format::of(envelope.content_type.as_deref()) {
         Ok(format) if format != Format::Json => format.to_json(&envelope.payload).ok(),
@@ -450,7 +634,7 @@ fn shown_in_short(envelope: &Envelope) -> String {
     shown(envelope).chars().take(SHOWN).collect()
 }
 
-/// What is there, or a panic in the error's words, at the line of the test.
+/// The value, or a panic with the error's message, at the line of the test.
 #[track_caller]
 fn sound<T>(result: Result<T, Error>) -> T {
     // No closure: it would be what the panic points at.
@@ -460,7 +644,7 @@ fn sound<T>(result: Result<T, Error>) -> T {
     }
 }
 
-/// What the first to end of these has come to, which is taken out. Not `FuturesUnordered`, which would keep
+/// Removes the first of these futures that ends, and returns its result. Not `FuturesUnordered`, which would keep
 /// [`TestQueue::drain`] from being `Send`: the handlers' futures are not `Sync`.
 async fn next_of<T>(running: &mut Vec<BoxFuture<'_, T>>) -> T {
     std::future::poll_fn(|cx| {

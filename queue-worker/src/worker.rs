@@ -1,4 +1,4 @@
-//! The worker as a program builds it: what it is given, and the checks of that before anything runs. `run` does the rest.
+//! The worker as a program builds it: its options, and their checks before anything runs. `run` does the rest.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,26 +25,36 @@ use crate::signals::Signals;
 use crate::state::State;
 use crate::steps::{Steps, WorkerHandle};
 
-/// Runs jobs: those of all tasks compiled into the program, unless it is told which.
+/// Runs jobs: those of all tasks that are compiled into the program, or of the tasks and queues that you name.
 ///
 /// ```no_run
-/// # use queue_core::client::Client;
-/// # use queue_worker::Worker;
-/// # #[derive(Default)] struct Mailer;
-/// # async fn f() -> queue_core::error::Result<()> {
-/// let client = Client::connect("memory:").await?;
-/// Worker::new(&client).state(Mailer::default()).run().await
-/// # }
+/// use leveret::{Client, TaskResult, Worker, task};
+///
+/// #[derive(Default)]
+/// struct Mailer;
+///
+/// #[task(queue = "emails")]
+/// async fn send_email(mailer: &Mailer, to: String) -> TaskResult {
+///     println!("to {to}");
+///     Ok(())
+/// }
+///
+/// #[tokio::main]
+/// async fn main() -> leveret::Result<()> {
+///     let client = Client::connect("memory:").await?;
+///     // Until Ctrl-C or SIGTERM.
+///     Worker::new(&client).state(Mailer::default()).run().await
+/// }
 /// ```
 ///
-/// A process may run several workers, on one client or on many, beside whatever else it does. All futures are
-/// `Send`, and a current-thread runtime will do.
+/// A process may run several workers, on one client or on many, beside its other work. All futures are
+/// `Send`, and a current-thread runtime is enough.
 #[must_use = "a worker does nothing until it is run"]
 pub struct Worker {
     client: Client,
     selection: Selection,
     state: State,
-    /// A type that was given as state twice.
+    /// The name of a type that was added as state twice.
     state_twice: Option<&'static str>,
     handler: HandlerService,
     concurrency: Option<u16>,
@@ -60,6 +70,14 @@ pub struct Worker {
 
 impl Worker {
     /// A worker for all tasks of this program, on the client's broker.
+    ///
+    /// ```no_run
+    /// # use leveret::{Client, Worker};
+    /// # async fn f() -> leveret::Result<()> {
+    /// let client = Client::connect("sqlite:jobs.db").await?;
+    /// Worker::new(&client).run().await
+    /// # }
+    /// ```
     pub fn new(client: &Client) -> Self {
         Self {
             client: client.clone(),
@@ -79,13 +97,59 @@ impl Worker {
         }
     }
 
-    /// What tasks with a parameter `&T` get. One value of each type.
+    /// Adds state: the value that tasks with a parameter `&T` get. One value of each type.
+    ///
+    /// ```
+    /// # use leveret::{Client, TaskResult, Worker, task};
+    /// struct Mailer {
+    ///     from: String,
+    /// }
+    ///
+    /// #[task(queue = "emails")]
+    /// async fn send_email(mailer: &Mailer, to: String) -> TaskResult {
+    ///     println!("{} writes to {to}", mailer.from);
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// let worker = Worker::new(&client).state(Mailer { from: "shop@example.com".into() });
+    /// # let summary = worker.task::<SendEmail>().run_until_idle().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn state<T: Send + Sync + 'static>(self, value: T) -> Self {
         self.shared(Arc::new(value))
     }
 
-    /// The same for a value that the program keeps a share of, or that has no size:
-    /// `.shared::<dyn Mailer>(Arc::new(FakeMailer))` is what `&dyn Mailer` gets.
+    /// Adds state like [`state`](Self::state), as an `Arc`: a value that the program shares, or a trait object, which tasks with a
+    /// parameter `&dyn Mailer` get.
+    ///
+    /// ```
+    /// # use leveret::{Client, Worker, task};
+    /// use std::sync::Arc;
+    ///
+    /// trait Mailer: Send + Sync {
+    ///     fn send(&self, to: &str);
+    /// }
+    ///
+    /// struct Smtp;
+    /// impl Mailer for Smtp {
+    ///     fn send(&self, to: &str) {
+    ///         println!("to {to}");
+    ///     }
+    /// }
+    ///
+    /// #[task(queue = "emails")]
+    /// async fn send_email(mailer: &dyn Mailer, to: String) {
+    ///     mailer.send(&to);
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// let worker = Worker::new(&client).shared::<dyn Mailer>(Arc::new(Smtp));
+    /// # let summary = worker.task::<SendEmail>().run_until_idle().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn shared<T: ?Sized + Send + Sync + 'static>(mut self, value: Arc<T>) -> Self {
         if self.state.insert(value) {
             self.state_twice = Some(std::any::type_name::<T>());
@@ -93,50 +157,100 @@ impl Worker {
         self
     }
 
-    /// Runs this task, and of all others only those that are named in the same way.
+    /// Runs task `T`, and of the other tasks only those that are named in the same way.
+    ///
+    /// ```
+    /// # use leveret::{Client, Worker, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// let worker = Worker::new(&client).task::<SendEmail>();
+    /// # let summary = worker.run_until_idle().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn task<T: Runnable>(mut self) -> Self {
         self.selection.name::<T>();
         self
     }
 
-    /// Runs only the tasks of these names: `.only([SendEmail::NAME])`. A queue that is consumed must not lose one
-    /// of its tasks by it.
+    /// Runs only the tasks of these names. All tasks of a queue that is consumed must be among them: `run` refuses to start
+    /// otherwise.
+    ///
+    /// ```
+    /// use leveret::Task as _;
+    /// # use leveret::{Client, Worker, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// # let _ = Worker::new(&client).task::<SendEmail>();
+    /// let worker = Worker::new(&client).only([SendEmail::NAME]);
+    /// # Ok(()) }
+    /// ```
     pub fn only<N: Into<String>>(mut self, tasks: impl IntoIterator<Item = N>) -> Self {
         self.selection.only = Some(tasks.into_iter().map(Into::into).collect());
         self
     }
 
     /// Consumes only these queues, with all their tasks.
+    ///
+    /// ```
+    /// # use leveret::{Client, Worker, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// // Mails in one process, thumbnails in another.
+    /// let worker = Worker::new(&client).queues(["emails"]);
+    /// # Ok(()) }
+    /// ```
     pub fn queues<N: Into<String>>(mut self, queues: impl IntoIterator<Item = N>) -> Self {
         self.selection.queues = Some(queues.into_iter().map(Into::into).collect());
         self
     }
 
-    /// How many jobs of *each* queue run at once, instead of what the tasks say. At least 1.
+    /// Sets how many jobs of *each* queue run at once; replaces the number that the tasks set. At least 1.
+    ///
+    /// ```
+    /// # use leveret::{Client, Worker, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// let worker = Worker::new(&client).concurrency(8);
+    /// # let summary = worker.task::<SendEmail>().run_until_idle().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn concurrency(mut self, jobs: u16) -> Self {
         self.concurrency = Some(jobs);
         self
     }
 
-    /// How many jobs of one queue run at once. Goes before [`concurrency`](Self::concurrency).
+    /// Sets how many jobs of one queue run at once. Overrides [`concurrency`](Self::concurrency).
+    ///
+    /// ```
+    /// # use leveret::{Client, Worker, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// let worker = Worker::new(&client).concurrency(2).queue_concurrency("emails", 8);
+    /// # let summary = worker.task::<SendEmail>().run_until_idle().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn queue_concurrency(mut self, queue: impl Into<String>, jobs: u16) -> Self {
         self.queue_concurrency.insert(queue.into(), jobs);
         self
     }
 
-    /// How often the process of a worker may end while it holds a job, before the job runs alone; for the queues whose tasks say
-    /// nothing. From 1 to 100; without it, 3. After as many more ends while it ran alone, the job is a dead letter of kind
-    /// `crash-loop`.
+    /// Sets how often the process of a worker may end while it holds a job, before the job runs alone. Applies to queues whose
+    /// tasks do not set it. From 1 to 100; without it, 3. After as many more ends while it ran alone, the job is a dead letter of
+    /// kind `crash-loop`.
     ///
-    /// It is a default: a task's `crash_limit = 5` goes before it, unlike with [`concurrency`](Self::concurrency), which
-    /// replaces what the tasks say. All workers of a queue count together and should agree on its limit, so give each of them
-    /// the same number, or write it at the task.
+    /// It is a default: a task's `crash_limit = 5` overrides it, unlike with [`concurrency`](Self::concurrency), which
+    /// replaces the number of the tasks. All workers of a queue count together, so give each of them the same limit, or set it at
+    /// the task.
     ///
     /// ```
-    /// # use queue_core::client::Client;
-    /// # use queue_worker::Worker;
+    /// # use leveret::{Client, Worker};
     /// # fn f(client: &Client) -> Worker {
-    /// // Jobs here call a C library that ends the process now and then: what does so twice runs alone from then on.
+    /// // Jobs here call a C library that may end the process: a job that does so twice runs alone from then on.
     /// Worker::new(client).crash_limit(2)
     /// # }
     /// ```
@@ -145,16 +259,15 @@ impl Worker {
         self
     }
 
-    /// Puts a layer around all handlers; the last one added is the outermost. It may look at the
-    /// [`Call`], replace the [`Outcome`], or answer in the handler's stead; an error of its own is a failure of the
-    /// attempt, and is retried. It cannot settle a job. The task's timeout covers it.
+    /// Puts a layer around all handlers; the last one added is the outermost. A layer may read the
+    /// [`Call`], replace the [`Outcome`], or answer instead of the handler. An error of the layer is a failure of the
+    /// attempt, and is retried. A layer cannot settle a job. The task's timeout includes the layers.
     ///
-    /// The layer's service is cloned for each job, so what jobs should share belongs behind an `Arc`.
+    /// The layer's service is cloned for each job, so put state that jobs share behind an `Arc`.
     ///
     /// With `tower` (feature `util`):
     ///
     /// ```
-    /// # mod leveret { pub use queue_worker::{Call, HandlerService, Worker}; }
     /// # use leveret::Worker;
     /// # fn f(worker: Worker) -> Worker {
     /// use leveret::{Call, HandlerService};
@@ -173,7 +286,6 @@ impl Worker {
     /// });
     /// worker.layer(timed)
     /// # }
-    /// # fn main() {}
     /// ```
     pub fn layer<L>(mut self, layer: L) -> Self
     where
@@ -186,58 +298,123 @@ impl Worker {
         self
     }
 
-    /// Who this worker is: on failed jobs (`q-worker`) and in the broker's lists. Default: program, host and
-    /// process id.
+    /// Sets the worker's name, which stands on failed jobs (`q-worker`), in the log and in the broker's lists. Default:
+    /// `program@host:process`.
+    ///
+    /// ```
+    /// # use leveret::{Client, Worker, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// let worker = Worker::new(&client).name("mailer-1");
+    /// # let summary = worker.task::<SendEmail>().run_until_idle().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// How long running jobs may go on after the worker was asked to stop. Default 30 s. Then they are told to end
+    /// Sets how long running jobs may go on after the worker was asked to stop. Default 30 s. Then they are told to end
     /// through their `Context`; one second later they are dropped and given back to their queue, which costs no
     /// attempt.
     ///
-    /// A function without `async` cannot be dropped: it goes on while its job may already run elsewhere, and a tokio
-    /// runtime waits for it. The log names it, and a [second signal](Self::signals) ends the process under it.
+    /// ```
+    /// # use std::time::Duration;
+    /// # use leveret::{Client, Worker, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// // Kubernetes kills a pod 30 s after SIGTERM.
+    /// let worker = Worker::new(&client).shutdown_timeout(Duration::from_secs(20));
+    /// # let summary = worker.task::<SendEmail>().run_until_idle().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// A function without `async` cannot be dropped: it goes on although its job may already run elsewhere, and a tokio
+    /// runtime waits for it. The log names it, and a [second signal](Self::signals) ends the process.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
     }
 
-    /// Whether SIGTERM and SIGINT stop the worker. Default true. tokio keeps a signal once somebody has listened to
-    /// it: afterwards the process no longer ends by itself on Ctrl-C.
+    /// Makes SIGTERM and SIGINT stop the worker, or not. Default true. tokio keeps a signal once a program has listened to
+    /// it: afterwards Ctrl-C no longer ends the process by itself.
     ///
-    /// A second signal stops the worker at once: [`run`](Self::run) drops what runs, gives it back, and returns an
-    /// error. Where something still runs one second later that cannot be dropped, a function without `async` or a job
-    /// that blocks its thread, the process ends under it, with 128 and the signal's number as its exit code: 143 for
-    /// SIGTERM, 130 for SIGINT. A signal that comes while the program waits for such a function after
+    /// ```
+    /// # use leveret::{Client, Worker};
+    /// # fn f(client: &Client) -> Worker {
+    /// // The web server in this process handles signals, and stops the worker by its handle.
+    /// Worker::new(client).signals(false)
+    /// # }
+    /// ```
+    ///
+    /// A second signal stops the worker at once: [`run`](Self::run) drops the running jobs, gives them back, and returns an
+    /// error. If a job still runs one second later that cannot be dropped (a function without `async`, or a job that blocks its
+    /// thread), the worker ends the process, with 128 and the signal's number as its exit code: 143 for SIGTERM, 130 for
+    /// SIGINT. A signal that arrives while the program waits for such a function after
     /// [`shutdown_timeout`](Self::shutdown_timeout) does the same. Where jobs block every thread of the runtime, the worker
-    /// hears no signal; then the process ends six seconds after the second one. With `false` the process is never ended.
+    /// cannot see a signal; then the process ends six seconds after the second one. With `false` the worker never ends the
+    /// process.
     pub fn signals(mut self, yes: bool) -> Self {
         self.takes_signals = yes;
         self
     }
 
-    /// Calls `listener` at each event, on the job's own tokio task: it should be quick. If it panics, the job does
-    /// not mind.
+    /// Calls `listener` at each event, on the job's own tokio task: it should be quick. A panic in it does not affect the job.
+    ///
+    /// ```
+    /// use leveret::JobEvent;
+    /// # use leveret::{Client, Worker, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    ///
+    /// let worker = Worker::new(&client).on_event(|event| {
+    ///     if let JobEvent::Dead { job, reason, .. } = event {
+    ///         eprintln!("{} {} is a dead letter: {reason}", job.task(), job.id);
+    ///     }
+    /// });
+    /// # let summary = worker.task::<SendEmail>().run_until_idle().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn on_event(mut self, listener: impl Fn(&JobEvent) + Send + Sync + 'static) -> Self {
         self.listeners.push(Box::new(listener));
         self
     }
 
-    /// Events as they happen, as a stream that ends with the worker.
+    /// The events of this worker's jobs, as a stream that ends with the worker.
+    ///
+    /// ```
+    /// use leveret::JobEvent;
+    /// # use leveret::{Client, Worker, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// client.enqueue(SendEmail { to: "ada@example.com".into() }).await?;
+    ///
+    /// let worker = Worker::new(&client);
+    /// # let worker = worker.task::<SendEmail>();
+    /// let mut events = worker.events();
+    /// worker.run_until_idle().await?;
+    /// while let Some(event) = events.next().await {
+    ///     if let JobEvent::Succeeded { job, took } = event {
+    ///         println!("{} {} took {took:?}", job.task(), job.id);
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn events(&self) -> JobEvents {
         self.events.subscribe()
     }
 
-    /// What stops this worker, from anywhere in the program. A worker beside a web server, say, which has signals of its
-    /// own:
+    /// A handle that stops this worker from anywhere in the program. For example beside a web server, which handles signals
+    /// itself:
     ///
     /// ```
-    /// # use queue_core::client::Client;
-    /// # use queue_worker::Worker;
+    /// # use leveret::{Client, Worker};
     /// # async fn serve_web() {}
-    /// # async fn f(client: Client) -> queue_core::error::Result<()> {
+    /// # async fn f(client: Client) -> leveret::Result<()> {
     /// let worker = Worker::new(&client).signals(false);
     /// let handle = worker.handle();
     /// let working = tokio::spawn(worker.run());
@@ -256,8 +433,19 @@ impl Worker {
 
     /// Declares the queues of its tasks and subscribers with their exchanges and bindings, and consumes nothing.
     ///
-    /// [`run`](Self::run) does so by itself. It is for whoever publishes before: an event goes to the queues that are
-    /// there, so a service that was never started does not hear of it.
+    /// [`run`](Self::run) declares as well. Use this method before the first event is published: an event reaches only the queues
+    /// that exist, and so no service that was never started.
+    ///
+    /// ```
+    /// # use leveret::{Client, Worker, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// let worker = Worker::new(&client);
+    /// # let worker = worker.task::<SendEmail>();
+    /// worker.declare().await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// If its tasks contradict each other or want state that is missing, or a queue cannot be declared.
@@ -268,32 +456,56 @@ impl Worker {
     }
 
     /// Declares and consumes the queues of its tasks until SIGTERM, SIGINT, or a [`handle`](Self::handle) stops it;
-    /// then waits for what runs, and returns.
+    /// then waits for the running jobs, and returns.
     ///
-    /// A broker that is away is waited for, also at the start. A queue that the broker says cannot be consumed any more
-    /// is logged as an error and tried again every minute, while the worker goes on with the others. A second signal
-    /// stops at once: what runs is dropped and given back. Dropping the future does the same, without waiting for it.
+    /// ```no_run
+    /// # use leveret::{Client, Worker};
+    /// # async fn f() -> leveret::Result<()> {
+    /// let client = Client::from_env().await?;
+    /// Worker::new(&client).run().await?;
+    /// client.close().await;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// The worker waits for a broker that is away, also at the start. If the broker says that a queue can no longer be consumed,
+    /// the worker logs an error, tries again every minute, and goes on with the other queues. A second signal stops it at once:
+    /// running jobs are dropped and given back. Dropping the future does the same, without waiting.
     ///
     /// # Errors
-    /// Before anything is consumed: if there is no task; tasks contradict each other, or want state that is missing;
-    /// a queue cannot be declared or consumed. Later: if the client is closed; all queues are then stopped in the
-    /// orderly way. At the end: if jobs had to be cut off because of [`shutdown_now`](WorkerHandle::shutdown_now) or a
-    /// second signal; none is lost. With `main` returning it, an error is exit code 1, and every orderly stop 0; see
-    /// [`signals`](Self::signals) for functions that nobody can stop.
+    /// Before anything is consumed: if there is no task, tasks contradict each other or want state that is missing, or
+    /// a queue cannot be declared or consumed. Later: if the client is closed; the worker then stops as on a signal. At the
+    /// end: if jobs had to be cut off because of [`shutdown_now`](WorkerHandle::shutdown_now) or a second signal; none is
+    /// lost. If `main` returns the result, an error is exit code 1, and every normal stop 0; see
+    /// [`signals`](Self::signals) for functions that cannot be stopped.
     pub async fn run(self) -> Result<()> {
         self.drive(false).await.map(drop)
     }
 
-    /// The same, but also returns when there is nothing left to do, and says what was done.
+    /// Like [`run`](Self::run), but also returns when there is nothing left to do, with a count of what was done. For scripts,
+    /// tests and first steps.
     ///
-    /// On `memory:` and `sqlite:` that is when none of its queues has a job ready, unsettled or delayed. Where the
-    /// clock is one that a test moves, a delayed job is waited for until the test moves it. RabbitMQ does not tell
-    /// what is delayed: there it is when nothing is ready, nothing runs here, and every retry and snoozed job
-    /// that this worker scheduled has come back; jobs enqueued with `.delay(..)`, and jobs in other workers' hands, are not waited
-    /// for.
+    /// ```
+    /// # use leveret::{Client, Worker, task};
+    /// # #[task(queue = "emails")] async fn send_email(to: String) { let _ = to; }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// # let client = Client::connect("memory:").await?;
+    /// client.enqueue(SendEmail { to: "ada@example.com".into() }).await?;
+    ///
+    /// let worker = Worker::new(&client);
+    /// # let worker = worker.task::<SendEmail>();
+    /// let summary = worker.run_until_idle().await?;
+    /// assert_eq!(summary.succeeded, 1);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// On `memory:` and `sqlite:` the worker returns when none of its queues has a job ready, unsettled or delayed. If a test moves
+    /// the clock, the worker waits for a delayed job until the test moves the clock to it. RabbitMQ does not show
+    /// delayed jobs: there the worker returns when no job is ready, none runs here, and every retry and snoozed job
+    /// that this worker scheduled has come back; it does not wait for jobs that were enqueued with `.delay(..)`, nor for jobs
+    /// that other workers hold.
     ///
     /// # Errors
-    /// As [`run`](Self::run); also if the broker says that a queue cannot be consumed any more, since its jobs are left.
+    /// As [`run`](Self::run); also if the broker says that a queue can no longer be consumed, since its jobs are left.
     /// [`Unsupported`](ErrorKind::Unsupported) with a broker that shows no queues, see [`Client::operator`].
     pub async fn run_until_idle(self) -> Result<Summary> {
         self.drive(true).await
@@ -301,7 +513,7 @@ impl Worker {
 
     async fn drive(mut self, ends_when_idle: bool) -> Result<Summary> {
         if ends_when_idle {
-            // Only an operator sees that nothing is left.
+            // Only an operator can see that no job is left.
             self.client.operator()?;
         }
         // Or tokio would panic.

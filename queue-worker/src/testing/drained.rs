@@ -12,28 +12,36 @@ use super::shown;
 use crate::events::JobInfo;
 use crate::lane::Lane;
 
-/// One attempt of one job that [`TestQueue::drain`](super::TestQueue::drain) has run: which job it was, and what its
-/// handler said.
+/// One attempt of one job that [`TestQueue::drain`](super::TestQueue::drain) has run: the job, and its outcome.
 ///
 /// ```
-/// # use queue_core::task::Task;
-/// # use queue_worker::testing::TestQueue;
-/// # #[derive(Debug)] struct MailError;
-/// # impl std::fmt::Display for MailError {
-/// #     fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { Ok(()) }
-/// # }
-/// # impl std::error::Error for MailError {}
-/// # async fn f<SendEmail: Task>(queue: TestQueue) {
+/// use std::num::ParseIntError;
+///
+/// use leveret::testing::TestQueue;
+/// use leveret::{Task as _, TaskResult, task};
+///
+/// #[task(queue = "charges")]
+/// async fn charge(cents: String) -> TaskResult {
+///     let cents: u64 = cents.parse()?;
+///     println!("{cents}");
+///     Ok(())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let queue = TestQueue::new();
+/// # let queue = queue.task::<Charge>();
+/// queue.client().enqueue(Charge { cents: "seven".into() }).await.unwrap();
+///
 /// let drained = queue.drain().await;
-///
-/// assert_eq!(drained[0].job.task(), SendEmail::NAME);
+/// assert_eq!(drained[0].job.task(), Charge::NAME);
 /// assert_eq!(drained[0].job.attempt, 1);
-/// assert!(drained[0].payload::<SendEmail>().is_some());
-/// assert!(drained[0].error::<MailError>().is_some());
+/// assert!(drained[0].payload::<Charge>().is_some());
+/// assert!(drained[0].error::<ParseIntError>().is_some());
 /// # }
 /// ```
 ///
-/// It equals an [`Outcome`] as its own outcome does: `assert_eq!(queue.drain().await, [Outcome::Success])`.
+/// It compares with an [`Outcome`]: `assert_eq!(queue.drain().await, [Outcome::Success])`.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct JobOutcome {
@@ -45,7 +53,7 @@ pub struct JobOutcome {
 }
 
 impl JobOutcome {
-    /// The job of an envelope that a lane is about to run, and, once that is known, its outcome.
+    /// Takes the envelope of a job that a lane is about to run, and later its outcome.
     pub(super) fn of(lane: &Lane, envelope: Envelope) -> impl FnOnce(Outcome) -> Self + use<> {
         let job = lane.job_info(&envelope);
         move |outcome| Self { job, outcome, envelope }
@@ -61,8 +69,8 @@ impl JobOutcome {
         self.outcome.error()
     }
 
-    /// The job's payload; `None` if the job is one of another task, or its payload is none of `T`'s. One of an older version
-    /// is shown as it came, before `upcast`, and so may be none.
+    /// The job's payload; `None` for a job of another task, or a payload that does not decode as `T`. A payload of an older version
+    /// is decoded as it arrived, before `upcast`, and so may be `None`.
     pub fn payload<T: Task>(&self) -> Option<T> {
         if self.job.task() != T::NAME {
             return None;
@@ -79,7 +87,7 @@ impl PartialEq<Outcome> for JobOutcome {
 }
 
 impl fmt::Debug for JobOutcome {
-    /// Shows the payload, since this is what a failed assertion prints.
+    /// Prints the payload, since a failed assertion prints this.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JobOutcome")
             .field("job", &self.job)

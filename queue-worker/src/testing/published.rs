@@ -1,4 +1,4 @@
-//! Assertions about events: those that the test's client has published, even if no queue took them.
+//! Assertions about events that the test's client has published, even if no queue took them.
 
 use queue_core::event::Event;
 use queue_core::format::Format;
@@ -7,8 +7,21 @@ use super::unserved::Published;
 use super::{TestQueue, shown_in_short};
 
 impl TestQueue {
-    /// The events of a type that were published so far, by the code under test or by a handler, in their order. Events
-    /// that no queue took are among them.
+    /// The events of a type that were published so far, by the code under test or by a handler, in their order, including
+    /// events that no queue took.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use leveret::{Event, testing::TestQueue};
+    /// # #[derive(Serialize, Deserialize, Event)]
+    /// # #[event(exchange = "order.events", kind = "topic", key = "order.{region}.placed")]
+    /// # struct OrderPlaced { order: u64, region: String }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let queue = TestQueue::new();
+    /// queue.client().publish(OrderPlaced { order: 7, region: "europe".into() }).await?;
+    /// assert_eq!(queue.all_published::<OrderPlaced>()[0].order, 7);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Panics
     /// If one cannot be decoded.
@@ -17,14 +30,19 @@ impl TestQueue {
         self.events::<E>().iter().map(decode).collect()
     }
 
-    /// Asserts that an event was published for which `is_meant` says so. Its subscribers may or may not have run.
+    /// Asserts that an event was published for which `is_meant` returns true. Its subscribers may or may not have run.
     ///
     /// ```
-    /// # use queue_core::event::Event;
-    /// # use queue_worker::testing::TestQueue;
-    /// # fn f<OrderPlaced: Event>(queue: TestQueue, is_of_europe: impl Fn(&OrderPlaced) -> bool) {
-    /// queue.assert_published::<OrderPlaced>(|event| is_of_europe(event));
-    /// # }
+    /// # use serde::{Deserialize, Serialize};
+    /// # use leveret::{Event, testing::TestQueue};
+    /// # #[derive(Serialize, Deserialize, Event)]
+    /// # #[event(exchange = "order.events", kind = "topic", key = "order.{region}.placed")]
+    /// # struct OrderPlaced { order: u64, region: String }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let queue = TestQueue::new();
+    /// queue.client().publish(OrderPlaced { order: 7, region: "europe".into() }).await?;
+    /// queue.assert_published(|event: &OrderPlaced| event.region == "europe");
+    /// # Ok(()) }
     /// ```
     ///
     /// # Panics
@@ -38,7 +56,20 @@ impl TestQueue {
         }
     }
 
-    /// Asserts that no event was published for which `is_meant` says so.
+    /// Asserts that no event was published for which `is_meant` returns true.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use leveret::{Event, testing::TestQueue};
+    /// # #[derive(Serialize, Deserialize, Event)]
+    /// # #[event(exchange = "order.events", kind = "topic", key = "order.{region}.placed")]
+    /// # struct OrderPlaced { order: u64, region: String }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leveret::Result<()> {
+    /// let queue = TestQueue::new();
+    /// queue.client().publish(OrderPlaced { order: 7, region: "europe".into() }).await?;
+    /// queue.refute_published(|event: &OrderPlaced| event.region == "asia");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Panics
     /// If there was one. The message shows it.

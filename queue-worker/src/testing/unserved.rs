@@ -1,7 +1,7 @@
-//! The memory broker of a test, as its client sees it: it notices a call that nobody will answer, and keeps what was
-//! published to exchanges for the test to look at.
+//! The memory broker of a test, as its client sees it: it panics at a call that will not be answered, and records the
+//! messages published to exchanges, for the test's assertions.
 //!
-//! A call times out by the clock of the test, which stands still: without anybody who runs jobs it would wait for ever.
+//! A call times out by the clock of the test, which stands still: a call while no jobs are run would wait for ever.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,15 +14,15 @@ use queue_core::error::{PublishError, Result};
 use queue_core::topology::{Name, Route, Topology};
 use tokio::sync::watch;
 
-/// How long a call waits for somebody who runs jobs, by the real clock. Whoever spawns a call and then serves it, or
-/// joins both, is much sooner.
+/// How long a call waits for jobs to be run, by the real clock. A test that spawns a call and then serves it, or joins both, is
+/// much faster.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A memory broker whose requests panic when nobody runs jobs.
+/// A memory broker whose requests panic while no jobs are run.
 #[derive(Debug)]
 pub(super) struct Watched {
     broker: Arc<MemoryBroker>,
-    /// How many run jobs at the moment.
+    /// The number of drains and serves that run jobs at the moment.
     runners: watch::Sender<usize>,
     /// Messages published to exchanges, in their order.
     published: Mutex<Vec<Published>>,
@@ -48,7 +48,7 @@ impl Published {
     }
 }
 
-/// Somebody runs jobs, until this is dropped.
+/// Marks that jobs are run, until it is dropped.
 pub(super) struct Running<'queue>(&'queue watch::Sender<usize>);
 
 impl Watched {
@@ -56,7 +56,7 @@ impl Watched {
         Self { broker, runners: watch::Sender::new(0), published: Mutex::default() }
     }
 
-    /// Notes that somebody runs jobs.
+    /// Marks that jobs are run.
     pub(super) fn running(&self) -> Running<'_> {
         self.runners.send_modify(|runners| *runners += 1);
         Running(&self.runners)
@@ -74,7 +74,7 @@ impl Watched {
     /// Waits until a request has been taken. Its call does not wait for this once the reply is there.
     ///
     /// # Panics
-    /// If nobody runs jobs.
+    /// If no jobs are run.
     async fn until_taken(&self, task: &str, request: &JobId) {
         let mut runners = self.runners.subscribe();
         loop {
