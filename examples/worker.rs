@@ -31,6 +31,7 @@ async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,lapin=off"));
     let is_terminal = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
+        .compact()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(is_terminal)

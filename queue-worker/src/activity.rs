@@ -1,5 +1,5 @@
-//! Notes the work of a worker: for whoever waits until it is idle, told by `fetch` and `settle`, read by `idle`; and for the
-//! registry, told by `execute`, read by `run`.
+//! Counts the work of a worker. `fetch` and `settle` count deliveries, for `idle`; `execute` records running jobs, for the registry
+//! by `run`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -13,7 +13,7 @@ use queue_core::store::{Member, RunningJob};
 use queue_core::topology::Name;
 use tokio::sync::Notify;
 
-/// By how much a copy may be late before we conclude that another worker has taken it.
+/// How late a copy may be before another worker must have taken it.
 const LATE: Duration = Duration::from_secs(10);
 
 /// Names a copy: queue, id, attempt and its number. An event has the same id in every queue. There may be several,
@@ -31,24 +31,24 @@ pub(crate) struct Scheduled {
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     is_watched: AtomicBool,
-    /// A registry shows what runs.
+    /// True if a registry shows the running jobs.
     is_shown: AtomicBool,
     running: Mutex<Running>,
     began: AtomicU64,
     ended: AtomicU64,
-    /// Retries and snoozed jobs that this worker scheduled and that have not come back: when each is given up.
+    /// Retries and snoozed jobs that this worker scheduled and that have not come back, with the moment at which each is given up.
     scheduled: Mutex<HashMap<Copy, Vec<Instant>>>,
     changed: Notify,
 }
 
-/// The jobs whose handlers wait for something, by the order in which they began to.
+/// The jobs whose handlers wait for something, in the order in which they began to wait.
 #[derive(Debug, Default)]
 struct Running {
     jobs: BTreeMap<u64, RunningJob>,
     last: u64,
 }
 
-/// Takes a job out of those that are shown.
+/// Removes a job from the shown ones when it is dropped.
 struct Shown<'a> {
     activity: &'a Activity,
     number: u64,
@@ -81,7 +81,7 @@ impl Drop for Settling<'_> {
 }
 
 impl Activity {
-    /// Has running jobs be shown from now on.
+    /// Shows running jobs from now on.
     pub(crate) fn show(&self) {
         self.is_shown.store(true, Ordering::Relaxed);
     }
@@ -117,7 +117,7 @@ impl Activity {
         self.is_watched.load(Ordering::Relaxed)
     }
 
-    /// A delivery of this queue is in our hands.
+    /// Counts a delivery of this queue that the worker has taken.
     pub(crate) fn began(&self, queue: &Name, envelope: &Envelope) {
         if self.is_watched() {
             self.began.fetch_add(1, Ordering::SeqCst);
@@ -128,7 +128,7 @@ impl Activity {
         }
     }
 
-    /// The copy that comes back if a delivery is settled so; `None` if there is none, or nobody waits for it.
+    /// The copy that comes back after this settlement; `None` if there is none, or the worker is not watched.
     pub(crate) fn schedules(
         &self,
         queue: &Name,
@@ -150,7 +150,7 @@ impl Activity {
         Some(Scheduled { copy: (queue.clone(), envelope.id.clone(), attempt, number), after })
     }
 
-    /// It has been settled, and a copy will come back if one was scheduled.
+    /// Counts a settled delivery, and the copy that will come back if one was scheduled.
     pub(crate) fn ended(&self, scheduled: Option<Scheduled>) {
         if self.is_watched() {
             if let Some(Scheduled { copy, after }) = scheduled
@@ -182,7 +182,7 @@ impl Activity {
         (self.began.load(Ordering::SeqCst), self.ended.load(Ordering::SeqCst))
     }
 
-    /// Says if a retry or a snoozed job has yet to come back.
+    /// True if a retry or a snoozed job has yet to come back.
     pub(crate) fn awaits_copies(&self) -> bool {
         let mut scheduled = self.scheduled();
         let now = Instant::now();

@@ -1,5 +1,5 @@
-//! The functions without `async` that run at the moment. Nobody can stop them, so a worker that stops says which they are,
-//! and a second signal ends the process under them. Entered by `handler`; read by `stop` and `signals`.
+//! The running functions without `async`. They cannot be stopped, so a worker that stops names them, and a second signal ends
+//! the process. Entered by `handler`; read by `stop` and `signals`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,10 +8,10 @@ use std::time::Instant;
 use queue_core::envelope::JobId;
 use tokio::sync::Notify;
 
-/// How many are named in one line of the log.
+/// The largest number of functions that a log line names.
 const NAMED: usize = 5;
 
-/// Those of one worker.
+/// The running functions of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Blocking {
     running: Mutex<Running>,

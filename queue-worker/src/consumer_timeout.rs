@@ -1,9 +1,9 @@
-//! How long a broker must wait for the settlement of a delivery, so that no job of a worker is taken from it while it runs.
+//! Computes how long a broker must wait for the settlement of a delivery, so that it takes no job from a worker while it runs.
 //! Pure; used by `lane`.
 
 use std::time::Duration;
 
-/// RabbitMQ's default. A server that is configured to wait for longer would otherwise lose patience sooner.
+/// RabbitMQ's default. A lower value would shorten the wait of a server that is configured for longer.
 const LEAST: Duration = Duration::from_secs(30 * 60);
 /// For the settlement after the job: its retry or dead letter may have to wait for a broker that is away or short of space.
 const GRACE: Duration = Duration::from_secs(10 * 60);

@@ -1,5 +1,5 @@
-//! Decides what becomes of a delivery: what is published for it, and how it is settled. Knows no broker and changes nothing
-//! but the envelope; `settle` carries it out.
+//! Decides about a delivery: its settlement, and the messages to publish before. Knows no broker and changes only the
+//! envelope; `settle` carries it out.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,26 +15,26 @@ use crate::errand::{Kind, Unknown};
 use crate::execute::Executed;
 use crate::registry::Queue;
 
-/// For how long an unknown task is tried again: so long may a rolling update take.
+/// How long an unknown task is tried again: the longest rolling update that is supported.
 pub(crate) const UNKNOWN_FOR: Duration = Duration::from_secs(3600);
 /// The waits in between: 1 s, 2 s, 4 s … 60 s.
 const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
 const UNKNOWN_WAIT_CAP: Duration = Duration::from_secs(60);
 
-/// What becomes of a delivery.
+/// A decision about a delivery.
 pub(crate) struct Decision {
-    /// What is published before it is settled: the reply to its caller. A crash in between repeats the job and its reply;
+    /// The messages to publish before it is settled: the reply to its caller. A crash in between repeats the job and its reply;
     /// the other order would leave the caller without one.
     pub(crate) before: Vec<Publish>,
     pub(crate) settlement: Settlement,
-    /// What the worker tells of it.
+    /// The worker's report of it.
     pub(crate) fate: Fate,
 }
 
-/// What the worker tells of a delivery beyond its settlement: an acked delivery need not be a success.
+/// The worker's report of a delivery beyond its settlement: an acked delivery need not be a success.
 #[derive(Debug)]
 pub(crate) enum Fate {
-    /// The settlement says it all.
+    /// As the settlement says.
     AsSettled,
     /// It failed, and its caller is told.
     CallFailed(Reason),
@@ -48,7 +48,7 @@ impl From<Settlement> for Decision {
     }
 }
 
-/// Where a delivery is decided about.
+/// The worker's side of a decision.
 pub(crate) struct Here<'worker> {
     /// The queue that it came from.
     pub(crate) queue: &'worker Queue,
@@ -59,14 +59,14 @@ pub(crate) struct Here<'worker> {
     pub(crate) jitter: fn() -> f64,
 }
 
-/// Decides what becomes of a delivery, by what came of it.
+/// Decides about a delivery by its result.
 pub(crate) fn decide(here: &Here<'_>, kind: Kind, job: &mut Envelope, executed: &Executed) -> Decision {
     let settlement = match executed {
         Executed::Ran { outcome, retry } => {
             if kind == Kind::Call {
                 return answer(here, job, outcome);
             }
-            // Should this job meet an unknown task again, its hour begins anew.
+            // If its task is unknown again, the hour begins anew.
             job.headers.remove(header::UNKNOWN_SINCE);
             retry::decide(outcome, job.attempt, retry, (here.jitter)(), || here.clock.now())
         }
@@ -85,15 +85,15 @@ pub(crate) fn decide(here: &Here<'_>, kind: Kind, job: &mut Envelope, executed: 
     settlement.into()
 }
 
-/// What becomes of a call that ran, or whose message nobody can read. Its failure is told to the caller, who decides what to
-/// do about it, and is neither retried nor a dead letter: a retry would answer a caller that has gone on, and a dead letter
-/// would be replayed for nobody.
+/// Decides about a call that ran, or whose message does not decode. The caller gets the failure and decides what to do. A failed
+/// call is neither retried nor a dead letter: a retry would answer a caller that no longer waits, and so would the replay of a
+/// dead letter.
 fn answer(here: &Here<'_>, job: &Envelope, outcome: &Outcome) -> Decision {
     let result = match outcome {
         Outcome::Reply(result) => result.clone(),
         Outcome::Snooze { after } => return put_off(here, job, *after),
         Outcome::Failure(failure) => return refuse(job, failure.reason.clone()),
-        // A layer answered in the handler's stead: it has no result to give.
+        // A layer answered instead of the handler, and has no result.
         _ => wire::nothing(job),
     };
     let (size, limit) = (result.len(), here.max_payload);
@@ -104,8 +104,7 @@ fn answer(here: &Here<'_>, job: &Envelope, outcome: &Outcome) -> Decision {
     Decision { before, ..Settlement::Ack.into() }
 }
 
-/// Snoozes a call. It stays a call, unless its next run would find the caller gone: then the caller is
-/// told at once.
+/// Snoozes a call, as long as its caller still waits at its next run. Otherwise the caller is told at once.
 fn put_off(here: &Here<'_>, job: &Envelope, after: Duration) -> Decision {
     let settlement = retry::snooze(after, here.clock.now());
     match (wire::deadline(job), &settlement) {
@@ -117,11 +116,11 @@ fn put_off(here: &Here<'_>, job: &Envelope, after: Duration) -> Decision {
     }
 }
 
-/// What becomes of a call whose task is unknown here, and which would be settled like this if it were a job. It waits for a
-/// newer worker as a job does, as long as that can help its caller, and for ever if the caller does not say how long it waits.
+/// Decides about a call whose task is unknown here, given the settlement that a job would get. The call waits for a newer worker
+/// as a job does, as long as its caller waits, and like a job if the caller does not say how long it waits.
 fn tell_unknown(here: &Here<'_>, job: &Envelope, settlement: Settlement) -> Decision {
     match &settlement {
-        // It is kept all the same. Whoever has waited for so long hears at least that it was for nothing.
+        // It is kept as a dead letter all the same. A caller that still waits gets the error.
         Settlement::DeadLetter { reason } => {
             Decision { before: wire::failure(job, reason).into_iter().collect(), ..settlement.into() }
         }
@@ -143,7 +142,7 @@ pub(crate) fn refuse(job: &Envelope, reason: Reason) -> Decision {
     Decision { before, settlement: Settlement::Ack, fate: Fate::CallFailed(reason) }
 }
 
-/// Why a caller gets no reply of this size.
+/// The reason why a caller gets no reply of this size.
 pub(crate) fn too_large(size: usize, limit: usize) -> Reason {
     let words = format!(
         "the reply has {size} bytes, over the limit of {limit}; store it elsewhere and reply with its address"
@@ -155,8 +154,8 @@ fn unknown_since(envelope: &Envelope) -> Option<SystemTime> {
     envelope.headers.get(header::UNKNOWN_SINCE).and_then(HeaderValue::as_int).map(clock::from_millis)
 }
 
-/// What becomes of a job whose task, or whose version, has been unknown for `waited`. The attempt's number stays:
-/// nobody tried.
+/// Decides about a job whose task or version has been unknown for `waited`. The attempt's number stays, since the job was not
+/// tried.
 fn unknown(here: &Here<'_>, what: Unknown, envelope: &Envelope, waited: Duration) -> Settlement {
     let queue = here.queue.spec.name();
     let (what, known, correct) = match what {

@@ -1,5 +1,5 @@
-//! What a delivery asks of its worker, decided once at its head: a job to be done, a call to be answered, or an event to be
-//! taken note of; and by which task. All that comes later goes by this.
+//! The errand of a delivery, decided once at its start: a job to do, a call to answer, or an event to take; and the task that
+//! runs it. All later steps go by this.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -10,15 +10,15 @@ use queue_core::envelope::Envelope;
 use crate::registry::{Queue, Task};
 use crate::version;
 
-/// What kind of errand it is.
+/// The kind of an errand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// It is retried until it is done or a dead letter.
     Job,
-    /// Somebody waits for the reply. It runs once.
+    /// A caller waits for the reply. It runs once.
     Call,
-    /// A subscriber takes it; otherwise as a job. A subscriber returns nothing, and may be one of many: whoever published an
-    /// event with a reply address gets no reply.
+    /// A subscriber takes it, with retries like a job. A subscriber returns nothing, and may be one of many: an event with a reply
+    /// address gets no reply.
     Event,
 }
 
@@ -30,26 +30,26 @@ pub(crate) struct Errand<'plan> {
     pub(crate) task: Result<&'plan Task, Misfit>,
 }
 
-/// Why no task of this worker can take a message.
+/// The reason why no task of this worker can take a message.
 #[derive(Debug)]
 pub(crate) enum Misfit {
     /// A newer worker may know it.
     Unknown(Unknown),
-    /// Nobody ever will, for this reason.
+    /// No worker ever will, for this reason.
     BadMessage(String),
 }
 
-/// What this worker does not know.
+/// The part of a message that this worker does not know.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Unknown {
-    /// No task of it has the name.
+    /// No task of this worker has the name.
     Task,
-    /// The task is there, but the payload is of a later version.
+    /// The task exists, but the payload is of a later version.
     Version { task: &'static str, version: u32, known: u32 },
 }
 
 impl<'plan> Errand<'plan> {
-    /// The errand of a message that `queue` brought to a worker of these tasks.
+    /// The errand of a message from `queue`, for a worker of these tasks.
     pub(crate) fn of(
         queue: &'plan Queue,
         tasks: &'plan HashMap<&'static str, Task>,
@@ -68,7 +68,7 @@ impl<'plan> Errand<'plan> {
         }
     }
 
-    /// Whether its caller has given up by now, so that nobody would read the reply.
+    /// True if its caller has given up by now, and would not read the reply.
     pub(crate) fn is_abandoned(&self, message: &Envelope, now: impl FnOnce() -> SystemTime) -> bool {
         self.kind == Kind::Call && wire::deadline(message).is_some_and(|deadline| now() >= deadline)
     }
@@ -77,7 +77,7 @@ impl<'plan> Errand<'plan> {
 /// The task that a message is for: the one it names; if it names none, the queue's only one or the default one.
 ///
 /// A task is found by its name alone. A message that an exchange routed to a queue other than the task's own is run
-/// as well, under that queue's concurrency, and is retried there. A subscriber takes all that its queue brings.
+/// as well, under that queue's concurrency, and is retried there. A subscriber takes every message of its queue.
 pub(crate) fn task_of<'plan>(
     queue: &'plan Queue,
     tasks: &'plan HashMap<&'static str, Task>,
@@ -92,7 +92,7 @@ pub(crate) fn task_of<'plan>(
     }
 }
 
-/// Why no task takes the message.
+/// The reason why no task takes the message.
 fn nobody(queue: &Queue, message: &Envelope) -> Misfit {
     if message.task.is_some() {
         return Misfit::Unknown(Unknown::Task);

@@ -1,5 +1,5 @@
-//! Runs a job's handler through the middleware, and turns panic and timeout into outcomes. Called by `process`; `decide` says
-//! what becomes of it. Never talks to a broker.
+//! Runs a job's handler through the middleware, and turns panic and timeout into outcomes. Called by `process`, which hands the
+//! outcome to `decide`. Never talks to a broker.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -21,13 +21,13 @@ use crate::handler::{BoxFuture, Call};
 use crate::middleware::HandlerService;
 use crate::registry::Task;
 
-/// What came of a delivery.
+/// The result of a delivery.
 #[derive(Debug)]
 pub(crate) enum Executed {
-    /// The handler ran, or the message holds nothing that it could run on.
+    /// The handler ran, or the message does not decode.
     Ran {
         outcome: Outcome,
-        /// How often the task is tried.
+        /// The task's retries and waits.
         retry: RetryPolicy,
     },
     /// This worker cannot run it, and a newer one may.
@@ -38,7 +38,7 @@ pub(crate) enum Executed {
     Abandoned,
     /// The broker had taken the delivery back before it could begin.
     Lost,
-    /// It came again, and its job has ended or runs here already.
+    /// It was delivered again, and its job has ended or runs here already.
     Repeated,
     /// Its earlier holders were lost: it runs later, elsewhere, or never.
     SetApart,
@@ -69,7 +69,7 @@ pub(crate) async fn execute(
     let steps = &context.environment.steps;
     events.emit(|| JobEvent::Started { job: context.job_info() });
     let Context { id, attempt, .. } = &**context;
-    tracing::debug!(target: "leveret", %id, task = task.name(), queue = context.queue(), attempt, "job started");
+    tracing::debug!(target: "leveret", parent: None, task = task.name(), queue = context.queue(), %id, attempt, "job started");
 
     let call = Call::new(payload, Arc::clone(context), task.registration.run);
     let outcome = match catch_unwind(AssertUnwindSafe(|| handler.run(call))) {
@@ -99,7 +99,7 @@ pub(crate) async fn execute(
     };
 
     match &outcome {
-        // The worker told it to end. That it then failed says nothing about the job and costs no attempt.
+        // The worker told the job to end, so a failure after that is not the job's, and costs no attempt.
         Outcome::Failure(Failure { verdict: Verdict::Retry | Verdict::RetryIn(_), .. })
             if steps.is_cancelling() =>
         {

@@ -15,14 +15,14 @@ use crate::lane::Lane;
 use crate::process::process;
 use crate::settle;
 
-/// How long deliveries that came too late to be started are waited for when the worker stops. What comes later is
-/// given back by the broker when the consumer goes.
+/// How long a stopping worker waits for deliveries that arrive too late to be started. The broker takes back those that arrive
+/// later, when the consumer ends.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How soon a queue that the broker has given up is tried again.
+/// The pause before a queue that the broker has given up is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// What is left when a queue is not fetched from any more.
+/// The rest of a fetcher that has ended.
 pub(crate) struct Fetched {
     /// To be [finished](Consumer::finish) when all jobs are settled.
     pub(crate) consumer: Consumer,
@@ -30,8 +30,8 @@ pub(crate) struct Fetched {
     pub(crate) ended: Result<()>,
 }
 
-/// Runs a queue's jobs until the worker stops, then gives back what has not been started. A queue that the broker
-/// gives up is tried again, and again: it must not stop the others.
+/// Runs a queue's jobs until the worker stops, then gives back those that have not been started. A queue that the broker
+/// gives up is tried again and again: it must not stop the others.
 pub(crate) async fn fetch(lane: Arc<Lane>, mut consumer: Consumer) -> Fetched {
     let ended = loop {
         let ended = consume(&lane, &mut consumer).await;
@@ -53,7 +53,7 @@ pub(crate) async fn fetch(lane: Arc<Lane>, mut consumer: Consumer) -> Fetched {
     Fetched { consumer, ended }
 }
 
-/// Why a queue's jobs are no longer run.
+/// The reason why a queue's jobs are no longer run.
 enum Ended {
     /// The worker stops.
     Stopped,
@@ -71,9 +71,9 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
     let mut is_stopped = false;
     loop {
         if std::mem::take(&mut is_stopped) || lane.shared.turns.is_wanted() {
-            // What has not begun is not to be in hand when a process ends.
+            // The worker must hold no job that has not begun when a process ends.
             stop(lane, consumer).await;
-            // With a slot: what comes then can begin.
+            // With a slot, so that the next delivery can begin.
             let over = async {
                 lane.shared.turns.over().await;
                 drop(lane.slots.take().await);
@@ -141,13 +141,13 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
                     biased;
                     _ = &mut job => {}
                     () = lane.shared.turns.wanted() => {
-                        // Perhaps by this very job. Its settlement must bring no other into our hands.
+                        // Perhaps this very job wants it. Its settlement must not bring another delivery.
                         consumer.stop();
                         let _ = job.await;
                         is_stopped = true;
                     }
                     () = &mut stopping => {
-                        // Or its settlement would bring one more, only to be given back.
+                        // Or its settlement would bring one more delivery, only to be given back.
                         consumer.stop();
                         let _ = job.await;
                         return Ended::Stopped;
@@ -160,8 +160,8 @@ async fn consume(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
     }
 }
 
-/// The next delivery that is still ours. What is lost is dropped and counted: the broker delivers it again, so here it would
-/// run in vain. Cancel safe.
+/// The next delivery that is still ours. Lost deliveries are dropped and counted: the broker delivers them again, so a run here
+/// would be wasted. Cancel safe.
 async fn next(lane: &Lane, consumer: &mut Consumer) -> Option<Result<Delivery>> {
     loop {
         let mut next = consumer.next().await;
@@ -174,7 +174,7 @@ async fn next(lane: &Lane, consumer: &mut Consumer) -> Option<Result<Delivery>> 
         }
         if lost > 0 {
             settle::lost(lane, lost);
-            // Nothing is here any more, or nothing will come, which it says again.
+            // No delivery is left for now; or the consumer has ended, and says so again.
             if next.is_none() {
                 continue;
             }
@@ -191,8 +191,7 @@ async fn consume_once_free(lane: &Arc<Lane>) -> Result<Option<Consumer>> {
     let (queue, running) = (&lane.queue, lane.slots.taken());
     tracing::warn!(
         target: "leveret", worker = %lane.shared.name, %queue, running,
-        "all slots of the queue are held by functions that go on after their timeout; other workers may have its jobs \
-         until one returns"
+        "all slots of the queue are held by functions that go on after their timeout; other workers get its jobs until one returns"
     );
     tokio::select! {
         biased;
@@ -216,7 +215,7 @@ async fn consume_anew(lane: &Lane) -> Result<Consumer> {
     }
 }
 
-/// Consumes once more what the broker had given up; `None` if the worker stops first.
+/// Consumes again a queue that the broker had given up; `None` if the worker stops first.
 ///
 /// # Errors
 /// If the client was closed.
@@ -225,7 +224,7 @@ async fn consume_again(lane: &Lane, mut error: Error) -> Result<Option<Consumer>
         let (queue, reason) = (&lane.queue, chain(&error));
         tracing::error!(
             target: "leveret", worker = %lane.shared.name, %queue, error = %reason, again = ?AGAIN,
-            "queue cannot be consumed; its jobs wait, and the worker goes on with the others"
+            "queue cannot be consumed; its jobs wait, and the worker goes on with its other queues"
         );
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
@@ -239,7 +238,7 @@ async fn consume_again(lane: &Lane, mut error: Error) -> Result<Option<Consumer>
     }
 }
 
-/// Stops a consumer, and gives back what it still brings.
+/// Stops a consumer, and gives back the deliveries that still arrive.
 async fn stop(lane: &Lane, consumer: &mut Consumer) {
     consumer.stop();
     let release = async {
@@ -248,7 +247,7 @@ async fn stop(lane: &Lane, consumer: &mut Consumer) {
             lane.shared.activity.began(&lane.queue, &delivery.envelope);
             given_back.push(settle::carry_out(lane, delivery, Settlement::Release.into(), Instant::now()));
         }
-        // All at once: to give one back may take a confirm.
+        // All at once: giving one back may take a confirm.
         join_all(given_back).await;
     };
     // Bounded, since a broker that is away cannot end the consumer; dropping it gives the rest back.

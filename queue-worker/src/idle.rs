@@ -1,9 +1,9 @@
-//! When a worker has nothing left to do: what `run_until_idle` waits for.
+//! Waits until a worker has nothing left to do, for `run_until_idle`.
 //!
 //! Where the broker counts everything (memory, SQLite), idle is exact: in none of the worker's queues is a job
-//! ready, unsettled (by whomever) or delayed. RabbitMQ tells only what is ready. There, idle means that nothing is
-//! ready, nothing runs here, no retry or snoozed job of this worker's is outstanding, and all that stays so for
-//! [`QUIET`]; jobs that others have delayed, or hold, are not waited for.
+//! ready, unsettled (by any worker) or delayed. RabbitMQ counts only ready jobs. There, idle means that no job is
+//! ready, none runs here, no retry or snoozed job of this worker is outstanding, and all that stays so for
+//! [`QUIET`]; the worker does not wait for jobs that others have delayed or hold.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,14 +13,14 @@ use queue_core::error::{ErrorKind, Result};
 use crate::activity::Activity;
 use crate::lane::Lane;
 
-/// How long a queue that does not tell what is unsettled must stay quiet. Longer than a delivery is on its way.
+/// How long a queue must stay quiet whose unsettled jobs the broker does not count. Longer than a delivery is under way.
 const QUIET: Duration = Duration::from_millis(300);
-/// How often the queues are looked at while nothing happens.
+/// The pause between two looks at the queues while nothing happens.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// What one look at all queues found.
+/// The result of one look at all queues.
 enum Look {
     Busy,
-    /// Nothing is there that the broker tells of; it does not tell all.
+    /// The broker counts no job, but does not count all.
     Quiet,
     Empty,
 }

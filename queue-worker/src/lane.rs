@@ -1,4 +1,4 @@
-//! One queue of a worker, and what all queues of the worker share.
+//! One queue of a worker, and the state that all queues of the worker share.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,16 +27,16 @@ use crate::steps::Steps;
 use crate::suspect::queue::SuspectQueue;
 use crate::suspect::turn::Turns;
 
-/// What all queues of a worker share.
+/// The state that all queues of a worker share.
 pub(crate) struct Shared {
     pub(crate) client: Client,
     /// OpenTelemetry's `messaging.system`.
     pub(crate) system: &'static str,
     pub(crate) name: String,
     pub(crate) tasks: HashMap<&'static str, Task>,
-    /// The crash limit of the queues whose tasks say none.
+    /// The crash limit of the queues whose tasks set none.
     pub(crate) crash_limit: u32,
-    /// What by-reference parameters get.
+    /// The values of by-reference parameters.
     pub(crate) state: State,
     pub(crate) handler: HandlerService,
     pub(crate) events: Arc<Emitter>,
@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     pub(crate) jitter: fn() -> f64,
     pub(crate) tally: Tally,
     pub(crate) activity: Activity,
-    /// The functions under way that nobody can stop.
+    /// The running functions that cannot be stopped.
     pub(crate) blocking: Arc<Blocking>,
     /// The deliveries under way.
     pub(crate) jobs: TaskTracker,
@@ -55,7 +55,7 @@ pub(crate) struct Shared {
 
 #[cfg(feature = "testing")]
 impl Shared {
-    /// What runs jobs in users' tests: without middleware, and without jitter.
+    /// The shared state in users' tests: without middleware, and without jitter.
     pub(crate) fn for_test(client: &Client, tasks: HashMap<&'static str, Task>, state: &State) -> Self {
         Self {
             client: client.clone(),
@@ -83,21 +83,21 @@ pub(crate) struct Lane {
     pub(crate) queue: Name,
     /// The tasks of this queue, for messages that name none or an unknown one.
     pub(crate) plan: Queue,
-    /// What its jobs find around them.
+    /// The environment of its jobs.
     pub(crate) environment: Arc<Environment>,
     pub(crate) slots: Arc<Slots>,
-    /// The errands that are known here, should they be delivered again.
+    /// The errands that this worker remembers, in case they are delivered again.
     pub(crate) repeats: Repeats,
     /// The queue where its jobs wait that are to run alone.
     pub(crate) suspects: SuspectQueue,
     /// The jobs of this queue that are being moved, as copies, whose originals the broker may still have.
     pub(crate) moves: TaskTracker,
-    /// Whether jobs run one after another, and no more are fetched than run.
+    /// True if jobs run one after another, and no more are fetched than run.
     pub(crate) has_one_slot: bool,
     /// How often the process of a worker may end while it holds a job, before the job runs alone; and how often then, before it
     /// is a dead letter.
     pub(crate) crash_limit: u32,
-    /// Whether the log says that messages come without an id.
+    /// True once the log has warned that messages come without an id.
     is_told_of_no_id: AtomicBool,
 }
 
@@ -133,8 +133,7 @@ impl Lane {
         })
     }
 
-    /// Consumes the queue, with as many unsettled deliveries as run at once, unless it asks for more: nothing is
-    /// hoarded.
+    /// Consumes the queue, with as many unsettled deliveries as run at once, unless its `prefetch` is higher.
     ///
     /// # Errors
     /// If the queue cannot be consumed.
@@ -159,7 +158,7 @@ impl Lane {
         let is_quorum = options.home.is_some() || spec.get_queue_type() == QueueType::Quorum;
         let mut options =
             options.dead_letter(spec.dead_letter_route(client.namespace())).crash_limit(self.crash_limit);
-        // A classic queue of RabbitMQ 4.3 waits without end, and refuses to be asked.
+        // A classic queue of RabbitMQ 4.3 waits without end, and refuses the argument.
         if is_quorum {
             options = options.consumer_timeout(self.consumer_timeout(prefetch, concurrency));
         }
@@ -171,15 +170,15 @@ impl Lane {
         self.plan.spec.get_prefetch().unwrap_or(1).max(self.slots.total())
     }
 
-    /// How long the broker is to wait for a settlement. By all tasks of the worker: an exchange may bring any of them into
-    /// this queue.
+    /// How long the broker must wait for a settlement. It counts all tasks of the worker, since an exchange may route any of them
+    /// into this queue.
     fn consumer_timeout(&self, prefetch: u16, concurrency: u16) -> Duration {
         let timeouts =
             self.shared.tasks.values().chain(&self.plan.subscriber).map(|task| task.options.timeout);
         consumer_timeout::least(prefetch, concurrency, timeouts)
     }
 
-    /// What watchers of the worker are told of a job of this queue.
+    /// The job, as the worker's events name it.
     pub(crate) fn job_info(&self, job: &Envelope) -> JobInfo {
         // Known names are static: no copy.
         let task = match errand::task_of(&self.plan, &self.shared.tasks, job) {
@@ -189,7 +188,7 @@ impl Lane {
         JobInfo { id: job.id.clone(), task, queue: self.queue.clone(), attempt: job.attempt }
     }
 
-    /// Says once that the ids of this queue's messages are not what handlers take them for.
+    /// Warns once that this queue's messages have no stable ids.
     pub(crate) fn tell_of_no_id(&self) {
         if !self.is_told_of_no_id.swap(true, Ordering::Relaxed) {
             tracing::warn!(

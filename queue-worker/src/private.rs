@@ -1,4 +1,4 @@
-//! What generated code names. Not public API: it changes without notice.
+//! The items that generated code names. Not public API: they change without notice.
 
 pub use inventory;
 
@@ -7,7 +7,7 @@ pub use crate::registry::{Registration, Runnable};
 pub use crate::state::{Need, need};
 pub use crate::{__register as register, __register_subscriber as register_subscriber};
 
-/// A task in a program that has a worker: what stands after the arrow is its code.
+/// A task in a program that has a worker: its code follows the arrow.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __register {

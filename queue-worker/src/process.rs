@@ -1,5 +1,5 @@
-//! One delivery's way through the worker: it is known (`repeat`), or may end the process (`suspect`); what it asks for
-//! (`errand`), the handler's run (`execute`), what becomes of it (`decide`, `settle`).
+//! The way of one delivery through the worker: is it known (`repeat`), may it end the process (`suspect`), its task
+//! (`errand`), the handler's run (`execute`), and its settlement (`decide`, `settle`).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,15 +21,15 @@ use crate::suspect::inspect::{Inspected, Place, clear, give_back, inspect};
 use crate::suspect::record::Record;
 use crate::suspect::turn::Turn;
 
-/// A delivery that is to be looked at: it is neither lost nor known.
+/// A delivery that is neither lost nor known.
 pub(crate) struct Arrived {
     pub(crate) delivery: Delivery,
-    /// Names the errand; `None` where it is not to be known again.
+    /// Names the errand; `None` where it cannot be recognised again.
     pub(crate) key: Option<Key>,
     pub(crate) started: Instant,
 }
 
-/// One delivery's way. What came of it has been settled by then.
+/// Takes one delivery through the worker, and returns its result once it is settled.
 pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, delivery: Delivery) -> Executed {
     let mut arrived = match arrive(lane, delivery).await {
         Ok(arrived) => arrived,
@@ -53,11 +53,11 @@ pub(crate) async fn process(lane: &Arc<Lane>, slot: Slot, delivery: Delivery) ->
 /// Drops a delivery that is lost, and settles one that is known, or has it settled by the run that it repeats.
 ///
 /// # Errors
-/// Says what came of it if it is not to be looked at any further.
+/// The result of a delivery that needs no further processing.
 pub(crate) async fn arrive(lane: &Lane, mut delivery: Delivery) -> Result<Arrived, Executed> {
     let shared = &lane.shared;
     let started = Instant::now();
-    // Its turn on a thread may have come late.
+    // This task may have waited long for a thread.
     if delivery.is_lost() {
         shared.activity.ended(None);
         settle::lost(lane, 1);
@@ -157,7 +157,7 @@ pub(crate) async fn run(
     executed
 }
 
-/// Decides what becomes of a delivery, and has it done; and so of those of the same errand that came while it ran.
+/// Decides about a delivery and settles it, and also deliveries of the same errand that arrived while it ran.
 async fn settle(
     lane: &Lane,
     kind: Kind,
@@ -187,17 +187,17 @@ async fn settle(
     let (Some(key), Some(unheard)) = (running.key(), unheard) else { return };
     lane.repeats.note_ended(key.clone(), unheard);
     while let Some(held) = running.take_last() {
-        // Known only as long as none has been settled for it.
+        // The errand is remembered until one delivery has been settled for it.
         let Some(unheard) = lane.repeats.take_ended(key) else { continue };
-        // It ended when it was held.
+        // It was counted as ended when it was held.
         lane.shared.activity.began(&lane.queue, &held.envelope);
         Box::pin(settle_again(lane, key, held, unheard)).await;
     }
 }
 
-/// Settles a delivery of an errand that has ended. Boxed by its callers: it is rare, and each job would have room for it.
+/// Settles a delivery of an errand that has ended. Boxed by its callers: it is rare, and would enlarge each job's future.
 async fn settle_again(lane: &Lane, key: &Key, mut delivery: Delivery, unheard: Unheard) {
-    // The job has ended, whatever others have noted since.
+    // The job has ended, whatever other workers have recorded since.
     clear(&mut delivery.envelope.headers);
     if lane.plan.subscriber.is_some() {
         remember_origin(&mut delivery);
@@ -207,7 +207,7 @@ async fn settle_again(lane: &Lane, key: &Key, mut delivery: Delivery, unheard: U
     }
 }
 
-/// A retry goes to the event's queue alone: where the event came from stands in headers then.
+/// Records the origin of an event in headers, since its retries go to the subscriber's queue alone.
 fn remember_origin(delivery: &mut Delivery) {
     let headers = &mut delivery.envelope.headers;
     let text =

@@ -1,8 +1,9 @@
-//! Knows a delivery again that this worker has been given before. The broker delivers a job once more when it has not heard
-//! of its settlement: the ack was lost with its connection, or the job still runs on a delivery that was. Neither needs to
-//! run twice here. Asked by `process` before a job begins, told by it when one has ended.
+//! Recognises a delivery that this worker has had before. The broker delivers a job again when its settlement has not arrived:
+//! the ack was lost with its connection, or the job still runs on a delivery that was lost. Neither needs to run twice here.
+//! `process` asks before a job begins, and records each job that has ended.
 //!
-//! A worker knows the errands of each queue apart, for this process only, and a bounded number of them; other workers run such a job again.
+//! A worker remembers the errands of each queue separately, in this process only, and a bounded number of them; other workers run
+//! such a job again.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -17,9 +18,9 @@ use queue_core::settlement::Settlement;
 
 use crate::decide::Fate;
 
-/// For how long an errand is remembered.
+/// How long an errand is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(3600);
-/// How many errands are remembered: twice what the broker can have on its way to us, within these bounds.
+/// How many errands are remembered: twice the number of deliveries that the broker can have under way to us, within these bounds.
 const FEWEST: usize = 256;
 const MOST: usize = 10_000;
 
@@ -38,7 +39,8 @@ struct Attempt {
     number: u32,
     /// Tells jobs apart whose id a user has chosen.
     serial: Option<i64>,
-    /// When it failed last. A dead letter that another program puts back into the queue has the number of the copy that failed.
+    /// The moment of its last failure. A dead letter that another program puts back into the queue has the number of the copy that
+    /// failed.
     failed_at: Option<i64>,
 }
 
@@ -48,8 +50,8 @@ impl Key {
         &self.attempt.id
     }
 
-    /// The errand of a message. `None` where it cannot be told from another one: a program that is not ours may give one id to
-    /// many messages. Ours have a generated id each, or a serial number beside theirs; and a number of copies that counts on.
+    /// The errand of a message. `None` where it cannot be told from another one: other programs may give one id to many messages.
+    /// Ours have a generated id, or a serial number beside a chosen one, and count their copies.
     pub(crate) fn of(message: &Envelope) -> Option<Self> {
         let headers = &message.headers;
         if headers.get(header::NO_ID).is_some() || message.copy_number() == u32::MAX {
@@ -73,15 +75,15 @@ impl Key {
 /// The errands of one queue that this worker knows.
 #[derive(Debug)]
 pub(crate) struct Repeats {
-    /// Those that have ended, and of whose settlement the broker may not have heard; the latest last.
+    /// Errands that have ended and whose settlement may not have reached the broker; the latest last.
     ended: Mutex<VecDeque<Ended>>,
-    /// How many of these are kept.
+    /// The largest number of these.
     most: usize,
-    /// Those whose handlers wait for something, with the deliveries that have come again meanwhile.
+    /// Errands whose handlers wait for something, with the deliveries that have arrived again meanwhile.
     running: Mutex<HashMap<Attempt, Held>>,
 }
 
-/// The deliveries that have come again of a copy that runs.
+/// The repeated deliveries of a copy that runs.
 #[derive(Debug)]
 struct Held {
     copy: u32,
@@ -95,27 +97,27 @@ struct Ended {
     unheard: Unheard,
 }
 
-/// A settlement that the broker may not have heard of, or has not: it delivers the job again, which need not run for that.
+/// A settlement that has not reached the broker, or may not have: the broker delivers the job again, which need not run again.
 #[derive(Debug)]
 pub(crate) enum Unheard {
-    /// The worker has told of it already. The delivery is to be acked.
+    /// The worker has reported it already. The next delivery only needs an ack.
     Told,
-    /// The delivery was lost before it was settled. The next one is to be settled in its place.
+    /// The delivery was lost before it was settled. The next one is settled instead.
     Untold(Settlement, Fate),
 }
 
-/// The kinds of delivery that come again.
+/// The state of a repeated delivery's errand.
 pub(crate) enum Met {
-    /// It is new here: it is to run.
+    /// It is new here, and must run.
     New(Delivery),
-    /// It runs already. What settles the errand will settle this delivery, too.
+    /// It runs already. Its settlement will settle this delivery, too.
     Running,
-    /// It has ended, and is to be settled like this.
+    /// It has ended, and must be settled like this.
     Ended(Delivery, Unheard),
 }
 
 impl Repeats {
-    /// For a queue of which so many deliveries may be out at once.
+    /// For a queue with this many unsettled deliveries at most.
     pub(crate) fn new(prefetch: u16) -> Self {
         Self {
             ended: Mutex::default(),
@@ -124,9 +126,9 @@ impl Repeats {
         }
     }
 
-    /// Looks whether a delivery that came again is of an errand that is known. Each ended one is matched once.
+    /// Looks up the errand of a repeated delivery. Each ended errand is matched once.
     pub(crate) fn meet(&self, key: &Key, delivery: Delivery) -> Met {
-        // Another worker moves a job that it has met before, as a copy of the same errand.
+        // Another worker may move a job that runs here, as a copy of the same errand.
         let is_moved = delivery.envelope.headers.get(header::CRASHES).is_some();
         if let Some(held) = self.running().get_mut(&key.attempt)
             && (held.copy == key.copy || is_moved)
@@ -140,7 +142,7 @@ impl Repeats {
         }
     }
 
-    /// Notes an errand that has ended, and of whose settlement the broker may not have heard.
+    /// Records an errand that has ended and whose settlement may not have reached the broker.
     pub(crate) fn note_ended(&self, key: Key, unheard: Unheard) {
         let mut ended = self.ended();
         ended.push_back(Ended { key, since: Instant::now(), unheard });
@@ -149,7 +151,7 @@ impl Repeats {
         }
     }
 
-    /// Takes out what is known of an errand that has ended.
+    /// Removes the record of an errand that has ended.
     pub(crate) fn take_ended(&self, key: &Key) -> Option<Unheard> {
         let mut ended = self.ended();
         let at = ended.iter().rposition(|ended| ended.key == *key)?;
@@ -157,7 +159,7 @@ impl Repeats {
         (found.since.elapsed() < REMEMBERED_FOR).then_some(found.unheard)
     }
 
-    /// An errand that begins to run.
+    /// Begins to run an errand.
     pub(crate) fn begin(&self, key: Option<Key>) -> Running<'_> {
         Running { repeats: self, key, is_noted: AtomicBool::new(false) }
     }
@@ -171,7 +173,7 @@ impl Repeats {
     }
 }
 
-/// An errand that runs here. Dropped, it gives back what it holds.
+/// An errand that runs here. Dropped, it gives back the deliveries that it holds.
 pub(crate) struct Running<'a> {
     repeats: &'a Repeats,
     key: Option<Key>,
@@ -184,11 +186,11 @@ impl Running<'_> {
         self.key.as_ref()
     }
 
-    /// Has deliveries of this errand be held from the first time that this is polled; never ends. A handler that finishes at
-    /// once has ended before its job could come again, and costs no lock.
+    /// Holds repeated deliveries of this errand from the first poll on; never ends. A handler that finishes at once has ended before
+    /// its job could be delivered again, and costs no lock.
     pub(crate) async fn note(&self) -> Infallible {
         if let Some(key) = &self.key {
-            // Two messages may be one errand, where a publish was sent twice: then the first holds what comes again.
+            // Two messages may be one errand, where a publish was sent twice: then the first holds the repeated deliveries.
             if let Entry::Vacant(place) = self.repeats.running().entry(key.attempt.clone()) {
                 place.insert(Held { copy: key.copy, deliveries: Vec::new() });
                 self.is_noted.store(true, Ordering::Relaxed);
@@ -197,10 +199,10 @@ impl Running<'_> {
         std::future::pending().await
     }
 
-    /// The latest delivery that came meanwhile and is still ours. More may come.
+    /// The latest delivery that arrived meanwhile and is still ours. More may arrive.
     pub(crate) fn take_latest(&self) -> Option<Delivery> {
         loop {
-            // Dropped outside of the lock: to give one back takes the broker's.
+            // Dropped outside of the lock: giving one back takes the broker's lock.
             let latest = self.repeats.running().get_mut(&self.noted()?.attempt)?.deliveries.pop()?;
             if !latest.is_lost() {
                 return Some(latest);
@@ -208,7 +210,7 @@ impl Running<'_> {
         }
     }
 
-    /// As [`take_latest`](Self::take_latest); with `None`, none will be held any more.
+    /// Like [`take_latest`](Self::take_latest); after `None`, no more deliveries are held.
     pub(crate) fn take_last(&self) -> Option<Delivery> {
         loop {
             if let Some(latest) = self.take_latest() {

@@ -1,4 +1,4 @@
-//! Tells what became of a delivery, once the broker has settled it: the summary, the log, and those who watch the worker.
+//! Reports a delivery that the broker has settled: to the summary, the log, and the worker's events.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use queue_core::settlement::{ReasonKind, Settlement};
 use crate::decide::Fate;
 use crate::events::{JobEvent, JobInfo, Tally};
 
-/// Adds it to the worker's summary.
+/// Counts the settled delivery in the worker's summary.
 pub(crate) fn count(tally: &Tally, settlement: &Settlement, fate: &Fate) {
     let counter = match (fate, settlement) {
         (Fate::CallFailed(_), _) => &tally.calls_failed,
@@ -23,43 +23,55 @@ pub(crate) fn count(tally: &Tally, settlement: &Settlement, fate: &Fate) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Writes it to the log.
+/// Logs the settled delivery. The lines name the job themselves, and so stand outside of its span: a log for people would print
+/// the dozen fields of the span behind each of them.
 pub(crate) fn log(job: &JobInfo, settlement: &Settlement, fate: &Fate, took: Duration, clock: &Clock) {
     let JobInfo { id, task, queue, attempt } = job;
+    let took = short(took);
     match (fate, settlement) {
         (Fate::CallFailed(reason), _) => {
-            tracing::warn!(target: "leveret", %id, %task, %queue, attempt, %reason, "call failed, and its caller was told");
+            tracing::warn!(target: "leveret", parent: None, %task, %queue, %id, attempt, %reason, "call failed, and its caller was told");
         }
         (Fate::Abandoned, _) => {
-            tracing::warn!(target: "leveret", %id, %task, %queue, "call was not run, since its caller had given up: the queue is longer than callers wait");
+            tracing::warn!(target: "leveret", parent: None, %task, %queue, %id, "call was not run, since its caller had given up: the queue is longer than callers wait; run more workers, or let callers wait longer");
         }
         (_, Settlement::Retry { after, reason, .. }) if reason.kind == ReasonKind::UnknownTask => {
-            tracing::warn!(target: "leveret", %id, %task, %queue, attempt, ?after, %reason, "job did not run here, and waits for a worker that can run it");
+            tracing::warn!(target: "leveret", parent: None, %task, %queue, %id, attempt, after = ?short(*after), %reason, "job did not run here, and waits for a worker that can run it");
         }
         (_, Settlement::Retry { after, reason, .. }) => {
-            tracing::warn!(target: "leveret", %id, %task, %queue, attempt, ?took, ?after, %reason, "job failed, and runs again");
+            tracing::warn!(target: "leveret", parent: None, %task, %queue, %id, attempt, ?took, after = ?short(*after), %reason, "job failed, and runs again");
         }
         (_, Settlement::Snooze { until }) => {
-            let after = || until.duration_since(clock.now()).unwrap_or_default();
-            tracing::debug!(target: "leveret", %id, %task, %queue, attempt, after = ?after(), "job is snoozed, and comes again");
+            let after = || short(until.duration_since(clock.now()).unwrap_or_default());
+            tracing::debug!(target: "leveret", parent: None, %task, %queue, %id, attempt, after = ?after(), "job is snoozed, and comes again");
         }
         (_, Settlement::DeadLetter { reason }) => {
-            tracing::error!(target: "leveret", %id, %task, %queue, attempt, %reason, "job is a dead letter");
+            tracing::error!(target: "leveret", parent: None, %task, %queue, %id, attempt, ?took, %reason, "job is a dead letter");
         }
         (_, Settlement::Ack) => {
-            tracing::debug!(target: "leveret", %id, %task, %queue, attempt, ?took, "job succeeded");
+            tracing::debug!(target: "leveret", parent: None, %task, %queue, %id, attempt, ?took, "job succeeded");
         }
         (_, Settlement::Release) => {
-            tracing::debug!(target: "leveret", %id, %task, %queue, attempt, "job was given back as it came");
+            tracing::debug!(target: "leveret", parent: None, %task, %queue, %id, attempt, "job went back to its queue unchanged");
         }
         (_, Settlement::Move { queue: to, .. }) => {
-            tracing::debug!(target: "leveret", %id, %task, %queue, attempt, %to, "job was moved");
+            tracing::debug!(target: "leveret", parent: None, %task, %queue, %id, attempt, %to, "job was moved");
         }
         _ => {}
     }
 }
 
-/// The news of it, for whoever watches the worker.
+/// Rounds a duration for people: 1.187 s, 12.345 ms.
+fn short(duration: Duration) -> Duration {
+    let micros = duration.as_micros() as u64;
+    if duration < Duration::from_secs(1) {
+        Duration::from_micros(micros)
+    } else {
+        Duration::from_millis(micros / 1000)
+    }
+}
+
+/// The event of the settled delivery.
 pub(crate) fn event(job: JobInfo, settlement: Settlement, fate: Fate, took: Duration) -> JobEvent {
     match (fate, settlement) {
         (Fate::CallFailed(reason), _) => JobEvent::CallFailed { job, took, reason },

@@ -1,5 +1,5 @@
 //! The life of a worker: it declares and consumes its queues, fetches until something ends it, and stops. Called by
-//! `worker`, which has checked what it was given.
+//! `worker`, which has checked its options.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,14 +24,14 @@ use crate::suspect::apart;
 /// How many queues are declared in one call. SQLite waits for the disk in each, and RabbitMQ's takes a connection: a
 /// worker of thousands of queues would start for minutes. All of a call share its time limit, so they are few.
 const DECLARED_AT_ONCE: usize = 16;
-/// How long it takes at most until no more suspects are taken.
+/// How long the end waits at most until no more suspects are taken.
 const SUSPECTS_END: Duration = Duration::from_secs(3);
 /// How soon a broker that is away at the start is asked again. Asking itself takes the client's publish timeout.
 const AWAY: Duration = Duration::from_secs(1);
 /// How many queues, and how many tasks, the log names when the worker starts.
 const LISTED: usize = 100;
 
-/// Runs a worker from its start to its end, and says what it did.
+/// Runs a worker from its start to its end, and returns its counts.
 ///
 /// # Errors
 /// As [`Worker::run`](crate::Worker::run) and [`run_until_idle`](crate::Worker::run_until_idle).
@@ -82,7 +82,7 @@ pub(crate) async fn run(
     };
     if let Err(error) = &ended {
         let error = chain(error);
-        tracing::error!(target: "leveret", worker = %shared.name, %error, "worker stops, since it cannot go on");
+        tracing::error!(target: "leveret", worker = %shared.name, %error, "worker stops because of an error");
     }
 
     let stopped = stop(shared, &lanes, fetchers, &finishing, &mut signals, shutdown_timeout).await;
@@ -91,7 +91,7 @@ pub(crate) async fn run(
             finishing.add(ended.ok().flatten());
         }
     };
-    // One may be about to move a job of a broker that is away. Dropped, it gives the job back.
+    // A fetcher of suspects may be moving a job while the broker is away. Dropped, it gives the job back.
     let _ = tokio::time::timeout(SUSPECTS_END, suspects_end).await;
     finishing.finish().await;
     if let Some(presence) = presence {
@@ -103,13 +103,13 @@ pub(crate) async fn run(
     ended.and(stopped).map(|()| summary)
 }
 
-/// Has the registry show this worker, and what it runs, until it ends; `None` where the broker has no store.
+/// Lists this worker and its running jobs in the registry until it ends; `None` where the broker has no store.
 fn enlist(shared: &Arc<Shared>, lanes: &[Arc<Lane>]) -> Option<Presence> {
     let client = &shared.client;
     let queues = lanes.iter().map(|lane| lane.queue.clone().into_owned()).collect();
     let tasks = lanes.iter().flat_map(|lane| &lane.plan.tasks).map(|task| task.name().to_owned()).collect();
     let member = Member::worker(shared.name.as_str(), queues, tasks, client.clock().now());
-    // Not shared: what looks may live a moment longer than the worker, which must not keep the client open for that.
+    // A weak pointer: the heartbeat may outlive the worker by a moment, and must not keep the client open.
     let looked_at = Arc::downgrade(shared);
     let presence = client.register_worker(member, move || {
         let Some(shared) = looked_at.upgrade() else { return Doing::default() };
@@ -146,7 +146,7 @@ async fn start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>> {
         match try_start(shared, lanes).await {
             Err(error) if error.kind() == ErrorKind::Connection => {
                 let error = chain(&error);
-                tracing::warn!(target: "leveret", worker = %shared.name, %error, "worker waits for its broker");
+                tracing::warn!(target: "leveret", worker = %shared.name, %error, "worker cannot reach its broker; it tries again until it can");
                 tokio::time::sleep(AWAY).await;
             }
             started => return started,
@@ -166,7 +166,7 @@ async fn try_start(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<Vec<Consumer>
     Ok(consumers)
 }
 
-/// Has this process be known to live, so that a job that ends it can be told from one that only lost its connection.
+/// Shows that this process lives, so that a job that ends it can be told from a lost connection.
 ///
 /// # Errors
 /// If the broker is away.
@@ -177,13 +177,13 @@ async fn show(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<()> {
     if matches!(error.kind(), ErrorKind::Connection | ErrorKind::Closed) {
         return Err(error);
     }
-    // Otherwise nobody could say which of these jobs ended a process.
+    // Otherwise no worker could tell which of these jobs ended a process.
     lanes.iter().for_each(|lane| lane.suspects.refuse());
     let error = chain(&error);
     tracing::warn!(
         target: "leveret", worker = %shared.name, %error,
-        "other workers cannot see if this one lives, so a job that ends its process again and again runs alone, but only the \
-         delivery limit of its queue ends it; let this user configure the queues `{}.*`", shared.client.namespace().as_str()
+        "worker cannot show other workers that it lives: a job that ends its process again and again runs alone, and becomes a \
+         dead letter only at the delivery limit of its queue; let this user configure the queues `{}.*`", shared.client.namespace().as_str()
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Has the broker do what was decided about a delivery. The only caller of [`Delivery::settle`], and never middleware: where
+//! Carries out a decision about a delivery. The only caller of [`Delivery::settle`], and never middleware: where
 //! retrying is an optional hook, a failed publish of the retry loses the job.
 
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use crate::lane::Lane;
 use crate::repeat::Unheard;
 use crate::report;
 
-/// Carries a decision out, and tells whoever listens. Returns what is to be known should the delivery come again.
+/// Carries a decision out and reports it. Returns what to remember in case the delivery comes again.
 pub(crate) async fn carry_out(
     lane: &Lane,
     delivery: Delivery,
@@ -27,7 +27,8 @@ pub(crate) async fn carry_out(
     carry_out_and_note(lane, delivery, decision, started, &mut is_done).await
 }
 
-/// The same, and says if the broker has done it. What is to be known is not: a copy comes in the delivery's place.
+/// Carries a decision out and reports it. Returns true if the broker has done it. There is nothing to remember, since a copy
+/// replaces the delivery.
 pub(crate) async fn is_carried_out(
     lane: &Lane,
     delivery: Delivery,
@@ -69,10 +70,10 @@ async fn carry_out_and_note(
     let is_unacked = matches!(settled, Err(SettleError::Unacked));
     if is_unacked {
         let JobInfo { id, task, queue, .. } = &job;
-        tracing::warn!(target: "leveret", %id, %task, %queue, error = %SettleError::Unacked, "the job's copy stands in its place");
+        tracing::warn!(target: "leveret", %id, %task, %queue, error = %SettleError::Unacked, "job was settled by its copy, but its original could not be acked; the broker delivers it again, and it is acked then");
     }
     match settled {
-        // What became of the job is settled; its original will be acked when it comes again.
+        // The job is settled; its original will be acked when it comes again.
         Ok(()) | Err(SettleError::Unacked) => {
             *is_done = true;
             report::count(&shared.tally, &told, &fate);
@@ -83,7 +84,7 @@ async fn carry_out_and_note(
         }
         Err(error) => {
             shared.tally.settle_failed.fetch_add(1, Ordering::Relaxed);
-            // Otherwise the original is back in its queue in order, and is tried again. An unknown task is looked for again.
+            // Otherwise the original was returned to its queue, and is tried again, also where its task is unknown.
             let is_to_be_settled = matches!(error, SettleError::Lost) && !is_release && !is_unknown(&told);
             let unheard = is_to_be_settled.then_some(Unheard::Untold(told, fate));
             let error = chain(&error);
@@ -96,8 +97,7 @@ async fn carry_out_and_note(
     }
 }
 
-/// Settles a delivery whose job has ended before, on an earlier delivery of it. Returns what is to be known should this one be
-/// lost as well.
+/// Settles a delivery whose job has ended on an earlier delivery. Returns what to remember in case this one is lost as well.
 pub(crate) async fn carry_out_again(
     lane: &Lane,
     mut delivery: Delivery,
@@ -107,11 +107,11 @@ pub(crate) async fn carry_out_again(
     let (id, queue, worker) = (&delivery.envelope.id, &lane.queue, &lane.shared.name);
     tracing::info!(
         target: "leveret", %worker, %id, %queue,
-        "job was delivered again, since the broker had not heard of its settlement; it is settled and does not run again"
+        "job was delivered again, since its settlement had not reached the broker; it is settled without another run"
     );
     match unheard {
         Unheard::Untold(settlement, fate) => {
-            // It ran: should it meet an unknown task again, its hour begins anew.
+            // It ran: if its task is unknown again, the hour begins anew.
             delivery.envelope.headers.remove(header::UNKNOWN_SINCE);
             let decision = Decision { before: Vec::new(), settlement, fate };
             carry_out(lane, delivery, decision, started).await
@@ -128,7 +128,7 @@ pub(crate) async fn carry_out_again(
     }
 }
 
-/// Says that a job waits for a worker that knows its task.
+/// True if a job waits for a worker that knows its task.
 fn is_unknown(settlement: &Settlement) -> bool {
     let (Settlement::Retry { reason, .. } | Settlement::DeadLetter { reason }) = settlement else {
         return false;
@@ -136,25 +136,25 @@ fn is_unknown(settlement: &Settlement) -> bool {
     reason.kind == ReasonKind::UnknownTask
 }
 
-/// Tells of deliveries that were lost before their jobs began. They are not settled: the broker has them back.
+/// Reports deliveries that were lost before their jobs began. They are not settled: the broker has them back.
 pub(crate) fn lost(lane: &Lane, count: u64) {
     let (worker, queue) = (&lane.shared.name, &lane.queue);
     lane.shared.tally.lost.fetch_add(count, Ordering::Relaxed);
     tracing::warn!(
         target: "leveret", %worker, %queue, count,
-        "deliveries were lost before they began: the connection, channel or queue that brought them is gone, or another \
-         program has taken them over; the broker delivers again what it still has"
+        "deliveries were lost before they began: their connection, channel or queue was lost, or another program has \
+         taken them over; the broker delivers again those that it still has"
     );
     lane.shared.events.emit(|| JobEvent::Lost { queue: queue.clone(), count });
 }
 
-/// Publishes a reply. One that cannot be published does not keep the job: its caller has gone, or will hear nothing,
-/// and to run the job again would not change that.
+/// Publishes a reply. If that fails, the job is settled all the same: its caller has ended, or gets no reply, and another run
+/// would not change that.
 async fn send(broker: &dyn Broker, envelope: &Envelope, job: &JobInfo, reply: Publish) {
     let error = match broker.publish(reply).await {
         Ok(()) => return,
         Err(PublishError::TooLarge { size, limit }) => {
-            // The broker takes less than the client was told. What fits is the reason.
+            // The broker's limit is lower than the client's. The reason fits.
             match wire::failure(envelope, &too_large(size, limit)) {
                 Some(reply) => broker.publish(reply).await.err(),
                 None => None,
@@ -165,6 +165,6 @@ async fn send(broker: &dyn Broker, envelope: &Envelope, job: &JobInfo, reply: Pu
     if let Some(error) = error {
         let error = chain(&error);
         let JobInfo { id, task, queue, .. } = job;
-        tracing::warn!(target: "leveret", %id, %task, %queue, %error, "the reply to a call was not published; its caller will wait in vain");
+        tracing::warn!(target: "leveret", %id, %task, %queue, %error, "reply to a call could not be published; its caller times out");
     }
 }

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: heard on behalf of a worker, and the end of a process that cannot end by itself.
+//! Listens to SIGTERM and SIGINT for a worker, and ends a process that cannot end by itself.
 
 use std::fmt;
 use std::io;
@@ -10,14 +10,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::blocking::Blocking;
 
-/// How long a program whose worker was stopped at once has to end by itself, before its process is ended under functions
-/// that nobody can stop.
+/// How long a program whose worker was stopped at once has to end by itself, before the process is ended under functions
+/// that cannot be stopped.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a worker that was stopped at once has to return, before its process is ended although it has not: jobs block
 /// every thread of its runtime. More than all steps of such a stop take together.
 const STUCK: Duration = Duration::from_secs(6);
 
-/// A signal that came.
+/// A received signal.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Received {
     name: &'static str,
@@ -29,7 +29,7 @@ impl Received {
     const SIGTERM: Self = Self { name: "SIGTERM", number: 15 };
     const SIGINT: Self = Self { name: if cfg!(unix) { "SIGINT" } else { "Ctrl-C" }, number: 2 };
 
-    /// What a shell says of a process that the signal ended.
+    /// The exit code that a shell reports for a process that the signal ended.
     fn exit_code(self) -> i32 {
         128 + self.number
     }
@@ -43,16 +43,16 @@ impl fmt::Display for Received {
 
 /// SIGTERM and SIGINT; on Windows, Ctrl-C.
 pub(crate) struct Signals {
-    /// How many came.
+    /// The number of received signals.
     count: u32,
-    /// The last one that came, if it was not the first.
+    /// The last received signal, if it was not the first.
     second: Option<Received>,
     listening: Option<Listening>,
     /// Ends the watch over the worker, which has returned or will not run.
     _returned: Option<DropGuard>,
 }
 
-/// Hears the signals that come from now on.
+/// Receives the signals from its creation on.
 struct Listening {
     #[cfg(unix)]
     both: [tokio::signal::unix::Signal; 2],
@@ -103,12 +103,12 @@ impl Signals {
         Self { count: 0, second: None, listening: None, _returned: None }
     }
 
-    /// Whether signals come here.
+    /// True if signals are received here.
     pub(crate) fn is_listening(&self) -> bool {
         self.listening.is_some()
     }
 
-    /// Whether the last signal was not the first.
+    /// True if the last signal was not the first.
     pub(crate) fn is_second(&self) -> bool {
         self.second.is_some()
     }
@@ -122,17 +122,17 @@ impl Signals {
         signal
     }
 
-    /// Sees to it that a second signal ends the process although something runs that nobody can stop, a function without
-    /// `async` or a job that blocks its thread: a signal that has come does so in a moment, and else the next one. tokio
-    /// has taken the signals' own effect away, and its runtime waits for all of them. Returns at once; does nothing where
-    /// signals are left to the program. Only for a worker that has stopped.
+    /// Makes a second signal end the process although a function without `async`, or a job that blocks its thread, still runs and
+    /// cannot be stopped. If a second signal has arrived already, it ends the process in a moment, otherwise the next one does.
+    /// tokio has replaced the signals' default effect, and its runtime waits for such functions. Returns at once; does nothing
+    /// where signals are left to the program. Only for a worker that has stopped.
     pub(crate) fn end_process_under(mut self, blocking: &Arc<Blocking>, jobs: &TaskTracker) {
         if !self.is_listening() || (blocking.is_none() && jobs.is_empty()) {
             return;
         }
         let (blocking, jobs) = (Arc::clone(blocking), jobs.clone());
-        // On a thread of its own, since the program's runtime may be going down; not waited for, since it ends with the
-        // last of them or with the process.
+        // On a thread of its own, since the program's runtime may be shutting down. It is not joined: it ends with the
+        // last function or with the process.
         let watching = std::thread::Builder::new().name("leveret-signals".to_owned()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let ending = runtime.block_on(async {
@@ -156,21 +156,21 @@ impl Signals {
                 let (functions, jobs, code) = (blocking.list(), jobs.len(), signal.exit_code());
                 tracing::warn!(
                     target: "leveret", %signal, %functions, jobs, code,
-                    "the process ends under functions without `async`, or jobs that block their thread: they cannot be \
-                     stopped, and run again"
+                    "the process ends under functions without `async`, or jobs that block their thread, which cannot be \
+                     stopped; they run again"
                 );
                 std::process::exit(code);
             }
             io::Result::Ok(())
         });
         if let Err(error) = watching {
-            tracing::warn!(target: "leveret", %error, "signals are not listened to any more, though jobs still run");
+            tracing::warn!(target: "leveret", %error, "process no longer listens to signals, though jobs still run; kill it if it does not end");
         }
     }
 }
 
-/// Ends the process when a second signal has come and the worker does not return: on a runtime all of whose threads are
-/// blocked by jobs nobody hears a signal. So it has a thread and a runtime of its own, which end with `returned`.
+/// Ends the process when a second signal has arrived and the worker does not return: if jobs block all threads of a runtime, it
+/// receives no signal. So this has a thread and a runtime of its own, which end with `returned`.
 fn watch(returned: CancellationToken) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut listening = {
@@ -196,7 +196,7 @@ fn watch(returned: CancellationToken) -> io::Result<()> {
             tracing::error!(
                 target: "leveret", %signal, code,
                 "the process ends under jobs that block all threads of its runtime, so that the worker cannot stop; they \
-                 run again. A job that blocks belongs into a function without `async`"
+                 run again. Write a task that blocks as a function without `async`"
             );
             std::process::exit(code);
         }

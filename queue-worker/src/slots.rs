@@ -1,4 +1,4 @@
-//! How many jobs of a queue run at once. A job takes a slot, and keeps it until its function has returned, which may be
+//! Limits how many jobs of a queue run at once. A job takes a slot, and keeps it until its function has returned, which may be
 //! long after its timeout. Taken by `fetch`, kept by the job's `Context`.
 
 use std::sync::Arc;
@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, Semaphore};
 
-/// The slots of one queue, and how many of its deliveries are in hand.
+/// The slots of one queue, and the number of its deliveries in hand.
 #[derive(Debug)]
 pub(crate) struct Slots {
     /// As many permits as jobs may still begin.
     free: Semaphore,
     total: u16,
-    /// How many are taken. The semaphore does not say: it hands a permit over without ever having it.
+    /// The number of taken slots. The semaphore does not know it: it hands a released permit straight to the next waiter.
     taken: AtomicUsize,
-    /// How many deliveries are taken and not settled.
+    /// The number of deliveries that are taken and not settled.
     in_hand: AtomicUsize,
     /// Told when there is none.
     none_in_hand: Notify,
@@ -46,8 +46,8 @@ impl Slots {
         Slot(Arc::clone(self))
     }
 
-    /// Waits until all slots are held by functions that go on after their timeout. What the broker sends then nobody would
-    /// run, and no other worker would get. Cancel safe.
+    /// Waits until functions that go on after their timeout hold all slots. A delivery that arrives then could not run here, and
+    /// would not reach another worker. Cancel safe.
     pub(crate) async fn clogged(&self) {
         loop {
             let none_in_hand = self.none_in_hand.notified();
@@ -59,7 +59,7 @@ impl Slots {
         }
     }
 
-    /// Notes that a delivery is taken.
+    /// Counts a delivery that is taken.
     pub(crate) fn take_in_hand(self: &Arc<Self>) -> InHand {
         self.in_hand.fetch_add(1, Ordering::SeqCst);
         InHand(Arc::clone(self))
@@ -71,12 +71,12 @@ impl Slots {
         let _ = self.free.acquire_many(self.total.into()).await.expect("slots are never closed");
     }
 
-    /// How many slots there are.
+    /// The number of slots.
     pub(crate) fn total(&self) -> u16 {
         self.total
     }
 
-    /// How many slots are taken.
+    /// The number of taken slots.
     pub(crate) fn taken(&self) -> usize {
         self.taken.load(Ordering::SeqCst)
     }
@@ -84,7 +84,7 @@ impl Slots {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // Before whoever waits for it takes it.
+        // Before the next waiter takes it.
         self.0.taken.fetch_sub(1, Ordering::SeqCst);
         self.0.free.add_permits(1);
     }

@@ -7,8 +7,8 @@ use queue_core::outcome::{Failure, Outcome};
 use tracing::Span;
 use tracing::field::{Empty, display};
 
-/// The job's span, under the names of OpenTelemetry's conventions for messaging. What takes part in its own name has few
-/// values, so that spans of one queue are found together.
+/// The job's span, with the names of OpenTelemetry's conventions for messaging. `otel.name` holds only the queue, so that all spans
+/// of one queue share it.
 pub(crate) fn span(system: &'static str, task: &str, delivery: &Delivery) -> Span {
     let Delivery { envelope, queue, .. } = delivery;
     let routing_key = (system == "rabbitmq").then_some(delivery.routing_key.as_str());
@@ -18,6 +18,7 @@ pub(crate) fn span(system: &'static str, task: &str, delivery: &Delivery) -> Spa
         otel.name = format_args!("process {queue}"),
         otel.kind = "consumer",
         otel.status_code = Empty,
+        otel.status_description = Empty,
         error.type = Empty,
         messaging.system = system,
         messaging.operation.name = "process",
@@ -33,8 +34,8 @@ pub(crate) fn span(system: &'static str, task: &str, delivery: &Delivery) -> Spa
     )
 }
 
-/// A consumer's `messaging.destination.name`: `exchange:routing key:queue`, without what is empty, and without the queue
-/// where it is also the key. So a job that was sent to its queue has the queue's name. The convention is RabbitMQ's, and
+/// A consumer's `messaging.destination.name`: `exchange:routing key:queue`, without empty parts, and without a routing key
+/// that equals the queue. So a job that was sent to its queue has the queue's name. The convention is RabbitMQ's, and
 /// the same on every broker.
 struct Destination<'a>(&'a Delivery);
 
@@ -50,10 +51,11 @@ impl fmt::Display for Destination<'_> {
     }
 }
 
-/// Notes in the job's span how it went.
+/// Records a failure in the job's span.
 pub(crate) fn record(span: &Span, outcome: &Outcome) {
     if let Outcome::Failure(Failure { reason, .. }) = outcome {
         span.record("otel.status_code", "ERROR");
+        span.record("otel.status_description", reason.message.as_str());
         span.record("error.type", display(reason.kind));
     }
 }

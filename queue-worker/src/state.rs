@@ -1,11 +1,11 @@
-//! What a worker's owner gives to its tasks: one value of each type, which their by-reference parameters get. Filled by
-//! `worker`, checked by `registry`, read by `handler`.
+//! The state of a worker: one value of each type, for the by-reference parameters of its tasks. Filled by `worker`, checked by
+//! `registry`, read by `handler`.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The worker's state by type: what by-reference parameters get.
+/// The worker's state by type: the values of by-reference parameters.
 #[derive(Default, Clone)]
 pub(crate) struct State {
     /// Each value is an `Arc<T>` with `T: ?Sized`, boxed once more, since `Any` needs a sized type.
@@ -13,7 +13,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Adds a value, and says whether there was one of its type.
+    /// Adds a value, and returns true if it replaced one of its type.
     pub(crate) fn insert<T: ?Sized + Send + Sync + 'static>(&mut self, value: Arc<T>) -> bool {
         self.values.insert(TypeId::of::<T>(), Arc::new(value)).is_some()
     }
@@ -22,7 +22,7 @@ impl State {
         self.values.get(&TypeId::of::<T>())?.downcast_ref::<Arc<T>>().map(|value| &**value)
     }
 
-    /// Whether there is something for a parameter that needs `need`.
+    /// True if there is a value for `need`.
     pub(crate) fn has(&self, need: &Need) -> bool {
         self.values.contains_key(&need.type_id)
     }

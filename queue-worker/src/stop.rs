@@ -1,4 +1,4 @@
-//! Carries out the end of a worker, step by step, and sees to it that the broker has every settlement. Called by `run`;
+//! Stops a worker, step by step, and ensures that the broker has every settlement. Called by `run`;
 //! the steps themselves are in `steps`.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,9 +15,9 @@ use crate::signals::{Received, Signals};
 
 /// How long jobs that were told to end through their `Context` have to do so before they are cut off.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
-/// How long the broker has to say that it has the last settlements.
+/// How long the broker has to confirm the last settlements.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long cut-off jobs have to be given back. One that blocks its thread cannot even be cut off.
+/// How long cut-off jobs have until they are given back. A job that blocks its thread cannot even be cut off.
 const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Stops in three steps, each only if the one before was not enough.
@@ -35,8 +35,8 @@ pub(crate) async fn stop(
         let functions = shared.blocking.list();
         tracing::warn!(
             target: "leveret", worker = %shared.name, %functions, ends_process = signals.is_listening(),
-            "functions without `async` run, which cannot be stopped: they are waited for; with `ends_process`, a second \
-             signal ends the process under them"
+            "worker waits for functions without `async`, which cannot be stopped; with `ends_process`, a second signal ends \
+             the process"
         );
     }
     let late = {
@@ -71,7 +71,7 @@ pub(crate) async fn stop(
         late
     };
 
-    // Not the slots that are taken: who waits for a job has taken one, too.
+    // Not the number of taken slots: a fetcher that waits for a job has taken one, too.
     let running = shared.jobs.len();
     shared.steps.cut_off();
     // Not until all slots are free: a blocking function cannot be cut off, and its job is given back all the same.
@@ -81,7 +81,7 @@ pub(crate) async fn stop(
     };
     if tokio::time::timeout(CUT_OFF_TIMEOUT, given_back).await.is_err() {
         let running = shared.jobs.len();
-        tracing::warn!(target: "leveret", running, "jobs could not be given back in time; the broker delivers them again");
+        tracing::warn!(target: "leveret", running, "worker could not give all jobs back in time; the broker delivers them again");
     }
     if late || running == 0 {
         return Ok(());
@@ -120,7 +120,7 @@ impl Finishing {
         }
     }
 
-    /// One more of them, if there is one.
+    /// Adds a consumer, if there is one.
     pub(crate) fn add(&self, consumer: Option<Consumer>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(consumer);
     }
@@ -131,17 +131,17 @@ impl Finishing {
             // Only the first error is returned; this is another.
             if let Err(error) = self.take(fetched) {
                 let error = chain(&error);
-                tracing::error!(target: "leveret", %error, "a queue could not be consumed to the end");
+                tracing::error!(target: "leveret", %error, "worker could not consume a queue until its stop; its jobs wait for other workers");
             }
         }
     }
 
-    /// Waits until the broker has every settlement: the process may end next, and what has not left it is lost.
+    /// Waits until the broker has every settlement: the process may end next, and unsent settlements would be lost.
     pub(crate) async fn finish(self) {
         let consumers = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let finishing = join_all(consumers.into_iter().map(Consumer::finish));
         if tokio::time::timeout(FLUSH_TIMEOUT, finishing).await.is_err() {
-            tracing::warn!(target: "leveret", "the broker does not say that it has the last settlements; it may deliver jobs again that are done");
+            tracing::warn!(target: "leveret", "broker has not confirmed the last settlements in time; it may deliver finished jobs again");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Which version of a task's payload a message brings. Read by `execute`, which finds out whether this worker knows
-//! it, and by `handler`, which has older ones upcast.
+//! The version of the payload in a message. Read by `errand`, which checks that this worker knows it, and by `handler`, which
+//! upcasts older ones.
 
 use queue_core::envelope::{HeaderValue, Headers, header};
 
-/// The version that the header says; 1 where there is none.
+/// The version in the header; 1 where there is none.
 ///
 /// # Errors
 /// If it is no version, in words that follow "the payload of task `x`: ".

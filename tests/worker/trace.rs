@@ -126,6 +126,7 @@ async fn failure_is_marked_in_the_span() {
 
     let span = spans.only("process");
     assert_eq!(span.get("otel.status_code"), Some("ERROR"));
+    assert_eq!(span.get("otel.status_description"), Some("no"));
     assert_eq!(span.get("error.type"), Some("failed"));
 }
 

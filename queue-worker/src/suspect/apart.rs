@@ -17,19 +17,19 @@ use crate::lane::Lane;
 use crate::process::{self, Arrived};
 use crate::settle;
 
-/// How often it is looked for jobs that other workers have set apart.
+/// The pause between two looks for jobs that other workers have set apart.
 const LOOK: Duration = Duration::from_secs(60);
-/// How long it takes at most until what was given back is with others, or a slot is free when nothing runs.
+/// The longest wait until given-back jobs are with other workers, or a slot is free when nothing runs.
 const FINISHES: Duration = Duration::from_secs(2);
-/// How long the marked copy of a job may take to come.
+/// The longest wait for the marked copy of a job.
 const COMES: Duration = Duration::from_secs(5);
 
-/// How long the next suspect may take to come, before the others go on.
+/// The longest wait for the next suspect, before the other queues go on.
 const NEXT: Duration = Duration::from_millis(100);
 /// Workers may have thousands of queues, and each look takes a channel.
 static LOOKS: Semaphore = Semaphore::const_new(4);
 
-/// Takes what was set apart until the worker stops. Returns the consumer, if there is one, to be
+/// Takes the jobs that were set apart, until the worker stops. Returns the consumer, if there is one, to be
 /// [finished](Consumer::finish) when all jobs are settled.
 pub(crate) async fn fetch(lane: Arc<Lane>) -> Option<Consumer> {
     let steps = &lane.shared.steps;
@@ -67,7 +67,7 @@ async fn consume(lane: &Lane, queue: &Name) -> Option<Consumer> {
     let operator = lane.shared.client.operator().ok()?;
     let _look = LOOKS.acquire().await;
     let found = operator.inspect(queue).await;
-    // Who may not ask will never know.
+    // A user without the permission to look never gets an answer.
     let is_away = |error: &Error| matches!(error.kind(), ErrorKind::Connection | ErrorKind::Closed);
     if !found.as_ref().is_err_and(is_away) {
         lane.suspects.see();
@@ -75,7 +75,7 @@ async fn consume(lane: &Lane, queue: &Name) -> Option<Consumer> {
     if let Err(error) = found {
         if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Connection | ErrorKind::Closed) {
             let error = chain(&error);
-            tracing::warn!(target: "leveret", %queue, %error, "it cannot be seen if jobs wait that are to run alone");
+            tracing::warn!(target: "leveret", %queue, %error, "worker cannot see if jobs wait to run alone; they wait for other workers; let this user configure the queue");
         }
         return None;
     }
@@ -86,13 +86,13 @@ async fn consume(lane: &Lane, queue: &Name) -> Option<Consumer> {
         }
         Err(error) => {
             let error = chain(&error);
-            tracing::warn!(target: "leveret", %queue, %error, "jobs that are to run alone cannot be consumed, and wait");
+            tracing::warn!(target: "leveret", %queue, %error, "worker cannot consume the queue of jobs that run alone; they wait");
             None
         }
     }
 }
 
-/// Stops a consumer, and gives back what it still brings.
+/// Stops a consumer, and gives back the deliveries that still arrive.
 async fn give_all_back(lane: &Lane, consumer: &mut Consumer) {
     consumer.stop();
     while let Some(Ok(delivery)) = consumer.next().await {
@@ -105,7 +105,7 @@ async fn give_all_back(lane: &Lane, consumer: &mut Consumer) {
     }
 }
 
-/// Why no more is taken.
+/// The reason why no more jobs are taken.
 enum Ended {
     /// The worker stops.
     Stopped,
@@ -117,12 +117,12 @@ enum Ended {
 
 async fn take_all(lane: &Arc<Lane>, consumer: &mut Consumer) -> Ended {
     let steps = &lane.shared.steps;
-    // Of a job whose marked copy is to come, or of one that has run, for the next; and how long it is kept for that.
+    // The turn of a job whose marked copy is expected, or of the last job, kept for the next one; and how long it is kept.
     let mut turn: Option<(Turn, Duration)> = None;
     loop {
         if turn.as_ref().is_some_and(|(turn, _)| turn.is_long()) {
             turn = None;
-            // The others had to stand still for long, and go on for a while.
+            // The other queues stood still for long, and go on for a while.
             tokio::select! {
                 () = steps.stopping() => {}
                 () = tokio::time::sleep(LEFT) => {}
@@ -170,7 +170,7 @@ enum Taken {
     Left,
 }
 
-/// Lets one job run alone, or sees to it that it will.
+/// Lets one job run alone, or prepares its run.
 async fn take(
     lane: &Arc<Lane>,
     delivery: Delivery,

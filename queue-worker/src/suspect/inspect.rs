@@ -1,4 +1,4 @@
-//! Looks at a delivery whose earlier holders were lost: lets it run, sets it apart, lets it run alone, or makes it a dead letter.
+//! Inspects a delivery whose earlier holders were lost: lets it run, sets it apart, lets it run alone, or makes it a dead letter.
 //! Called by `process` and `apart` before a job begins.
 
 use std::time::{Duration, Instant};
@@ -19,13 +19,13 @@ use crate::settle;
 
 /// How long a job is left to the process that may run it.
 pub(crate) const LEFT: Duration = Duration::from_secs(10);
-/// For how long a job without a timeout is left to a process that lives and may have lost it.
+/// How long a job without a timeout is left to a process that lives and may have lost it.
 const MAY_RUN: Duration = Duration::from_secs(3600);
-/// Where a broker can neither mark a job nor let it be set apart, so many lost holders are a verdict. RabbitMQ's quorum queues have
-/// the same limit.
+/// The number of lost holders that makes a job a dead letter where the broker can neither mark a job nor set it apart. RabbitMQ's
+/// quorum queues have the same limit.
 const WITHOUT_MARKS: u64 = 100;
 
-/// Where a delivery comes from.
+/// The queue of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     /// The queue of its task.
@@ -34,20 +34,20 @@ pub(crate) enum Place {
     Apart,
 }
 
-/// What is to be done with a delivery.
+/// The next step of an inspected delivery.
 #[allow(clippy::large_enum_variant, reason = "a suspect is rare, and this is moved twice")]
 pub(crate) enum Inspected {
-    /// It is to run, alone if it has a turn.
+    /// It runs, alone if it has a turn.
     Run(Delivery, Option<Turn>),
-    /// Nothing more. It runs later or elsewhere, or never.
+    /// It is settled. It runs later, elsewhere, or never.
     Settled(Executed),
-    /// Its marked copy comes next, and is to run with this turn.
+    /// Its marked copy comes next, and runs with this turn.
     Marked(Turn),
-    /// It was given back, for others. It is not to be fetched again at once.
+    /// It was given back, for other workers. It must not be fetched again at once.
     Left,
 }
 
-/// Decides about a delivery, and does what was decided. `turn` is that of its mark.
+/// Decides about a delivery, and carries that out. `turn` is that of its mark.
 pub(crate) async fn inspect(
     lane: &Lane,
     place: Place,
@@ -74,11 +74,11 @@ pub(crate) async fn inspect(
             return set_apart(lane, delivery, &record, apart).await;
         }
         if record.is_uncounted {
-            // So that the next holder knows. It comes again as a new message.
+            // So that the next holder knows the count. The job comes again as a new message.
             return moved(lane, delivery, lane.queue.clone(), record.headers()).await;
         }
     }
-    // Kept by whatever copy comes of it.
+    // Kept by every copy that is made of it.
     let crashes = i64::try_from(record.crashes).unwrap_or(i64::MAX);
     delivery.envelope.headers.insert(header::CRASHES, crashes);
     alone(lane, place, delivery, record, turn).await
@@ -101,11 +101,11 @@ async fn alone(
         None => false,
         // It counts as begun only now that nothing else runs: otherwise another job could end the process under its mark.
         Some(last) if record.is_first && last.process == name && turn.is_some() => true,
-        // A run that has not begun, or whose connection was lost and no more.
+        // A run that has not begun, or that lost only its connection.
         Some(last) if record.is_first && place == Place::Apart || last.process == name => {
             record.marks.pop();
             if place == Place::Apart && turn.is_none() {
-                // Its message must not say so while it waits: this process may end by another job.
+                // Its message must not carry the mark while it waits: another job may end this process.
                 let Some(apart) = lane.suspects.name().cloned() else {
                     return leave(lane, place, delivery, LEFT).await;
                 };
@@ -128,7 +128,7 @@ async fn alone(
         return dead(lane, delivery, &record).await;
     }
     if is_marked && let Some(mut turn) = turn {
-        // A queue may have taken one more in the moment in which the turn was taken.
+        // A queue may have taken one more job at the moment at which the turn was taken.
         if turn.is_alone(&lane.shared.jobs, 0).await {
             return Inspected::Run(delivery, Some(turn));
         }
@@ -162,7 +162,7 @@ async fn alone(
     }
 }
 
-/// The name of this process, where a run can be marked and others can ask about its process.
+/// The name of this process, where a run can be marked and other workers can look up its process.
 async fn can_mark(lane: &Lane, place: Place) -> Option<String> {
     let broker = lane.shared.client.broker();
     if place == Place::Own && broker.suspects_of(&lane.queue).is_some() {
@@ -171,10 +171,10 @@ async fn can_mark(lane: &Lane, place: Place) -> Option<String> {
     broker.liveness()?.name().await.ok()
 }
 
-/// What became of the process of a run that was begun.
+/// The state of the process of a run that was begun.
 enum Fate {
     Ended,
-    /// It lives, and may still run the job; or nobody knows.
+    /// It lives, and may still run the job; or its state is unknown.
     Lives,
     /// It lives, and cannot run the job any more.
     LetGo,
@@ -190,7 +190,7 @@ async fn fate(lane: &Lane, delivery: &Delivery, mark: &Mark) -> Fate {
     };
     match answer {
         Ok(false) => {
-            tracing::warn!(target: "leveret", %id, %queue, %worker, "the process of a worker has ended while it ran this job alone");
+            tracing::warn!(target: "leveret", %id, %queue, %worker, "job was running alone when the process of its worker ended");
             Fate::Ended
         }
         Ok(true) => {
@@ -200,12 +200,12 @@ async fn fate(lane: &Lane, delivery: &Delivery, mark: &Mark) -> Fate {
             if age > timeout {
                 return Fate::LetGo;
             }
-            tracing::info!(target: "leveret", %id, %queue, %worker, "the job is left to its worker, whose process lives");
+            tracing::info!(target: "leveret", %id, %queue, %worker, "job is left to its worker, whose process lives");
             Fate::Lives
         }
         Err(error) => {
             let error = chain(&error);
-            tracing::warn!(target: "leveret", %id, %queue, %worker, %error, "it is not known if the worker of this job lives; the job waits");
+            tracing::warn!(target: "leveret", %id, %queue, %worker, %error, "broker does not tell if the worker of this job lives; the job waits");
             Fate::Lives
         }
     }
@@ -219,7 +219,7 @@ async fn begin(lane: &Lane, place: Place, delivery: Delivery, turn: Option<Turn>
         (None, Place::Own) => match turns.try_take() {
             Some(turn) => turn,
             None => {
-                // It comes again when the queues go on, which they do beside a long job that still has the turn.
+                // It comes again when the queues go on: also beside a long job that still has the turn.
                 let pause = if turns.is_wanted() { Duration::ZERO } else { LEFT };
                 return leave(lane, place, delivery, pause).await;
             }
@@ -230,7 +230,7 @@ async fn begin(lane: &Lane, place: Place, delivery: Delivery, turn: Option<Turn>
             turn = turns.take() => turn,
         },
     };
-    // One in its own queue is a job that runs already, for whoever counts.
+    // A job in its own queue is already counted as running.
     let own = usize::from(place == Place::Own);
     let is_alone = tokio::select! {
         biased;
@@ -239,7 +239,7 @@ async fn begin(lane: &Lane, place: Place, delivery: Delivery, turn: Option<Turn>
     };
     if !is_alone {
         let (id, queue) = (&delivery.envelope.id, &lane.queue);
-        tracing::warn!(target: "leveret", %id, %queue, "the job is to run alone, but others do not end; it waits");
+        tracing::warn!(target: "leveret", %id, %queue, "job must run alone, but other jobs do not end; it waits, and the others go on meanwhile");
         drop(turn);
         return leave(lane, place, delivery, LEFT).await;
     }
@@ -247,7 +247,7 @@ async fn begin(lane: &Lane, place: Place, delivery: Delivery, turn: Option<Turn>
         return lost(lane);
     }
     let (id, queue, worker) = (&delivery.envelope.id, &lane.queue, &lane.shared.name);
-    tracing::info!(target: "leveret", %id, %queue, %worker, "the job runs alone, since the processes that held it before have ended");
+    tracing::info!(target: "leveret", %id, %queue, %worker, "job runs alone, since the processes that held it before have ended");
     Inspected::Run(delivery, Some(turn))
 }
 
@@ -256,7 +256,7 @@ async fn set_apart(lane: &Lane, delivery: Delivery, record: &Record, apart: Name
     let (id, queue, crashes) = (&delivery.envelope.id, &lane.queue, record.crashes);
     tracing::warn!(
         target: "leveret", %id, %queue, crashes, %apart,
-        "the job was in hand each time that a process or its connection was lost; it is set apart, and runs alone"
+        "job was in hand each time that a process or its connection was lost; it is set apart, and runs alone"
     );
     let inspected = moved(lane, delivery, apart, record.headers()).await;
     lane.suspects.fill();
@@ -269,15 +269,15 @@ async fn moved(lane: &Lane, delivery: Delivery, queue: Name, headers: Headers) -
     if settle::is_carried_out(lane, delivery, settlement.into(), Instant::now()).await {
         Inspected::Settled(Executed::SetApart)
     } else {
-        // It was given back, and is not to come again at once.
+        // It was given back, and must not come again at once.
         Inspected::Left
     }
 }
 
-/// Gives a job back; one in its own queue waits for a while, or it would come again at once.
+/// Gives a job back. A job in its own queue is put off for a while, or it would come again at once.
 async fn leave(lane: &Lane, place: Place, delivery: Delivery, pause: Duration) -> Inspected {
     if place == Place::Apart && delivery.returns == Returns::Never {
-        // Its mark, if it has one, has not begun.
+        // The run of its mark, if it has one, has not begun.
         give_back(lane, place, delivery, Instant::now()).await;
         return Inspected::Left;
     }
@@ -300,7 +300,7 @@ fn lost(lane: &Lane) -> Inspected {
     Inspected::Settled(Executed::Lost)
 }
 
-/// The job has ended too many processes.
+/// Makes a job that has ended too many processes a dead letter.
 async fn dead(lane: &Lane, mut delivery: Delivery, record: &Record) -> Inspected {
     let (alone, crashes) = (record.marks.len(), record.crashes);
     let which = if alone == 0 {
@@ -328,8 +328,8 @@ async fn dead(lane: &Lane, mut delivery: Delivery, record: &Record) -> Inspected
     Inspected::Settled(Executed::SetApart)
 }
 
-/// Gives back a job whose run alone has not begun, or was cut off. Its mark must not count: in its own queue the broker takes it
-/// out; and of a copy that nobody has held it does not.
+/// Gives back a job whose run alone has not begun, or was cut off. Its mark must not count. In its own queue the broker removes the
+/// mark; on a copy that was never held it does not.
 pub(crate) async fn give_back(lane: &Lane, place: Place, delivery: Delivery, started: Instant) {
     let is_marked = delivery.envelope.headers.get(header::BEGUN).is_some();
     let settlement = match lane.suspects.name().cloned() {
@@ -341,7 +341,7 @@ pub(crate) async fn give_back(lane: &Lane, place: Place, delivery: Delivery, sta
     settle::carry_out(lane, delivery, settlement.into(), started).await;
 }
 
-/// Forgets what was noted of lost holders: the job has ended, and no process with it.
+/// Removes the record of lost holders: the job has ended, and no process with it.
 pub(crate) fn clear(headers: &mut Headers) {
     headers.remove(header::CRASHES);
     headers.remove(header::BEGUN);

@@ -1,5 +1,4 @@
-//! The queue beside a queue, where those of its jobs wait that are to run alone. Only brokers have one that cannot mark a job in its
-//! place.
+//! The queue beside a queue, in which jobs wait to run alone. Only a broker that cannot mark a job in its place needs one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,23 +12,23 @@ use tokio::sync::Notify;
 pub(crate) struct SuspectQueue {
     /// `None` where the jobs stay in their own queue.
     decl: Option<QueueDecl>,
-    /// Nothing is known about lost holders: the queue goes with the connection that consumes it.
+    /// True for a queue that is deleted with the connection that consumes it, so that no holder is ever lost.
     is_exclusive: bool,
-    /// It would have one, but is only to be used as it is there.
+    /// True for a queue that is used as it is, and so gets no queue beside it.
     is_passive: bool,
     is_declared: AtomicBool,
-    /// The broker does not let it be declared.
+    /// True once the broker has refused to declare it.
     is_refused: AtomicBool,
-    /// This worker has put a job there, or takes them from there.
+    /// True once this worker has put a job there, or takes jobs from there.
     is_used: AtomicBool,
-    /// It is known if it is there.
+    /// True once this worker has looked for it.
     is_seen: AtomicBool,
-    /// Told when a job goes there.
+    /// Notified when a job goes there.
     filled: Notify,
 }
 
 impl SuspectQueue {
-    /// The one of `queue`. A queue that is only to be used as it is there gets none beside it.
+    /// The queue of suspects of `spec`. A queue that is used as it is gets none beside it.
     pub(crate) fn of(spec: &QueueSpec, client: &Client) -> Self {
         let topology = spec.topology(client.namespace()).ok();
         let own =
@@ -53,13 +52,13 @@ impl SuspectQueue {
         self.is_exclusive
     }
 
-    /// Says in the log if jobs cannot be set apart although they could in another queue.
+    /// Logs that jobs of a queue that is used as it is cannot be set apart.
     pub(crate) fn tell(&self, queue: &Name) {
         if self.is_passive {
             tracing::info!(
                 target: "leveret", %queue,
-                "the queue is used as it is there, so a job that ends its workers' processes again and again runs alone in it, and \
-                 the queue's delivery limit ends it"
+                "queue is used as it is: a job that ends its workers' processes again and again runs alone in it, and becomes a \
+                 dead letter at the queue's delivery limit"
             );
         }
     }
@@ -70,7 +69,7 @@ impl SuspectQueue {
         decl.map(|decl| &decl.name)
     }
 
-    /// Has jobs run alone in their own queue from now on.
+    /// Makes jobs run alone in their own queue from now on.
     pub(crate) fn refuse(&self) {
         self.is_refused.store(true, Ordering::Relaxed);
     }
@@ -93,8 +92,8 @@ impl SuspectQueue {
                     let error = chain(&error);
                     tracing::error!(
                         target: "leveret", queue = %name, %error,
-                        "jobs that may end their worker cannot be set apart, and run alone in their own queue, where only its \
-                         delivery limit ends them; let this user configure the queue"
+                        "queue for jobs that may end their worker cannot be declared: they run alone in their own queue, and become \
+                         dead letters at its delivery limit; let this user configure the queue"
                     );
                 }
                 None
@@ -102,23 +101,23 @@ impl SuspectQueue {
         }
     }
 
-    /// Says that a job has gone there.
+    /// Notifies that a job has gone there.
     pub(crate) fn fill(&self) {
         self.use_it();
         self.filled.notify_one();
     }
 
-    /// Notes that it is there, and may hold jobs.
+    /// Records that it exists and may hold jobs.
     pub(crate) fn use_it(&self) {
         self.is_used.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that it has been looked for.
+    /// Records that this worker has looked for it.
     pub(crate) fn see(&self) {
         self.is_seen.store(true, Ordering::Relaxed);
     }
 
-    /// Says if it has been looked for, or there is none.
+    /// True if this worker has looked for it, or there is none.
     pub(crate) fn is_seen(&self) -> bool {
         self.name().is_none() || self.is_seen.load(Ordering::Relaxed)
     }

@@ -1,6 +1,6 @@
-//! What the counts and marks of a delivery say about its job. Pure; read by `inspect`.
+//! The record of a job's lost holders, from the counts and marks of its delivery. Pure; read by `inspect`.
 //!
-//! A mark is one run that was begun alone: process, moment and worker. The last one is about to run or runs, those before it
+//! A mark is one run that was begun alone: process, moment and worker. The last one is about to run or runs; those before it
 //! have ended their processes.
 
 use std::fmt;
@@ -10,9 +10,9 @@ use queue_core::broker::{Delivery, Returns};
 use queue_core::clock::{from_millis, to_millis};
 use queue_core::envelope::{HeaderValue, Headers, header};
 
-/// How many marks a job keeps. A crash limit is no higher.
+/// The largest number of marks that a job keeps. A crash limit is no higher.
 const MOST: usize = 100;
-/// How many of them the reason of a dead letter names.
+/// The largest number of marks that the reason of a dead letter names.
 const SHOWN: usize = 5;
 
 /// A run that was begun alone.
@@ -40,21 +40,21 @@ impl fmt::Display for Mark {
     }
 }
 
-/// All that is known of a job's earlier holders.
+/// The record of a job's earlier holders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// How many holders were lost with the job, as far as anybody has counted.
+    /// The number of holders that were lost with the job, as far as known.
     pub(crate) crashes: u64,
-    /// The last holder is not counted yet: the broker does not.
+    /// True if the message does not count the last holder yet, since the broker does not count.
     pub(crate) is_uncounted: bool,
     /// The runs alone, in their order.
     pub(crate) marks: Vec<Mark>,
-    /// Nobody has held this copy: the last mark, if any, has not begun to run.
+    /// True if this copy was never held: the run of the last mark, if any, has not begun.
     pub(crate) is_first: bool,
 }
 
 impl Record {
-    /// Whether there is anything to read. Asked before each job.
+    /// True if there is anything to read. Called before each job.
     pub(crate) fn is_there(delivery: &Delivery) -> bool {
         delivery.returns != Returns::Never || delivery.envelope.headers.get(header::CRASHES).is_some()
     }
@@ -72,7 +72,7 @@ impl Record {
         Self { crashes, is_uncounted, marks: marks(headers), is_first }
     }
 
-    /// The headers of a copy that is the same to whoever looks at it next.
+    /// The headers of a copy, from which its next holder reads the same record.
     pub(crate) fn headers(&self) -> Headers {
         let mut headers = Headers::new();
         headers.insert(header::CRASHES, i64::try_from(self.crashes).unwrap_or(i64::MAX));
@@ -80,7 +80,7 @@ impl Record {
         headers
     }
 
-    /// The marks, as the header has them.
+    /// The marks as the value of the header.
     pub(crate) fn list(&self) -> HeaderValue {
         let from = self.marks.len().saturating_sub(MOST);
         HeaderValue::List(self.marks[from..].iter().map(|mark| mark.to_string().into()).collect())

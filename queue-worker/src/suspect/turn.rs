@@ -1,5 +1,5 @@
-//! The turn of a job that runs alone: while one is wanted, the worker's queues fetch nothing. Asked by `fetch`, taken by
-//! `inspect`.
+//! The turn of a job that runs alone: while a job wants or has it, the worker's queues fetch nothing. Watched by `fetch`, taken
+//! by `inspect`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -8,32 +8,33 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-/// For how long the others stand still for a job that runs alone. A long one that harms nobody holds up nobody.
+/// How long the other jobs stand still for a job that runs alone. A long job that does no harm must not block the others for
+/// longer.
 const STILL: Duration = Duration::from_secs(30);
-/// How long a job that is to run alone waits for those that run. Each time in vain it waits for twice as long, so that it runs
-/// in the end, and the others go on in between.
+/// How long a job that must run alone waits for the running jobs. After each wait in vain the next is twice as long, so that it
+/// runs in the end; the others go on in between.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often that is doubled.
+/// How often that wait is doubled.
 const DOUBLINGS: u32 = 4;
-/// How soon it is seen that nothing runs any more.
+/// The pause between two looks at the number of running jobs.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Gives out one turn at a time.
 #[derive(Debug)]
 pub(crate) struct Turns {
     one: Arc<Semaphore>,
-    /// What `told` said last: asked before each job.
+    /// The last value of `told`, for the check before each job.
     is_wanted: AtomicBool,
     told: watch::Sender<bool>,
     /// [`STILL`]; shorter in tests.
     still: Duration,
     /// [`PATIENCE`]; shorter in tests.
     patience: Duration,
-    /// How often the others have not ended in time, one time after the other.
+    /// How often in a row the other jobs have not ended in time.
     in_vain: AtomicU32,
 }
 
-/// A turn to run alone. The others go on when it is dropped, or when they have stood still for long enough.
+/// A turn to run alone. The other jobs go on when it is dropped, or when they have stood still for long enough.
 #[derive(Debug)]
 pub(crate) struct Turn {
     turns: Arc<Turns>,
@@ -59,7 +60,7 @@ impl Turns {
         }
     }
 
-    /// Says if a job wants to run alone.
+    /// True if a job wants to run alone.
     pub(crate) fn is_wanted(&self) -> bool {
         self.is_wanted.load(Ordering::Acquire)
     }
@@ -97,19 +98,19 @@ impl Turns {
         self.told.send_replace(is_wanted);
     }
 
-    /// How long the others are waited for.
+    /// How long to wait for the other jobs.
     fn patience(&self) -> Duration {
         self.patience * 2_u32.pow(self.in_vain.load(Ordering::Relaxed).min(DOUBLINGS))
     }
 }
 
 impl Turn {
-    /// Waits until of `jobs` no more than `own` run, and says if it came to that in time. After the last time in vain the job runs
-    /// beside what does not end. Cancel safe.
+    /// Waits until no more than `own` of `jobs` run, and returns true if that happened in time. After the last wait in vain it also
+    /// returns true, and the job runs beside those that do not end. Cancel safe.
     pub(crate) async fn is_alone(&mut self, jobs: &TaskTracker, own: usize) -> bool {
         let all_ended = async {
             loop {
-                // Rare enough that nobody needs to be told. First, since a queue may just have taken one more.
+                // Rare enough to poll. The pause comes first, since a queue may just have taken one more.
                 tokio::time::sleep(LOOK).await;
                 if jobs.len() <= own {
                     break;
@@ -129,12 +130,12 @@ impl Turn {
         false
     }
 
-    /// Says if the others have stood still for as long as they should.
+    /// True if the other jobs have stood still for long enough.
     pub(crate) fn is_long(&self) -> bool {
         self.since.elapsed() >= self.turns.still
     }
 
-    /// Runs a job alone. After a while the others go on beside it.
+    /// Runs a job alone. After a while the other jobs go on beside it.
     pub(crate) async fn during<T>(
         &self,
         mut job: std::pin::Pin<&mut (impl Future<Output = T> + ?Sized)>,
