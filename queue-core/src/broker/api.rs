@@ -1,4 +1,4 @@
-//! The way of jobs: what every broker must do.
+//! The trait of a broker: everything that jobs need.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,17 +14,18 @@ use crate::error::{PublishError, Result};
 use crate::store::Store;
 use crate::topology::{QueueDecl, Topology};
 
-/// A message broker, as jobs need it. What people and tools ask of a broker is [`Operator`]. Object safe; shared by clients and workers behind an `Arc`.
+/// A message broker, as jobs need it. [`Operator`] is its side for people and tools. Object safe; clients and workers share it
+/// behind an `Arc`.
 ///
 /// All methods may be called at the same time from any task, and are cancel safe in that a dropped future leaves
 /// the broker usable; whether a dropped `publish` happened is then unknown.
 #[async_trait]
 pub trait Broker: fmt::Debug + Send + Sync + 'static {
-    /// Says which broker this is, and whether it can be talked to at this moment.
+    /// The name of this broker, and its state at this moment.
     fn info(&self) -> BrokerInfo;
 
-    /// Declares what is missing and checks what is there. Remembered: a broker that comes back without it, or a
-    /// new connection, is given it again.
+    /// Declares what is missing and checks what exists. The broker object remembers it, and declares it again after it has
+    /// reconnected.
     ///
     /// # Errors
     /// [`Topology`](crate::error::ErrorKind::Topology) where a queue or exchange exists with other settings, or a
@@ -38,12 +39,12 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// See [`PublishError`]; only [`Unconfirmed`](PublishError::Unconfirmed) leaves open whether it was kept.
     async fn publish(&self, publish: Publish) -> Result<(), PublishError>;
 
-    /// Publishes a request whose sender waits for the reply by [`DIRECT_REPLY_TO`](super::DIRECT_REPLY_TO), and meanwhile wants to hear only what
-    /// keeps it from coming. `Ok` means that the broker has the request; a broker that would have to ask for that need
-    /// not return at all while a reply may come. So this is raced against the reply, and dropped when that is there.
+    /// Publishes a request whose sender waits for the reply by [`DIRECT_REPLY_TO`](super::DIRECT_REPLY_TO). An error means
+    /// that no reply will come. `Ok` means that the broker has the request; a broker that would have to wait for a confirm may
+    /// return nothing while a reply may come. So callers race this against the reply, and drop it when the reply is there.
     ///
-    /// On RabbitMQ it is sent without a confirm, to wait for which would cost a call a tenth of its time. A queue that is
-    /// full refuses it unheard: where that may be, [publish](Self::publish) the request.
+    /// On RabbitMQ the request is sent without a confirm, which would cost a call a tenth of its time. A queue that is
+    /// full drops it silently: where that may happen, [publish](Self::publish) the request.
     ///
     /// # Errors
     /// As `publish`.
@@ -62,27 +63,27 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// If the queue does not exist or may not be consumed.
     async fn consume(&self, options: ConsumeOptions) -> Result<Consumer>;
 
-    /// Gives the interface for operators. The default is `None`: a broker that serves jobs and shows nothing. Callers ask by
-    /// [`Client::operator`](crate::client::Client::operator), which has the error for that.
+    /// The interface for operators. The default is `None`. Callers use
+    /// [`Client::operator`](crate::client::Client::operator), which has an error for that.
     fn operator(&self) -> Option<&dyn Operator> {
         None
     }
 
-    /// Gives what is remembered beside the jobs, such as who works. The default is `None`: a broker that carries jobs and
-    /// remembers nothing. Callers ask by [`Client::store`](crate::client::Client::store), which has the error for that. Closed
-    /// with the broker; shared, since heartbeats must not keep a broker open.
+    /// The store for data beside the jobs, such as the list of workers. The default is `None`. Callers use
+    /// [`Client::store`](crate::client::Client::store), which has an error for that. The store is closed
+    /// with the broker; it is shared, since heartbeats must not keep a broker open.
     fn store(&self) -> Option<Arc<dyn Store>> {
         None
     }
 
-    /// Gives what tells living processes from those that have ended. The default is `None`: a job whose holders are lost again and
-    /// again runs alone, and nobody concludes that it ended them.
+    /// The interface that tells living processes from those that have ended. The default is `None`: a job whose holders are lost
+    /// again and again runs alone, but is never taken for their cause.
     fn liveness(&self) -> Option<&dyn Liveness> {
         None
     }
 
-    /// Says into which queue a job of `queue` goes whose holders were lost again and again, so that it runs alone. The default is
-    /// `None`: it stays in its queue, where the broker can [mark](super::Delivery::mark) it.
+    /// The queue into which a job of `queue` goes when its holders were lost again and again, so that it runs alone. The default is
+    /// `None`: the job stays in its queue, where the broker can [mark](super::Delivery::mark) it.
     fn suspects_of(&self, _queue: &str) -> Option<QueueDecl> {
         None
     }

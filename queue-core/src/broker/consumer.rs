@@ -1,4 +1,4 @@
-//! How a queue is consumed: the stream of its deliveries, and the broker's end of it.
+//! Consuming a queue: the stream of its deliveries, and the broker's end of it.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -14,7 +14,7 @@ use super::delivery::Delivery;
 use crate::error::Result;
 use crate::topology::{Name, QueueSpec, Route};
 
-/// How to consume a queue.
+/// The options by which a queue is consumed.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConsumeOptions {
@@ -22,7 +22,7 @@ pub struct ConsumeOptions {
     pub queue: Name,
     /// How many unsettled deliveries this consumer holds at most; at least 1.
     pub prefetch: u16,
-    /// Where [`Settlement::DeadLetter`](crate::settlement::Settlement::DeadLetter) publishes; `None` drops, with a log line.
+    /// The exchange and key to which [`Settlement::DeadLetter`](crate::settlement::Settlement::DeadLetter) publishes; `None` drops, with a log line.
     pub dead_letter: Option<Route>,
     /// The consumer's name in the broker's own lists: AMQP's consumer tag begins with it.
     pub name: Option<String>,
@@ -53,28 +53,28 @@ impl ConsumeOptions {
         }
     }
 
-    /// How many unsettled deliveries at most.
+    /// Sets the largest number of unsettled deliveries.
     #[must_use]
     pub fn prefetch(mut self, prefetch: u16) -> Self {
         self.prefetch = prefetch.max(1);
         self
     }
 
-    /// Where dead letters go.
+    /// Sets the exchange and key of dead letters.
     #[must_use]
     pub fn dead_letter(mut self, route: Option<Route>) -> Self {
         self.dead_letter = route;
         self
     }
 
-    /// How long the broker waits for a delivery's settlement, see [`consumer_timeout`](Self::consumer_timeout).
+    /// Sets how long the broker waits for a delivery's settlement, see [`consumer_timeout`](Self::consumer_timeout).
     #[must_use]
     pub fn consumer_timeout(mut self, timeout: Duration) -> Self {
         self.consumer_timeout = Some(timeout);
         self
     }
 
-    /// How often the holder of a message may be lost, see [`crash_limit`](Self::crash_limit).
+    /// Sets how often the holder of a message may be lost, see [`crash_limit`](Self::crash_limit).
     #[must_use]
     pub fn crash_limit(mut self, ends: u32) -> Self {
         self.crash_limit = ends.max(1);
@@ -84,15 +84,15 @@ impl ConsumeOptions {
 
 /// The deliveries of one queue. Made by a broker's [`ConsumerHandle`].
 ///
-/// Dropping it stops the consumer; deliveries that nobody took go back to the queue. [`finish`](Self::finish) it where
+/// Dropping it stops the consumer; deliveries that were not taken go back to the queue. [`finish`](Self::finish) it if
 /// the process may end next.
 #[derive(Debug)]
 pub struct Consumer {
     fed: mpsc::UnboundedReceiver<Fed>,
-    /// Comes before what else is fed.
+    /// Read before other items that are fed.
     source: Option<Source>,
     stop: CancellationToken,
-    /// All that will be settled is.
+    /// Cancelled when the last settlement has been made.
     settled: CancellationToken,
     /// Ends when the broker's end is gone. Nothing is ever sent.
     flushed: mpsc::Receiver<Infallible>,
@@ -107,15 +107,15 @@ pub struct ConsumerHandle {
     unflushed: mpsc::Sender<Infallible>,
 }
 
-/// What is left of a [`ConsumerHandle`] when there is nothing more to hand over: the duty to see the settlements
-/// through. Drop it when the broker has them.
+/// The rest of a [`ConsumerHandle`] that hands no more deliveries over: it waits for the settlements. Drop it when the broker
+/// has them.
 #[derive(Debug)]
 pub struct Unflushed {
     settled: CancellationToken,
     _unflushed: mpsc::Sender<Infallible>,
 }
 
-/// What a consumer is given.
+/// An item that a consumer is fed.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "a box would be one allocation more for each delivery")]
 enum Fed {
@@ -175,14 +175,14 @@ impl Consumer {
         }
     }
 
-    /// Asks the broker to send nothing more. What is already here can still be taken by [`next`](Self::next),
+    /// Asks the broker to send no more deliveries. Those that are already here can still be taken by [`next`](Self::next),
     /// which then ends with `None`.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Stops, and waits until the broker has every settlement made so far: an ack that is still on its way when the
-    /// process ends is an ack that never was. Deliveries that nobody took go back to the queue.
+    /// Stops, and waits until the broker has every settlement made so far: an ack that is still under way when the
+    /// process ends is lost. Deliveries that were not taken go back to the queue.
     ///
     /// Waits as long as the broker does not answer, so give it a timeout. Not cancel safe, but dropping it is no more
     /// than dropping the consumer.
@@ -204,23 +204,23 @@ impl Drop for Consumer {
 }
 
 impl ConsumerHandle {
-    /// Hands a delivery over. A delivery that nobody will take any more is dropped, and so released.
+    /// Hands a delivery over. If the consumer has ended, the delivery is dropped, and so released.
     pub fn send(&self, delivery: Result<Delivery>) {
         let _ = self.fed.send(Fed::Delivery(delivery));
     }
 
-    /// Has the consumer take its deliveries from `source` by itself, until that ends: a task in between would be
-    /// woken for each.
+    /// Makes the consumer take its deliveries from `source` by itself, until that ends: a task in between would be
+    /// woken for each delivery.
     #[cfg(feature = "rabbitmq")]
     pub(crate) fn attach(&self, source: impl Stream<Item = Delivery> + Send + Sync + 'static) {
-        // One that nobody will take any more is dropped, as above.
+        // If the consumer has ended, the source is dropped, as above.
         let _ = self.fed.send(Fed::Source(Source(Box::pin(source))));
     }
 
-    /// As [`send`](Self::send), for a broker that must not release a delivery here and now because it holds a lock.
+    /// Like [`send`](Self::send), for a broker that holds a lock and so must not release a delivery here.
     ///
     /// # Errors
-    /// Gives back a delivery that nobody will take any more.
+    /// Gives the delivery back if the consumer has ended.
     pub fn offer(&self, delivery: Delivery) -> Result<(), Box<Delivery>> {
         self.fed.send(Fed::Delivery(Ok(delivery))).map_err(|refused| match refused.0 {
             Fed::Delivery(Ok(delivery)) => Box::new(delivery),
@@ -228,23 +228,23 @@ impl ConsumerHandle {
         })
     }
 
-    /// Waits until the consumer is to be sent nothing more. Cancel safe.
+    /// Waits until the consumer must be sent no more deliveries. Cancel safe.
     pub async fn stopped(&self) {
         self.stop.cancelled().await;
     }
 
-    /// The same without the handle: while there is one, the consumer does not hear that nothing more will come.
+    /// Like [`stopped`](Self::stopped), without the handle: while a handle exists, the consumer cannot see that no more deliveries will come.
     #[cfg(any(feature = "memory", feature = "sqlite-system"))]
     pub(crate) fn until_stopped(&self) -> impl Future<Output = ()> + Send + 'static {
         self.stop.clone().cancelled_owned()
     }
 
-    /// Whether the consumer is to be sent nothing more.
+    /// True if the consumer must be sent no more deliveries.
     pub fn is_stopped(&self) -> bool {
         self.stop.is_cancelled()
     }
 
-    /// Ends the deliveries, for a broker whose settlements take time to arrive. One that has them at once drops the
+    /// Ends the deliveries, for a broker whose settlements take time to arrive. A broker that has them at once drops the
     /// handle. Other clones of it keep the deliveries open.
     pub fn end(self) -> Unflushed {
         Unflushed { settled: self.settled, _unflushed: self.unflushed }
@@ -252,7 +252,7 @@ impl ConsumerHandle {
 }
 
 impl Unflushed {
-    /// Waits until all that will be settled is. Cancel safe.
+    /// Waits until the last settlement has been made. Cancel safe.
     pub async fn settled(&self) {
         self.settled.cancelled().await;
     }

@@ -35,7 +35,7 @@ pub struct Delivery {
     pub exchange: String,
     /// The routing key it was published with.
     pub routing_key: String,
-    /// Whether it has been delivered before and not settled.
+    /// True if it has been delivered before and not settled.
     pub redelivered: bool,
     /// The broker's account of the message's earlier holders.
     pub returns: Returns,
@@ -66,7 +66,7 @@ impl Delivery {
         self.settler.settle(self.envelope, settlement).await
     }
 
-    /// Writes a header into the message where the broker keeps it, so that whoever gets it after this holder was lost finds it
+    /// Writes a header into the message where the broker keeps it, so that the next holder, after this one was lost, finds it
     /// there. The envelope has it from now on, too. Returns `false` where a broker cannot do that.
     ///
     /// # Errors
@@ -79,7 +79,7 @@ impl Delivery {
         Ok(is_kept)
     }
 
-    /// Says that the broker has taken the delivery back, or is about to: its connection or channel is gone, its queue is
+    /// True if the broker has taken the delivery back, or is about to: its connection or channel is lost, its queue is
     /// deleted, the client is closed, or another program has taken the job over. The broker delivers the job again, so
     /// a job that has not begun must not begin: drop the delivery instead.
     ///
@@ -109,7 +109,7 @@ impl Delivery {
         self.settler.is_lost()
     }
 
-    /// Says that the broker may not hear of a settlement that was `Ok`: AMQP does not confirm acks, and one that is on its way
+    /// True if a settlement that was `Ok` may not reach the broker: AMQP does not confirm acks, and an ack that is under way
     /// when the connection breaks is lost. The broker then delivers the job again.
     #[must_use]
     pub fn ack_may_be_lost(&self) -> bool {
@@ -134,7 +134,7 @@ impl Delivery {
         }
     }
 
-    /// Whether the broker has taken the delivery back, so that settling it does nothing.
+    /// True if the broker has taken the delivery back, so that settling it does nothing.
     #[cfg(feature = "rabbitmq")]
     pub(crate) fn is_gone(&self) -> bool {
         self.settler.is_gone()
@@ -163,7 +163,7 @@ pub trait Settler: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Whether a settlement would come too late even for a job that runs: the broker delivers it again. A delivery may be
+    /// True if a settlement would come too late even for a job that runs: the broker delivers it again. A delivery may be
     /// [lost](Self::is_lost) before that, where only what has not begun goes back. Only RabbitMQ's own router asks.
     #[doc(hidden)]
     fn is_gone(&self) -> bool {

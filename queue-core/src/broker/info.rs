@@ -1,6 +1,18 @@
-//! What a broker is, and whether it can be talked to.
+//! The name of a broker, and its state.
 
-/// What a broker is, and how it is at the moment of asking.
+/// The name and state of a broker. Returned by [`Client::info`](crate::client::Client::info).
+///
+/// ```
+/// use leveret::{BrokerInfo, Health};
+///
+/// fn readiness(broker: &BrokerInfo) -> Result<(), String> {
+///     match &broker.health {
+///         Health::Up => Ok(()),
+///         Health::Blocked(reason) | Health::Down(reason) => Err(format!("{}: {reason}", broker.system)),
+///         _ => Err(format!("{} is not ready", broker.system)),
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BrokerInfo {
@@ -8,7 +20,7 @@ pub struct BrokerInfo {
     pub system: &'static str,
     /// The server's version, where there is a server and it has been reached.
     pub version: Option<String>,
-    /// Whether it can be talked to.
+    /// Its state.
     pub health: Health,
 }
 
@@ -19,14 +31,14 @@ impl BrokerInfo {
     }
 }
 
-/// Whether a broker can be talked to.
+/// The state of a broker, for a health check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Health {
-    /// It can.
+    /// It is connected.
     Up,
-    /// It is there, but takes no messages, for the reason it gave (memory or disk alarm).
+    /// It is connected, but takes no messages, for this reason of its own (memory or disk alarm).
     Blocked(String),
-    /// It is away; what the last attempt to reach it said.
+    /// It is away, with the error of the last attempt to reach it.
     Down(String),
 }

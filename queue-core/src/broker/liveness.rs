@@ -14,10 +14,10 @@ pub trait Liveness: Send + Sync {
     /// If the broker does not let it be known.
     async fn name(&self) -> Result<String>;
 
-    /// Says if the process of that name lives. A name that nobody has given is that of a process that has ended. May take as long
+    /// True if the process of that name lives. An unknown name counts as that of a process that has ended. May take as long
     /// as a process that lives could need to show itself again: ten seconds, where it has lost its connection.
     ///
     /// # Errors
-    /// If nobody can say so at the moment.
+    /// If that cannot be found out at the moment.
     async fn is_alive(&self, name: &str) -> Result<bool>;
 }

@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// For how long a queue is looked for, before its delayed jobs are set aside.
+/// How long a queue is looked for before its delayed jobs are set aside.
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// The first pause before it is looked for again. It doubles: 1 s, 1 s, 2 s, 4 s … 32 s.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(32);
-/// How often it is said that a queue is missing or full.
+/// The pause between two log lines about one missing or full queue.
 const SAY_AGAIN: Duration = Duration::from_secs(600);
 
 /// How long a job waits before its queue, which it has waited for `missing` already, is looked for again. `None` after an
@@ -19,12 +19,12 @@ pub(crate) fn next_look(missing: Duration) -> Option<Duration> {
     Some(missing.clamp(PAUSE, LONGEST_PAUSE).min(left))
 }
 
-/// Keeps a thousand jobs of one queue from saying the same thing a thousand times.
+/// Keeps a thousand jobs of one queue from logging the same thing a thousand times.
 #[derive(Debug, Default)]
 pub(crate) struct Complaints(HashMap<String, Instant>);
 
 impl Complaints {
-    /// Whether it is time to say of a queue what is wrong with it.
+    /// True if it is time to log again what is wrong with a queue.
     pub(crate) fn is_due(&mut self, queue: &str) -> bool {
         let now = Instant::now();
         if self.0.get(queue).is_some_and(|last| now.duration_since(*last) < SAY_AGAIN) {
@@ -36,10 +36,10 @@ impl Complaints {
     }
 }
 
-/// What to do about a queue that is missing.
+/// The remedy for a missing queue.
 pub(crate) const REMEDY: &str =
     "start a worker of this queue, or declare it otherwise: the job waits for it for an hour";
-/// What to do about a job that was set aside.
+/// The remedy for a job that was set aside.
 pub(crate) const SET_ASIDE: &str = "its queue, which `q-target` names, has been missing for an hour: declare it, and put the job back with `Admin::replay`";
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a broker must do, and the types it does it with. The implementations stand beside this file, and one
+//! The traits of a broker, and their types. The implementations stand beside this file, and one
 //! contract suite (`tests/brokers`) holds them all to the same behaviour.
 //!
 //! A broker speaks AMQP's terms: exchanges, queues, bindings, messages. It knows no tasks and decides nothing

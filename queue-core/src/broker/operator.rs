@@ -1,5 +1,5 @@
-//! The trait by which operators look into queues, beside the way of jobs: how deep a queue is, what waits in it, and to
-//! empty or delete it. The seam for `admin`; no job comes through here.
+//! The trait by which operators look into queues: their depth and their messages, and by which they empty or delete them. The
+//! seam for `admin`; jobs do not pass through here.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -10,14 +10,13 @@ use super::delivery::Delivery;
 use crate::envelope::Envelope;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Answers what an operator, a person or a tool, may ask of a broker. Given by
+/// The operations of an operator, a person or a tool, on a broker. Returned by
 /// [`Client::operator`](crate::client::Client::operator), and implemented beside [`Broker`](super::Broker) by a broker that can be looked into.
 ///
 /// ```
-/// use queue_core::broker::Publish;
-/// use queue_core::client::Client;
-/// use queue_core::envelope::Envelope;
-/// use queue_core::topology::{QueueDecl, Topology};
+/// use leveret::Client;
+/// use leveret::broker::{Envelope, Publish};
+/// use leveret::topology::{QueueDecl, Topology};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,8 +36,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// ```
 #[async_trait]
 pub trait Operator: fmt::Debug + Send + Sync {
-    /// Says what this broker can do for an operator. The default is the least: nothing beyond the methods that have no
-    /// default.
+    /// The optional abilities of this broker. The default is none.
     fn abilities(&self) -> Abilities {
         Abilities::default()
     }
@@ -54,13 +52,13 @@ pub trait Operator: fmt::Debug + Send + Sync {
         Err(Error::new(ErrorKind::Unsupported, words))
     }
 
-    /// How deep a queue is.
+    /// Counts the messages and consumers of a queue.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) if it does not exist.
     async fn inspect(&self, queue: &str) -> Result<QueueStats>;
 
-    /// Drops all messages that are ready in a queue, and says how many there were.
+    /// Drops all messages that are ready in a queue, and returns their number.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) if it does not exist.
@@ -98,7 +96,7 @@ pub trait Operator: fmt::Debug + Send + Sync {
 
 /// A walk through the messages of one queue, in the order of their delivery. Begun by [`Operator::walk`].
 ///
-/// Dropped without [`end`](Self::end), it ends by itself and loses nothing; only when that is so is not told.
+/// Dropped without [`end`](Self::end), it ends by itself and loses nothing, at an unknown moment.
 #[async_trait]
 pub trait Walk: fmt::Debug + Send {
     /// The next `count` messages at most; fewer where they are large, so that no page takes much memory. None at all is the
@@ -110,7 +108,7 @@ pub trait Walk: fmt::Debug + Send {
     /// If the queue has gone, or the broker has; what the walk held goes back to the queue.
     async fn next(&mut self, count: u16) -> Result<Vec<Found>>;
 
-    /// Says where the walk is: behind the messages that it has passed. `None` while it has passed none.
+    /// The place of the walk: behind the messages that it has passed. `None` while it has passed none.
     fn mark(&self) -> Option<Mark>;
 
     /// Goes to where an earlier walk through the same queue was. Call it before anything else. What was delivered, or came
@@ -121,7 +119,7 @@ pub trait Walk: fmt::Debug + Send {
     /// As [`next`](Self::next).
     async fn go_to(&mut self, mark: Mark) -> Result<()>;
 
-    /// Takes out a message that was found, so that nobody else gets it. Settle the delivery before the walk ends. `None` if
+    /// Takes a found message out of the queue, so that no other consumer gets it. Settle the delivery before the walk ends. `None` if
     /// another consumer or operator was quicker.
     ///
     /// # Errors
@@ -132,11 +130,11 @@ pub trait Walk: fmt::Debug + Send {
     async fn end(self: Box<Self>);
 }
 
-/// Where a walk found a message. Only that walk knows what it means.
+/// The place of a message in a walk. Only that walk can read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place(pub u64);
 
-/// A point in a queue between two messages, which outlives the walk that told it. Only the queue's broker knows what it means.
+/// A point in a queue between two messages, which outlives its walk. Only the queue's broker can read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark {
     /// The level of priority, or the moment that it is due.
@@ -183,7 +181,7 @@ impl Found {
     }
 }
 
-/// Says what a broker can do for an operator. Given by [`Operator::abilities`], so that a tool offers only what works.
+/// The optional abilities of a broker. Returned by [`Operator::abilities`], so that a tool offers only what works.
 ///
 /// | | `memory:`, `sqlite:` | RabbitMQ |
 /// |---|---|---|
@@ -198,9 +196,9 @@ impl Found {
 pub struct Abilities {
     /// [`Operator::queues`] lists the queues.
     pub lists_queues: bool,
-    /// [`QueueStats::unsettled`] is told.
+    /// [`QueueStats::unsettled`] is counted.
     pub counts_unsettled: bool,
-    /// [`QueueStats::delayed`] is told.
+    /// [`QueueStats::delayed`] is counted.
     pub counts_delayed: bool,
     /// [`Operator::delayed`] shows the messages that are not due yet.
     pub shows_delayed: bool,
@@ -221,27 +219,36 @@ impl Abilities {
     };
 }
 
-/// How deep a queue is.
+/// The counts of a queue. Returned by [`Client::depth`](crate::client::Client::depth) and
+/// [`Admin::depth`](crate::admin::Admin::depth).
+///
+/// ```
+/// # use leveret::Client;
+/// # async fn f(client: Client) -> leveret::Result<()> {
+/// let stats = client.admin().depth("emails").await?;
+/// println!("{} ready, {:?} running, {} consumers", stats.ready, stats.unsettled, stats.consumers);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct QueueStats {
     /// Messages that wait to be delivered.
     pub ready: u64,
-    /// Messages delivered and not yet settled, where the broker tells.
+    /// Messages that are delivered and not yet settled; `None` on RabbitMQ, which does not count them.
     pub unsettled: Option<u64>,
-    /// Messages that are for this queue and not due yet, delayed jobs and retries, where the broker tells.
+    /// Messages for this queue that are not due yet, delayed jobs and retries; `None` on RabbitMQ, which does not count them.
     pub delayed: Option<u64>,
     /// Consumers.
     pub consumers: u64,
 }
 
 impl QueueStats {
-    /// Counts as a broker reports them that does not tell what is delayed.
+    /// The counts of a broker that does not count delayed messages.
     pub fn new(ready: u64, unsettled: Option<u64>, consumers: u64) -> Self {
         Self { ready, unsettled, delayed: None, consumers }
     }
 
-    /// How many messages for this queue are not due yet.
+    /// Adds the number of messages that are not due yet.
     #[must_use]
     pub fn delayed(mut self, delayed: u64) -> Self {
         self.delayed = Some(delayed);

@@ -12,7 +12,7 @@ pub struct Publish {
     pub route: Route,
     /// The message.
     pub envelope: Envelope,
-    /// Whether it is an error that no queue takes it.
+    /// True if it is an error that no queue takes it.
     pub mandatory: bool,
     /// Not to be delivered before this moment. Only on the default exchange.
     pub not_before: Option<std::time::SystemTime>,
@@ -25,8 +25,8 @@ impl Publish {
         Self { route, envelope, mandatory: true, not_before: None }
     }
 
-    /// A message to an exchange, where nobody may be listening. By the default exchange (empty) it goes to a queue and is
-    /// mandatory, unless it is a direct reply, whose caller may have gone.
+    /// A message to an exchange, which may have no subscribers. By the default exchange (empty) it goes to a queue and is
+    /// mandatory, unless it is a direct reply, whose caller may have ended.
     pub fn to_exchange(exchange: impl Into<Name>, routing_key: impl Into<Name>, envelope: Envelope) -> Self {
         let route = Route { exchange: exchange.into(), routing_key: routing_key.into() };
         let mandatory = route.exchange.is_empty() && !reply::is_address(&route.routing_key);

@@ -1,5 +1,5 @@
-//! Direct replies: how an RPC's answer finds its caller without a queue of its own. What all brokers share of it;
-//! `call` uses it, a worker only publishes to the address that it finds in `reply_to`.
+//! Direct replies: the answer to an RPC reaches its caller without a queue of its own. The parts that all brokers share.
+//! `call` uses them; a worker only publishes to the address in `reply_to`.
 //!
 //! AMQP's own words are at <https://www.rabbitmq.com/docs/direct-reply-to>.
 
@@ -20,25 +20,25 @@ use crate::topology::Name;
 ///
 /// [Consuming](super::Broker::consume) it begins to receive the replies to this broker object's own requests; there
 /// is one such consumer at a time, prefetch plays no part, and its deliveries need no settlement. A request is a
-/// publish whose [`reply_to`](Envelope::reply_to) is this name: whoever gets the message finds an address there
+/// publish whose [`reply_to`](Envelope::reply_to) is this name: the receiver finds an address there
 /// instead, and publishes the reply to the default exchange with that address as routing key, not mandatory.
 ///
-/// A reply is delivered at most once: nobody keeps it for a caller that has gone. Where the broker is at the other
+/// A reply is delivered at most once: it is not kept for a caller that has ended. Where the broker is at the other
 /// end of a connection, the consumer ends with that connection: its last item is an error, replies to what was asked
 /// before it are lost, and it is consumed anew.
 pub const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
-/// Whether the message asks for a direct reply.
+/// True if the message asks for a direct reply.
 pub(crate) fn is_request(envelope: &Envelope) -> bool {
     envelope.reply_to.as_deref() == Some(DIRECT_REPLY_TO)
 }
 
-/// Whether this routing key is the address of a caller, present or gone.
+/// True if this routing key is the address of a caller, present or gone.
 pub(crate) fn is_address(routing_key: &str) -> bool {
     key_of_address(routing_key).is_some()
 }
 
-/// What stands in such an address behind the name.
+/// The part of such an address behind the name.
 pub(crate) fn key_of_address(routing_key: &str) -> Option<&str> {
     routing_key.strip_prefix(DIRECT_REPLY_TO)?.strip_prefix('.')
 }

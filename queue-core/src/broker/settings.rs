@@ -1,4 +1,4 @@
-//! What every broker is told when it is opened.
+//! The settings with which every broker is opened.
 
 use std::fmt;
 use std::time::Duration;
@@ -28,7 +28,7 @@ impl fmt::Debug for ManagementUrl {
     }
 }
 
-/// What every broker is told when it is opened.
+/// The settings with which every broker is opened.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Settings {
@@ -37,14 +37,14 @@ pub struct Settings {
     /// How long a publish waits for a broker that is away, blocked, or silent, and a declaration for one that is
     /// away.
     pub publish_timeout: Duration,
-    /// Whether opening the broker waits until it is there, however long that takes.
+    /// True if opening the broker waits until it is there, however long that takes.
     pub wait_for_broker: bool,
-    /// Where RabbitMQ's management API is, if it may be used.
+    /// The URL of RabbitMQ's management API, if it may be used.
     pub management: Option<ManagementUrl>,
-    /// Who connects, for the broker's own lists.
+    /// The connection's name in the broker's own lists.
     pub name: String,
-    /// The time. Only the memory broker takes one that a test moves. RabbitMQ measures delays by its own clock, and asks this
-    /// one how far off `not_before` is.
+    /// The clock. Only the memory broker takes one that a test moves. RabbitMQ measures delays by its own clock, and uses this
+    /// one to turn `not_before` into a delay.
     pub clock: Clock,
 }
 

@@ -40,7 +40,7 @@ impl Tries {
     }
 }
 
-/// Whether the broker answered at once. All other errors have waited long enough.
+/// True if the broker answered at once. All other errors have waited long enough.
 pub(super) fn is_refusal(error: &PublishError) -> bool {
     !matches!(
         error,

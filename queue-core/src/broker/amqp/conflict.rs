@@ -83,7 +83,7 @@ pub(crate) fn missing_exchange(exchange: &str) -> Error {
     )
 }
 
-/// A queue is exclusive, and to somebody else.
+/// The error for a queue that is exclusive to another client.
 pub(crate) fn locked(queue: &str) -> Error {
     Error::new(
         ErrorKind::Topology,
@@ -91,7 +91,7 @@ pub(crate) fn locked(queue: &str) -> Error {
     )
 }
 
-/// Whether a queue that exists may be declared once more like this.
+/// Checks that a queue that exists may be declared again like this.
 ///
 /// # Errors
 /// Names the first property or argument that differs, with both values and the remedy.
@@ -111,7 +111,7 @@ pub(crate) fn queue_redeclared(existing: &QueueDecl, wanted: &QueueDecl) -> Resu
     Ok(())
 }
 
-/// Whether an exchange that exists may be declared once more like this.
+/// True if an exchange that exists may be declared once more like this.
 ///
 /// # Errors
 /// Names what differs, with both values and the remedy.
@@ -149,7 +149,7 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// Whether something may be declared under this name.
+/// Checks that a queue or exchange may be declared under this name.
 ///
 /// # Errors
 /// If it is empty, longer than AMQP carries, or begins with `amq.`.

@@ -1,11 +1,11 @@
-//! What a broker writes on a message that dies in a queue, as RabbitMQ 3.10 does, and how it sees that a message
+//! The headers that a broker writes on a message that dies in a queue, as RabbitMQ 3.10 does, and how it sees that a message
 //! goes in circles. See <https://www.rabbitmq.com/docs/dlx#effects>.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::envelope::{Envelope, HeaderValue, Headers};
 
-/// Why a message died in its queue, without any worker's doing.
+/// The reason why a message died in its queue, without any worker's doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeathReason {
     /// It waited longer than its time to live.
@@ -86,7 +86,7 @@ fn first_of_its_kind(
     death
 }
 
-/// Whether a dead message that comes to `queue` has been there before, with nobody having rejected it since. Such a
+/// True if a dead message that comes to `queue` has been there before, and was not rejected since. Such a
 /// message would go in circles for ever, so it is dropped.
 pub(crate) fn is_cycle(message: &Envelope, queue: &str) -> bool {
     let Some(HeaderValue::List(deaths)) = message.headers.get("x-death") else { return false };

@@ -47,7 +47,7 @@ pub(crate) fn declare_exchange(
     existing: Option<(ExchangeKind, bool)>,
     wanted: &ExchangeDecl,
 ) -> Result<ExchangeStep> {
-    // The default exchange is always there, and nobody declares it.
+    // The default exchange always exists, and is never declared.
     if wanted.name.is_empty() && wanted.passive {
         return Ok(ExchangeStep::Keep);
     }
@@ -106,7 +106,7 @@ pub(crate) fn check_binding(exchange: Option<ExchangeKind>, binding: &BindingDec
     exchange.map_or(Ok(()), |kind| check_pattern(kind, binding))
 }
 
-/// Says why a binding could not be made.
+/// The reason why a binding could not be made.
 pub(crate) fn binding_refused(binding: &BindingDecl, error: BindError) -> Error {
     match error {
         BindError::NoExchange(exchange) => missing_exchange(&exchange),

@@ -79,11 +79,11 @@ pub(crate) struct Death {
     message: Arc<Message>,
     /// Where it goes; `None` drops it.
     route: Option<Route>,
-    /// Whether it is kept until it can go there.
+    /// True if it is kept until it can go there.
     is_kept: bool,
 }
 
-/// What keeps queues and their messages. All that is asked and done stands in one transaction of the broker.
+/// A keeper of queues and their messages. All its calls are part of one transaction of the broker.
 pub(crate) trait Queues {
     /// How these name a queue.
     type Queue: Copy + Ord + Hash;
@@ -96,7 +96,7 @@ pub(crate) trait Queues {
     fn find(&self, name: &str) -> Option<Self::Queue>;
     /// The name and the rules of a queue, which may have gone.
     fn describe(&self, queue: Self::Queue) -> Option<(Arc<str>, &QueueRules)>;
-    /// Whether a queue is at its limit and refuses a publisher of one more message of so many bytes.
+    /// True if a queue is at its limit and refuses a publisher of one more message of so many bytes.
     fn refuses(&mut self, queue: Self::Queue, bytes: usize) -> Result<bool, Self::Fault>;
     /// Puts a message into a queue, behind the others of its level. What the queue drops for it has died.
     fn enqueue(&mut self, queue: Self::Queue, message: &Arc<Message>) -> Result<(), Self::Fault>;
@@ -106,7 +106,7 @@ pub(crate) trait Queues {
     fn wait_again(&mut self, delayed: Delayed, pause: Duration) -> Result<(), Self::Fault>;
     /// The queue for delayed jobs whose own queue has gone, declared if need be.
     fn unroutable(&mut self, name: &Name) -> Result<Option<Self::Queue>, Self::Fault>;
-    /// What has died and is not dead-lettered yet.
+    /// Messages that have died and are not dead-lettered yet.
     fn deaths(&mut self) -> &mut VecDeque<Death>;
     /// Of which queues it has been said that they are missing.
     fn complaints(&mut self) -> &mut Complaints;
@@ -175,7 +175,7 @@ pub(crate) fn delay_job<Q: Queues>(
     queues.delay(due, Delayed::Job { target, envelope, unroutable })
 }
 
-/// Whether one of the queues is at its limit and refuses. Nothing is kept then, in no queue: the publisher will try
+/// True if one of the queues is at its limit and refuses. Nothing is kept then, in no queue: the publisher will try
 /// again, and the others must not get the message twice.
 fn is_refused<Q: Queues>(
     queues: &mut Q,
@@ -236,7 +236,7 @@ pub(crate) fn bury<Q: Queues>(queues: &mut Q) -> Result<(), Q::Fault> {
     Ok(())
 }
 
-/// Publishes a dead message, as nobody's publisher: where nothing takes it, it is dropped or tried again later.
+/// Publishes a dead message, without a publisher that waits: where no queue takes it, it is dropped or tried again later.
 fn dead_letter<Q: Queues>(
     queues: &mut Q,
     queue: Arc<str>,

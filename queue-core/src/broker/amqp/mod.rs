@@ -1,4 +1,4 @@
-//! What AMQP says about queues, as pure functions for the brokers that must keep it themselves, and the words of
+//! The rules of AMQP about queues, as pure functions for the brokers that must keep it themselves, and the words of
 //! errors that all brokers share. Stores nothing and asks no clock.
 
 #![cfg_attr(

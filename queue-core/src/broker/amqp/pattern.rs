@@ -7,7 +7,7 @@ use crate::topology::{BindingDecl, ExchangeKind};
 /// that works on them works on every server.
 const MAX_HASHES: usize = 2;
 
-/// Whether every supported RabbitMQ takes the binding to an exchange of this kind.
+/// Checks that every supported RabbitMQ takes the binding to an exchange of this kind.
 ///
 /// # Errors
 /// [`Topology`](ErrorKind::Topology), which names the binding, the limit and the remedy.

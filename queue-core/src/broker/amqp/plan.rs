@@ -13,7 +13,7 @@ use crate::error::{PublishError, SettleError};
 use crate::settlement::{Reason, Settlement, dead_copy, moved_copy, retry_copy, snooze_copy};
 use crate::topology::Route;
 
-/// What a broker does to settle a delivery.
+/// The steps by which a broker settles a delivery.
 #[derive(Debug, Clone)]
 pub(crate) enum Plan {
     /// Forget the original.
@@ -30,7 +30,7 @@ pub(crate) enum Plan {
 }
 
 impl Plan {
-    /// What `settlement` means for `job`, a delivery of `queue` whose consumer sends dead letters to `dead_letter`. `now`
+    /// The plan of `settlement` for `job`, a delivery of `queue` whose consumer sends dead letters to `dead_letter`. `now`
     /// is asked only where it is needed: most settlements are acks, for which asking takes long.
     pub(crate) fn new(
         settlement: Settlement,
@@ -59,13 +59,13 @@ impl Plan {
         }
     }
 
-    /// Whether a copy takes the original's place. Only then `Ok` promises that the broker keeps something.
+    /// True if a copy takes the original's place. Only then `Ok` promises that the broker keeps something.
     #[cfg_attr(not(feature = "sqlite-system"), allow(dead_code, reason = "others cannot fail in between"))]
     pub(crate) fn makes_copy(&self) -> bool {
         matches!(self, Self::Delay { .. } | Self::Publish(_))
     }
 
-    /// What the settlement's sender is told when the broker failed to carry the plan out, for the reason that a publish
+    /// The error for the settlement's sender when the broker failed to carry the plan out, for the reason that a publish
     /// would be told.
     #[cfg_attr(not(feature = "sqlite-system"), allow(dead_code, reason = "as above"))]
     pub(crate) fn failed(&self, reason: PublishError) -> SettleError {

@@ -56,7 +56,7 @@ impl Remembered {
         self.reaching_by(route, |name| *name == route.routing_key)
     }
 
-    /// The same, with all queues that are wanted together where the message goes by the default exchange.
+    /// Like [`reaching`](Self::reaching), with all queues for which `is_wanted` returns true where the message goes by the default exchange.
     pub(crate) fn reaching_by(&self, route: &Route, is_wanted: impl Fn(&Name) -> bool) -> Option<Topology> {
         let mut part = self.0.clone();
         part.unbindings.clear();

@@ -20,7 +20,7 @@ pub(crate) struct QueueRules {
     pub(crate) overflow: Overflowing,
     /// Where messages go that die in the queue; the routing key is their own if `None`.
     pub(crate) dead_letter: Option<(Name, Option<Name>)>,
-    /// Whether a message that cannot be dead-lettered is kept until it can.
+    /// True if a message that cannot be dead-lettered is kept until it can.
     pub(crate) keeps_dead: bool,
     /// How often a message may come back because its holder was lost.
     pub(crate) delivery_limit: Option<u64>,
@@ -30,7 +30,7 @@ pub(crate) struct QueueRules {
     default_level: u8,
 }
 
-/// What a queue at its limit does with one more message.
+/// The behaviour of a queue at its limit when one more message arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Overflowing {
     /// Its oldest message makes room.
@@ -130,18 +130,18 @@ impl QueueRules {
         }
     }
 
-    /// Whether there is any limit to what waits here.
+    /// True if there is any limit to what waits here.
     #[cfg(feature = "sqlite-system")]
     pub(crate) fn is_limited(&self) -> bool {
         self.max_length.is_some() || self.max_bytes.is_some()
     }
 
-    /// Whether so many waiting messages, of so many bytes, are more than the queue keeps.
+    /// True if so many waiting messages, of so many bytes, are more than the queue keeps.
     pub(crate) fn is_over(&self, length: u64, bytes: u64) -> bool {
         self.max_length.is_some_and(|max| length > max) || self.max_bytes.is_some_and(|max| bytes > max)
     }
 
-    /// Says if a message that was lost with its holder `losses` times may not be delivered once more. What is given back in
+    /// True if a message that was lost with its holder `losses` times may not be delivered once more. What is given back in
     /// order does not count, as on RabbitMQ 4.3.
     pub(crate) fn is_lost_too_often(&self, losses: u64) -> bool {
         self.delivery_limit.is_some_and(|limit| losses > limit)

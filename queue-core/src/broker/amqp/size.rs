@@ -1,12 +1,12 @@
-//! What AMQP can carry: names and header names of at most 255 bytes, all headers in one frame, no float that is no
-//! number; and no header nested so deeply that whoever reads it runs out of stack.
+//! The limits of AMQP: names and header names of at most 255 bytes, all headers in one frame, no float that is no
+//! number; and no header nested so deeply that its reader runs out of stack.
 
 use crate::broker::Publish;
 use crate::envelope::{HeaderValue, Headers, truncate};
 use crate::error::{Error, ErrorKind, PublishError};
 use crate::topology::{MAX_NAME, Topology};
 
-/// Whether AMQP can carry the message at all. How large a body may be is the client's setting.
+/// Checks that AMQP can carry the message. The largest body is the client's setting.
 ///
 /// # Errors
 /// [`Invalid`](PublishError::Invalid), which names what is too long, and the limit.
@@ -39,7 +39,7 @@ pub(crate) fn check_publish(publish: &Publish) -> Result<(), PublishError> {
     Ok(())
 }
 
-/// Whether AMQP can carry the names of queues, exchanges, arguments and routing keys.
+/// Checks that AMQP can carry the names of queues, exchanges, arguments and routing keys.
 ///
 /// # Errors
 /// [`Topology`](ErrorKind::Topology), which names what is too long, and the limit.
@@ -56,7 +56,7 @@ pub(crate) fn check_topology(topology: &Topology) -> Result<(), Error> {
     }
 }
 
-/// Whether AMQP can carry a queue's name: a longer one names no queue.
+/// Checks that AMQP can carry a queue's name.
 ///
 /// # Errors
 /// [`Topology`](ErrorKind::Topology), which names it, and the limit.

@@ -1,4 +1,4 @@
-//! What there is to do in a memory broker, for tests.
+//! The work that is left in a memory broker, for tests.
 
 use std::time::SystemTime;
 
@@ -16,13 +16,13 @@ pub struct Waiting {
     pub not_before: Option<SystemTime>,
 }
 
-/// What there is to do in a broker.
+/// The work that is left in a broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Activity {
     /// Messages ready in queues that have a consumer.
     pub ready: u64,
-    /// Messages ready in queues that nobody consumes, such as dead letters.
+    /// Ready messages in queues without a consumer, such as dead letters.
     pub parked: u64,
     /// Messages delivered and not yet settled.
     pub unsettled: u64,
@@ -33,7 +33,7 @@ pub struct Activity {
 }
 
 impl Activity {
-    /// Whether consumers have nothing to do before the clock moves on.
+    /// True if consumers have nothing to do before the clock moves on.
     pub fn is_idle(&self) -> bool {
         self.ready == 0 && self.unsettled == 0
     }

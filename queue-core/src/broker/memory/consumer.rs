@@ -19,7 +19,7 @@ pub(super) struct Subscription {
     pub(super) prefetch: u32,
     /// Deliveries not yet settled, also those of a queue that has been deleted since.
     pub(super) in_flight: u32,
-    /// Whether it stands in its queue's line of those who can take one more.
+    /// True if it stands in its queue's line of consumers that can take one more.
     pub(super) is_in_turn: bool,
     pub(super) dead_letter: Option<Arc<Route>>,
 }
@@ -56,7 +56,7 @@ impl Losses {
     }
 }
 
-/// What is to be dropped after the lock has been released: a delivery that is dropped takes the lock to go back to
+/// Deliveries to drop after the lock has been released: a delivery that is dropped takes the lock to go back to
 /// its queue.
 #[derive(Debug, Default)]
 pub(super) struct Discarded {

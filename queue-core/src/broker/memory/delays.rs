@@ -13,7 +13,7 @@ use crate::envelope::Envelope;
 #[derive(Debug, Default)]
 pub(super) struct Delays {
     by_time: BTreeMap<(SystemTime, u64), Delayed>,
-    /// How many jobs wait for each queue, so that nobody has to count them.
+    /// How many jobs wait for each queue, so that they need not be counted.
     by_queue: HashMap<Arc<str>, u64>,
 }
 

@@ -1,4 +1,4 @@
-//! What the parts of a memory broker are known by.
+//! The numbers of queues, clients and messages of a memory broker.
 
 /// Names a client of a broker.
 pub(super) type ClientId = u64;

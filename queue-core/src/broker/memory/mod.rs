@@ -50,7 +50,7 @@ pub use activity::{Activity, Waiting};
 /// How many messages of a batch are published before others get at the broker.
 const BATCH: usize = 256;
 
-/// The brokers that are shared by name, as long as somebody holds them.
+/// The brokers that are shared by name, as long as a client holds them.
 static SHARED: Mutex<Option<HashMap<String, Weak<Shared>>>> = Mutex::new(None);
 
 /// One client's view of a memory broker. `memory:` is a broker of its own; those of one `memory:name` see the same
@@ -165,7 +165,7 @@ impl MemoryBroker {
         self.act(|state| state.take(self.client, options, job))?
     }
 
-    /// What there is to do, as of now.
+    /// The work that is left at this moment.
     pub fn activity(&self) -> Activity {
         self.shared.look(|state| state.activity())
     }
@@ -177,7 +177,7 @@ impl MemoryBroker {
         let mut changes = self.shared.changes();
         loop {
             changes.borrow_and_update();
-            // Not by `with`, which would count as a change and wake all who wait here.
+            // Not by `with`, which would count as a change and wake all tasks that wait here.
             let activity = self.shared.look(|state| state.activity());
             if is_reached(&activity) {
                 return activity;
@@ -193,7 +193,7 @@ impl MemoryBroker {
         self.shared.look(|state| is_open(state).then(|| look(state))).ok_or_else(closed)
     }
 
-    /// Does something, unless closed, and sees to it that somebody watches the clock if need be.
+    /// Does something, unless closed, and starts a task that watches the clock if needed.
     fn act<R>(&self, act: impl FnOnce(&mut State) -> R) -> Result<R> {
         let is_open = |state: &State| state.clients.contains_key(&self.client);
         let result = self.shared.with(|state| is_open(state).then(|| act(state))).ok_or_else(closed)?;
@@ -301,7 +301,7 @@ impl Broker for MemoryBroker {
         self.store.close();
         self.is_closed.store(true, Ordering::Release);
         self.shared.with(|state| state.close_client(self.client));
-        // Not waited for: the runtime that they are on may be one that nobody drives.
+        // Not waited for: their runtime may not be running.
         drop(std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner)));
     }
 }

@@ -17,10 +17,10 @@ pub(super) struct Queue {
     pub(super) name: Arc<str>,
     pub(super) decl: QueueDecl,
     pub(super) rules: QueueRules,
-    /// Whose it is, if it is exclusive.
+    /// The owner of an exclusive queue.
     pub(super) owner: Option<ClientId>,
     pub(super) ready: Ready,
-    /// What is delivered and not settled, by delivery tag.
+    /// Unsettled deliveries, by delivery tag.
     pub(super) held: HashMap<u64, Held>,
     /// The consumers that can take one more, the next one first.
     turn: VecDeque<ConsumerId>,
@@ -61,7 +61,7 @@ impl Queue {
         QueueStats::new(self.ready.len(), Some(self.held.len() as u64), self.consumers)
     }
 
-    /// Whether a publisher of one more message of this size is refused.
+    /// True if a publisher of one more message of this size is refused.
     pub(super) fn refuses(&self, bytes: usize) -> bool {
         self.rules.overflow != Overflowing::DropHead
             && self.rules.is_over(self.ready.len() + 1, self.ready.bytes() + bytes as u64)
@@ -81,7 +81,7 @@ impl Queue {
         [unused, message].into_iter().flatten().min()
     }
 
-    /// When the queue is deleted if nobody consumes it until then.
+    /// The moment at which the queue is deleted if it is unused until then.
     pub(super) fn unused_until(&self) -> Option<SystemTime> {
         let expires = self.rules.expires.filter(|_| self.consumers == 0)?;
         self.unused_since.checked_add(expires)
@@ -137,7 +137,7 @@ impl Queue {
     }
 }
 
-/// What a consumer sees of a message. The queue keeps the message itself, to put it back as it came.
+/// The consumer's view of a message. The queue keeps the message itself, to put it back unchanged.
 pub(super) fn delivery(
     entry: &Entry,
     queue: Name,

@@ -36,7 +36,7 @@ pub(super) struct Ready {
     occupied: [u64; 4],
     len: u64,
     bytes: u64,
-    /// How many may expire; with none, nobody needs to look at the time.
+    /// How many may expire; with none, the time is not read.
     timed: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Direct replies. As on RabbitMQ they pass through no queue: a reply is handed to its caller, or to nobody.
+//! Direct replies. As on RabbitMQ they pass through no queue: a reply is handed to its caller, or dropped.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(super) struct Replies {
 #[derive(Debug)]
 struct ReplyConsumer {
     id: ConsumerId,
-    /// What workers find in `reply_to`.
+    /// The address that workers find in `reply_to`.
     address: Arc<str>,
     handle: ConsumerHandle,
 }
@@ -54,7 +54,7 @@ impl Replies {
         Some(consumer.handle)
     }
 
-    /// The same for this reply consumer, unless its client has another by now.
+    /// Like [`end`](Self::end), for this reply consumer, unless its client has another by now.
     pub(super) fn remove(&mut self, id: ConsumerId) -> Option<ConsumerHandle> {
         let (client, _) = self.by_client.iter().find(|(_, consumer)| consumer.id == id)?;
         self.end(*client)

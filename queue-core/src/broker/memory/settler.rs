@@ -15,7 +15,7 @@ use crate::error::SettleError;
 use crate::settlement::Settlement;
 use crate::topology::Route;
 
-/// Which message is out for delivery, and to whom.
+/// A message that is out for delivery, and its holder.
 #[derive(Debug, Clone)]
 pub(super) struct Ticket {
     pub(super) client: ClientId,
@@ -37,7 +37,7 @@ pub(super) trait Deliveries: fmt::Debug + Send + Sync {
     fn settle(&self, ticket: &Ticket, plan: &Plan) -> Result<(), SettleError>;
     /// Writes a header into the message of a delivery.
     fn mark(&self, ticket: &Ticket, name: &str, value: &HeaderValue) -> Result<(), SettleError>;
-    /// Whether neither the delivery's queue nor its client has gone.
+    /// True if neither the delivery's queue nor its client has gone.
     fn holds(&self, ticket: &Ticket) -> bool;
     /// Puts a delivery back into its queue.
     fn give_back(&self, ticket: &Ticket);
@@ -51,7 +51,7 @@ impl Ticket {
 
 #[derive(Debug)]
 pub(super) struct MemorySettler {
-    /// Weak, so that a delivery somebody forgot does not keep a broker's messages.
+    /// Weak, so that a forgotten delivery does not keep a broker's messages.
     deliveries: Weak<dyn Deliveries>,
     /// Taken when it is settled.
     ticket: Option<Ticket>,

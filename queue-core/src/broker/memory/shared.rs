@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::envelope::HeaderValue;
 use crate::error::SettleError;
 
-/// What all clients of one memory broker share.
+/// The state that all clients of one memory broker share.
 ///
 /// The lock is never held across an await. Under it, consumers are handed their deliveries at once, so that they
 /// get them in their order; what would take the lock again when dropped is dropped after it.
@@ -26,7 +26,7 @@ pub(super) struct Shared {
     roster: Arc<Roster>,
     /// When something happens by itself next; timers wait for it.
     deadline: watch::Sender<Option<SystemTime>>,
-    /// Counts changes, for those who wait for one.
+    /// Counts changes, for tasks that wait for one.
     changes: watch::Sender<u64>,
 }
 
@@ -59,7 +59,7 @@ impl Shared {
         result
     }
 
-    /// As [`with`](Self::with), for what changes nothing itself: nobody is told, unless something was due.
+    /// As [`with`](Self::with), for code that changes nothing itself: no task is woken, unless something was due.
     pub(super) fn look<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let has_changed = state.catch_up();
@@ -76,13 +76,13 @@ impl Shared {
     }
 
     fn tell(&self) {
-        // Nobody waits on the way of a job, except in tests.
+        // No task waits here on the way of a job, except in tests.
         if self.changes.receiver_count() > 0 {
             self.changes.send_modify(|changes| *changes += 1);
         }
     }
 
-    /// Whether something will happen by itself.
+    /// True if something will happen by itself.
     pub(super) fn needs_timer(&self) -> bool {
         self.deadline.borrow().is_some()
     }

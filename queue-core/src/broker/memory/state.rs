@@ -39,7 +39,7 @@ pub(super) struct State {
     /// The clients that are open, with the prefix of their own queues.
     pub(super) clients: HashMap<ClientId, Namespace>,
     remembered: HashMap<ClientId, Remembered>,
-    /// What waits for its time outside of any queue.
+    /// Messages that wait for their time outside of any queue.
     pub(super) delayed: Delays,
     /// When each queue is to be looked at.
     pub(super) alarms: BTreeSet<(SystemTime, QueueId)>,
@@ -297,7 +297,7 @@ impl State {
         self.consumers.discarded.handles.push(consumer.handle);
     }
 
-    /// What is ready in a queue.
+    /// The ready messages of a queue.
     pub(super) fn ready(&self, client: ClientId, queue: &str) -> Result<Option<&Ready>> {
         let id = self.shown(client, queue)?;
         Ok(self.queues.get(&id).map(|queue| &queue.ready))
@@ -425,7 +425,7 @@ impl State {
         Ok(())
     }
 
-    /// Whether the delivery is still out: neither its queue nor its client has gone.
+    /// True if the delivery is still out: neither its queue nor its client has gone.
     pub(super) fn is_held(&self, ticket: &Ticket) -> bool {
         self.queues.get(&ticket.queue).is_some_and(|queue| queue.held.contains_key(&ticket.tag))
     }

@@ -1,4 +1,4 @@
-//! What happens by the clock: delayed jobs fall due, messages and unused queues expire.
+//! The work that is due by the clock: delayed jobs fall due, messages and unused queues expire.
 
 use std::time::SystemTime;
 
@@ -21,7 +21,7 @@ impl State {
     }
 
     /// Lets everything happen that is due, in the order in which it was due, and as if at that moment: a job that was
-    /// due an hour ago in a queue with a shorter time to live has expired since. Says whether anything was due.
+    /// due an hour ago in a queue with a shorter time to live has expired since. Returns true if anything was due.
     pub(super) fn catch_up(&mut self) -> bool {
         let mut has_changed = false;
         while let Some(next) = self.deadline() {
@@ -51,10 +51,7 @@ impl State {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         queue.alarm = None;
         if queue.unused_until().is_some_and(|until| until <= at) {
-            tracing::info!(
-                queue = &*queue.name,
-                "deleted a queue that nobody used, as its `x-expires` wants"
-            );
+            tracing::info!(queue = &*queue.name, "queue was unused and is deleted, as its `x-expires` says");
             self.remove_queue(id);
         } else {
             self.flow(id);

@@ -102,7 +102,7 @@ impl Broker for RabbitMq {
             let (declarer, queue, limit) =
                 (self.declarer.clone(), options.queue.clone(), options.crash_limit);
             let closed = self.closing.closed.clone();
-            // Nobody waits for it, nor does `close`.
+            // Nothing waits for it, not even `close`.
             self.tasks.handle().spawn(async move {
                 tokio::select! {
                     () = closed.cancelled() => {}
@@ -132,7 +132,7 @@ impl Broker for RabbitMq {
         let published = self.publisher_done.clone();
         let closes = async move {
             closing.closed.cancel();
-            // Consumers give back what nobody took, and the publisher hears its last confirms.
+            // Consumers give back deliveries that were not taken, and the publisher receives its last confirms.
             let flushing = async { tokio::join!(published.cancelled(), tasks.wait()) };
             let _ = tokio::time::timeout(CLOSE - Duration::from_secs(3), flushing).await;
             closing.flushed.cancel();

@@ -90,7 +90,7 @@ pub async fn connect(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>> 
     });
     let keep_connections = Arc::new(Tasks::new(&handle));
     keep_connections.spawn(supervise(supervision.clone(), PUBLISHER, state, Some(link)));
-    // So that whoever asks for the broker's health at once hears of the connection that there is.
+    // So that the broker's health is right from the first call on.
     let _ = connection.wait_for(|state| state.session.is_some() || state.down.is_some()).await;
 
     let tasks = Arc::new(Tasks::new(&handle));

@@ -1,4 +1,4 @@
-//! What tasks ask of the writer, and what it answers them.
+//! The commands to the writer, and its answers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -29,7 +29,7 @@ impl<T> Reply<T> {
         (Self { since: Instant::now(), sender }, answer)
     }
 
-    /// That nobody waits any more is no matter.
+    /// Answers the sender. A sender that no longer waits is no error.
     fn send(self, answer: T) {
         let _ = self.sender.send(answer);
     }
@@ -129,7 +129,7 @@ pub(super) enum Change {
     Leave(String),
 }
 
-/// Which job is out for delivery, and to whom: the fence that keeps a late settlement out. No two deliveries of a file
+/// A job that is out for delivery, and its holder: the fence that keeps a late settlement out. No two deliveries of a file
 /// have the same ticket, because no number of a job or client is given twice, and `returns` counts the deliveries.
 #[derive(Debug, Clone)]
 pub(super) struct Ticket {
@@ -158,7 +158,7 @@ pub(super) enum Answer {
 }
 
 impl Command {
-    /// Says if an `Ok` means that it is on the disk. A command that need not be (a claim, an ack) repeats a job when it is lost; a mark is
+    /// True if an `Ok` means that it is on the disk. A command that need not be (a claim, an ack) repeats a job when it is lost; a mark is
     /// for those whose process is killed, which loses nothing that was committed.
     pub(super) fn is_durable(&self) -> bool {
         match self {
@@ -188,7 +188,7 @@ impl Command {
         }
     }
 
-    /// Since when somebody waits for its answer, or for that of a command before it in its batch; `None` if nobody does.
+    /// The moment since which a caller waits for its answer, or for that of a command before it in its batch; `None` without one.
     pub(super) fn since(&self) -> Option<Instant> {
         match self {
             Self::Declare { reply, .. } | Self::Delete { reply, .. } => Some(reply.since),
@@ -219,7 +219,7 @@ impl Command {
             (Self::Settle { reply, .. } | Self::Mark { reply, .. }, Answer::Settled(result)) => {
                 reply.send(result)
             }
-            // If nobody waits any more, the settler gives the job back.
+            // If the caller no longer waits, the settler gives the job back.
             (Self::Take { settler, reply, .. }, Answer::Taken(result)) => {
                 reply.send(result.map(|taken| taken.map(|ticket| settler.with(ticket))))
             }

@@ -113,7 +113,7 @@ impl State {
         Ok(queues)
     }
 
-    /// Claims some jobs for the consumers of one queue. Says whether there may be more.
+    /// Claims some jobs for the consumers of one queue. Returns true if there may be more.
     fn claim(&mut self, name: &Arc<str>) -> rusqlite::Result<bool> {
         let Self { lines, consumers, .. } = &mut *self;
         let Some(line) = lines.get_mut(name) else { return Ok(false) };
@@ -137,7 +137,7 @@ impl State {
         let wanted = i64::from(room.min(CLAIM)).min(queue.ready);
         let mut claims = self.ready_jobs(id, name, wanted)?;
         if i64::try_from(claims.len()).unwrap_or(0) < wanted {
-            // Somebody changed rows by hand. What is there counts.
+            // Rows were changed by hand. The file counts.
             self.recount(id)?;
         }
         let is_more = claims.len() == wanted as usize && wanted == i64::from(CLAIM);

@@ -18,17 +18,17 @@ pub(super) struct Deadlines {
     pub(super) unused_read_at: Option<i64>,
     pub(super) prune: Option<i64>,
     pub(super) outbox: Option<i64>,
-    /// Whether some of what is over its time still lies in its queue.
+    /// True if some of what is over its time still lies in its queue.
     pub(super) has_overdue: bool,
 }
 
 impl Deadlines {
-    /// Has them read from the file.
+    /// Reads them from the file at the next look.
     pub(super) fn forget(&mut self) {
         self.is_known = false;
     }
 
-    /// Has it be read when queues are deleted that nobody uses.
+    /// Reads the expiry of unused queues at the next look.
     pub(super) fn forget_unused(&mut self) {
         self.unused_read_at = None;
     }
@@ -41,7 +41,7 @@ impl Deadlines {
         self.expiry = Some(self.expiry.map_or(expiry, |before| before.min(expiry)));
     }
 
-    /// Has what is kept until then be pruned, with others of the same second.
+    /// Schedules pruning for this moment, together with others of the same second.
     pub(super) fn prune_after(&mut self, until: i64) {
         let prune = until.saturating_add(PRUNING.as_micros() as i64);
         self.prune = Some(self.prune.map_or(prune, |before| before.min(prune)));

@@ -1,4 +1,4 @@
-//! Exchanges, queues, bindings and consumers: what is declared, and by whom.
+//! Declares exchanges, queues, bindings and consumers, with their owners.
 
 use std::collections::{BTreeSet, HashMap};
 

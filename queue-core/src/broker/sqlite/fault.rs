@@ -8,7 +8,7 @@ use rusqlite::ErrorCode;
 use super::place::Moved;
 use crate::error::{BoxError, Error, ErrorKind, PublishError, chain};
 
-/// What kind of trouble the file is in.
+/// The kind of trouble of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
     /// Another program has it locked.
@@ -44,7 +44,7 @@ pub(crate) fn trouble(error: &rusqlite::Error) -> Trouble {
     }
 }
 
-/// What is the matter with the file, and the remedy.
+/// The trouble of the file, and the remedy.
 pub(crate) fn words(path: &Path, trouble: Trouble) -> String {
     let path = path.display();
     match trouble {
@@ -91,13 +91,13 @@ pub(crate) fn error(path: &Path, fault: rusqlite::Error) -> Error {
     Error::new(kind(trouble), words(path, trouble)).with_source(fault)
 }
 
-/// Why a transaction was not carried out. Nothing of it was kept.
+/// The reason why a transaction was not carried out. Nothing of it was kept.
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(super) trouble: Trouble,
-    /// What is the matter, and the remedy. The same words as long as the matter is the same.
+    /// The trouble and the remedy, in the same words as long as the trouble is the same.
     pub(super) words: String,
-    /// What SQLite said of it.
+    /// SQLite's error.
     detail: Option<String>,
 }
 

@@ -14,7 +14,7 @@ pub(crate) fn write(headers: &Headers) -> Option<String> {
     (!headers.is_empty()).then(|| Value::Object(table(headers)).to_string())
 }
 
-/// The headers of a column. A value that is none of ours, because somebody wrote the row by hand, is kept as text.
+/// The headers of a column. A value that is none of ours, in a row that was written by hand, is kept as text.
 pub(super) fn read(text: &str) -> Headers {
     match serde_json::from_str(text) {
         Ok(Value::Object(map)) => from_table(map),

@@ -1,4 +1,4 @@
-//! What the parts of the broker are known by: their numbers in the file.
+//! The numbers of queues, clients and messages in the file.
 
 pub(super) type QueueId = i64;
 pub(super) type ClientId = i64;

@@ -10,7 +10,7 @@ use super::outbox_table::Target;
 pub(super) struct Intake {
     /// The queue it has come to; `None` if it begins.
     pub(super) at: Option<Target>,
-    /// Whether it has left something behind, or something may have come since.
+    /// True if it has left something behind, or something may have come since.
     pub(super) is_to_be_repeated: bool,
     /// How many walks there were.
     pub(super) walk: u64,

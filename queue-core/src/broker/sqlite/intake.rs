@@ -42,7 +42,7 @@ impl State {
         Ok(())
     }
 
-    /// Whether others have inserted something that may be taken now.
+    /// True if others have inserted something that may be taken now.
     pub(super) fn has_outbox(&self) -> rusqlite::Result<bool> {
         let now = self.setup.clock.now();
         let mut at = None;
@@ -125,7 +125,7 @@ impl State {
         self.intake.waiting.insert(target.clone(), waiting).is_none()
     }
 
-    /// Says whether it is to be repeated.
+    /// True if it is to be repeated.
     fn end_walk(&mut self) -> bool {
         let intake = &mut self.intake;
         intake.waiting.retain(|_, waiting| waiting.walk == intake.walk);

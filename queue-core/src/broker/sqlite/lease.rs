@@ -1,4 +1,4 @@
-//! Who has the file open, and who has died: jobs of the dead go back to their queues.
+//! The clients that have the file open, and those that have died: their jobs go back to their queues.
 //!
 //! Each client counts up its `beat`. Whoever sees another's beat stand still for its lease, by a clock that nobody can
 //! set back, gives that one's jobs to others and strikes it off. A client that was struck off while it only slept
@@ -173,7 +173,7 @@ impl State {
         Ok(select.query_row([client], |row| row.get(0)).optional()?.unwrap_or_default())
     }
 
-    /// Forgets the locks of those who were struck off, once their processes have ended.
+    /// Forgets the locks of clients that were struck off, once their processes have ended.
     fn forget_ended(&mut self, database: &Path) -> rusqlite::Result<()> {
         let mut select = self.connection.prepare_cached(
             "SELECT client, device, inode FROM leveret_lock WHERE client NOT IN (SELECT client FROM leveret_client)",
@@ -198,7 +198,7 @@ impl State {
         Ok(())
     }
 
-    /// Ends a client: its consumers go, with the replies that nobody else reads; its exclusive queues are deleted; and
+    /// Ends a client: its consumers go, with the replies that no other client reads; its exclusive queues are deleted; and
     /// what it has not settled goes back. Says how many jobs these are.
     pub(super) fn retire(&mut self, client: ClientId) -> rusqlite::Result<usize> {
         let mut select = self

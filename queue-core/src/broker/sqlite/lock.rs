@@ -28,7 +28,7 @@ pub(super) struct Lock {
 
 impl Lock {
     fn take(path: PathBuf) -> io::Result<Self> {
-        // Somebody may have laid a link to the database in its place, which must not be opened and closed beside SQLite.
+        // The lock file may have been replaced by a link to the database, which must not be opened and closed beside SQLite.
         if std::fs::symlink_metadata(&path).is_ok_and(|found| !is_ordinary(&found)) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a link has the name of the lock file"));
         }
@@ -60,7 +60,7 @@ impl Lock {
     }
 }
 
-/// Says if it is a file that has this one name.
+/// True if it is a file that has this one name.
 fn is_ordinary(found: &Metadata) -> bool {
     #[cfg(unix)]
     let is_only = std::os::unix::fs::MetadataExt::nlink(found) == 1;

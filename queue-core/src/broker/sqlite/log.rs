@@ -1,7 +1,7 @@
 //! Keeps the write-ahead log small, and says so when it cannot. `writer` calls it beside its transactions; nothing here
 //! waits for another program, so that no job does.
 //!
-//! SQLite writes the log over from its beginning only when all of it is in the database and nobody reads an older state
+//! SQLite writes the log over from its beginning only when all of it is in the database and no program reads an older state
 //! from it. A program that keeps a read transaction open makes it grow with every job.
 
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const SPARE: u64 = 16 << 20;
 /// From how many bytes on a log that cannot be emptied is told.
 const LONG: u64 = 64 << 20;
-/// How often an idle writer tries to empty a log that somebody reads from.
+/// The pause between two tries of an idle writer to empty a log that another program reads.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The log of a database.
@@ -39,7 +39,7 @@ impl Log {
         std::fs::metadata(&self.path).map_or(0, |log| log.len())
     }
 
-    /// Whether an idle writer is to empty it now.
+    /// True if an idle writer is to empty it now.
     pub(super) fn is_to_be_emptied(&mut self) -> bool {
         if self.tried.is_some_and(|last| last.elapsed() < AGAIN) || self.bytes() <= SPARE {
             return false;

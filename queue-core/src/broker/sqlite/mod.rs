@@ -113,7 +113,7 @@ pub(crate) async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broke
     Ok(Arc::new(opened?))
 }
 
-/// Has a client's deliveries be lost when its writer has ended.
+/// Marks a client's deliveries as lost when its writer has ended.
 struct EndTenure(Arc<Tenure>);
 
 impl Drop for EndTenure {
@@ -319,7 +319,7 @@ impl Broker for SqliteBroker {
         if !closed {
             tracing::warn!(path = %self.path.display(), "the database could not be closed within {CLOSING:?}");
         }
-        // Not waited for: the runtime that they are on may be one that nobody drives.
+        // Not waited for: their runtime may not be running.
         drop(self.end_tasks());
     }
 }

@@ -1,4 +1,4 @@
-//! What is known of the other clients of the file: when each was last seen alive. `lease` looks.
+//! The other clients of the file, with the moment at which each was last seen alive. `lease` looks.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

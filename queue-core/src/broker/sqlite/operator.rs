@@ -73,7 +73,7 @@ impl SqliteBroker {
     }
 }
 
-/// Whose a queue is, and how deep it is.
+/// The owner and the depth of a queue.
 fn inspect(reader: &Connection, name: &str) -> rusqlite::Result<Option<(Option<ClientId>, QueueStats)>> {
     let count = |count: i64| u64::try_from(count).unwrap_or(0);
     let mut select = reader.prepare_cached(

@@ -210,7 +210,7 @@ fn read(row: &Row<'_>, target: &Target) -> rusqlite::Result<Result<Publish, Stri
     })
 }
 
-/// Whether a broker that said this will say it for ever.
+/// True if a broker that said this will say it for ever.
 pub(crate) fn is_for_good(error: &PublishError) -> bool {
     matches!(error, PublishError::Invalid(_) | PublishError::TooLarge { .. })
 }
@@ -228,7 +228,7 @@ pub(crate) fn set_aside(connection: &Connection, entry: i64, reason: &str) -> ru
         .map(|_| ())
 }
 
-/// Tells whoever can put a row right that was set aside.
+/// Logs a row that was set aside, for a person to correct.
 pub(crate) fn tell(target: &Target, entry: i64, reason: &str) {
     tracing::error!(
         queue = target.queue(),
@@ -274,7 +274,7 @@ mod tests {
         std::fs::remove_file(path).unwrap();
     }
 
-    /// Whoever writes rows by hand is told, not misunderstood.
+    /// Rows that were written by hand are refused, not misunderstood.
     #[test]
     fn row_that_makes_no_sense_says_why() {
         let path = std::env::temp_dir().join(format!("leveret-outbox-words-{}.db", std::process::id()));

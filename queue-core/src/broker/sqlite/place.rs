@@ -17,7 +17,7 @@ pub(crate) struct Place {
     database: Watched,
     /// The log and its index, and what else must stay where it is.
     beside: Vec<Watched>,
-    /// Whether the database has been seen empty. What is written into it afterwards is not what SQLite knows of it.
+    /// True if the database has been seen empty. What is written into it afterwards is not what SQLite knows of it.
     was_emptied: AtomicBool,
 }
 
@@ -43,7 +43,7 @@ impl Identity {
         Self { device: file.dev(), inode: file.ino() }
     }
 
-    /// Other systems let nobody delete or replace a file that is open.
+    /// On other systems a file that is open cannot be deleted or replaced.
     #[cfg(not(unix))]
     pub(super) fn of(_file: &Metadata) -> Self {
         Self {}
@@ -72,7 +72,7 @@ impl Identity {
     }
 }
 
-/// What has become of a file.
+/// The state of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Moved {
     /// The database that is open.
@@ -161,7 +161,7 @@ fn is_absence(error: &io::Error) -> bool {
 }
 
 impl Moved {
-    /// Whether all is well again when the file comes back.
+    /// True if all is well again when the file comes back.
     pub(crate) fn may_come_back(&self) -> bool {
         self.how == How::Gone && self.file == self.database
     }

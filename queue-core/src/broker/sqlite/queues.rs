@@ -130,7 +130,7 @@ pub(super) fn bind(
     Ok(())
 }
 
-/// A count of the file, which nobody but us should have made negative.
+/// A count of the file. Only a change by hand can have made it negative.
 fn count(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
@@ -175,7 +175,7 @@ impl State {
                 .optional()?;
             match head {
                 Some(job) => self.die(job, DeathReason::MaxLength)?,
-                // Somebody deleted rows by hand.
+                // Rows were deleted by hand.
                 None => {
                     self.recount(id)?;
                     break;

@@ -24,7 +24,7 @@ impl Reader {
         Arc::new(Self { connection: Mutex::new(Some(connection)), path, place })
     }
 
-    /// Reads where it keeps no task from running. One that nobody waits for any more is read to its end.
+    /// Reads where it keeps no task from running. A read whose caller no longer waits runs to its end.
     ///
     /// # Errors
     /// If the client is closed, or the file is not where it was: what it holds is no other program's any more.

@@ -26,7 +26,7 @@ pub(super) struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Has the writer change the registry, and says whether the member is there afterwards, or was there to leave.
+    /// Makes the writer change the registry. Returns true if the member exists afterwards, or existed before it left.
     async fn change(&self, change: Change) -> Result<bool> {
         let (reply, answer) = Reply::channel();
         let commands = self.commands.upgrade().ok_or_else(closed)?;
@@ -148,7 +148,7 @@ fn members(reader: &Connection) -> rusqlite::Result<Vec<Member>> {
     members.collect()
 }
 
-/// Somebody may have written the row by hand, so what makes no sense is as if it were not there.
+/// The row may have been written by hand, so values that make no sense count as missing.
 fn read(row: &Row<'_>) -> rusqlite::Result<Member> {
     let string = |at| text(row, at).map(Option::unwrap_or_default);
     let number = |at| row.get::<_, u32>(at).unwrap_or(0);

@@ -1,5 +1,5 @@
-//! Direct replies. They pass through no queue: a reply is handed to its caller, or to nobody. One whose caller is
-//! another program waits in a table of its own until that one picks it up, some milliseconds later; nobody waits for
+//! Direct replies. They pass through no queue: a reply is handed to its caller, or dropped. One whose caller is
+//! another program waits in a table of its own until that one picks it up, some milliseconds later; no task waits for
 //! the disk, since a reply dies with its caller anyway.
 
 use rusqlite::{ToSql, params};
@@ -40,7 +40,7 @@ impl State {
         self.replies.take_if(|consumer| consumer.id == id);
     }
 
-    /// Others took us for dead, and nobody knows our address any more.
+    /// Other clients took us for dead, and our address is no longer known.
     pub(super) fn lose_replies(&mut self) {
         if let Some(consumer) = self.replies.take() {
             let words =
@@ -83,7 +83,7 @@ impl State {
         Ok(is_there)
     }
 
-    /// Whether other programs have left replies for us.
+    /// True if other programs have left replies for us.
     pub(super) fn has_replies(&self) -> rusqlite::Result<bool> {
         let Some(consumer) = &self.replies else { return Ok(false) };
         self.connection
@@ -114,7 +114,7 @@ impl State {
             let Some(consumer) = &self.replies else { return };
             let mut delivery = reply::delivery(envelope);
             delivery.routing_key.clone_from(&consumer.address);
-            // A reply that nobody takes any more is dropped, and nothing happens.
+            // A reply whose caller has ended is dropped.
             let _ = consumer.handle.offer(delivery);
         }
     }

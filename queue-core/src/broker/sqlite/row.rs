@@ -90,7 +90,7 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Reads an envelope whose columns begin at `at`. Somebody may have written the row by hand, so what is no number or
+/// Reads an envelope whose columns begin at `at`. The row may have been written by hand, so what is no number or
 /// text where one is wanted is as if it were not there.
 pub(super) fn read(row: &Row<'_>, at: usize) -> rusqlite::Result<Envelope> {
     let id = text(row, at)?.map_or_else(JobId::new, JobId::from);

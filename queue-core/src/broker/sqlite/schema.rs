@@ -15,7 +15,7 @@ const VERSION: i64 = 7;
 const APPLICATION_ID: i64 = 0x4c76_7274;
 /// All tables, as this version has them.
 const TABLES: &str = include_str!("schema.sql");
-/// What each version adds to the one before, from version 2 on. `schema.sql` has it all.
+/// The changes of each version to the one before, from version 2 on. `schema.sql` has it all.
 const STEPS: [&str; VERSION as usize - 1] = ["
     ALTER TABLE leveret_job ADD COLUMN content_encoding TEXT;
     ALTER TABLE leveret_job ADD COLUMN app_id TEXT;
@@ -79,7 +79,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Opens the file to write it, with tables as this version knows them.
 ///
 /// # Errors
-/// If it is a directory, no database, somebody else's, damaged, newer than this program, or cannot be written.
+/// If it is a directory, no database, another program's, damaged, newer than this program, or cannot be written.
 pub(crate) fn open(path: &Path) -> Result<Connection> {
     check_place(path)?;
     let mut connection = connect(path)?;
@@ -130,7 +130,7 @@ fn connect(path: &Path) -> Result<Connection> {
     let connection = Connection::open_with_flags(path, flags).map_err(|fault| opening(path, fault))?;
     connection.busy_timeout(PATIENCE).map_err(|fault| opening(path, fault))?;
     connection.set_prepared_statement_cache_capacity(64);
-    // A log that became long while somebody read from it is cut to this when it begins anew. Above what it has usually,
+    // A log that became long while a program read from it is cut to this when it begins anew. Above what it has usually,
     // or each time would take room from the disk anew.
     let limit = format!("PRAGMA journal_size_limit = {LOG_LIMIT}");
     connection.execute_batch(&limit).map_err(|fault| opening(path, fault))?;
@@ -171,7 +171,7 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Has the file written by a log, and says its journal mode. SQLite does not wait by itself for a program that writes in
+/// Switches the file to WAL, and returns its journal mode. SQLite does not wait by itself for a program that writes in
 /// another mode.
 fn begin_log(connection: &Connection) -> rusqlite::Result<String> {
     let since = Instant::now();

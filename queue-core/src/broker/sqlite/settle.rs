@@ -71,7 +71,7 @@ impl State {
         Ok(deleted > 0)
     }
 
-    /// Whether the delivery is still ours: nobody has taken us for dead and given the job to another.
+    /// True if the delivery is still ours: no other client has taken us for dead and given the job to another.
     fn is_held(&self, ticket: &Ticket) -> rusqlite::Result<bool> {
         self.connection
             .prepare_cached("SELECT 1 FROM leveret_job WHERE job = ?1 AND client = ?2 AND returns = ?3")?
@@ -112,7 +112,7 @@ impl State {
         Ok(())
     }
 
-    /// A job that is done stays as long as our URL says, for those who look in. Written down, because others of the file
+    /// A job that is done stays as long as our URL says, for people who look into the file. Written down, because others of the file
     /// prune it too, whose URLs may say something else.
     fn keep_finished(&mut self, ticket: &Ticket) -> rusqlite::Result<()> {
         if self.setup.keep.is_zero() {

@@ -18,7 +18,7 @@ use crate::settlement::Settlement;
 /// Settles one delivery of the SQLite broker, by asking its writer.
 #[derive(Debug)]
 pub(super) struct SqliteSettler {
-    /// Weak, so that a delivery somebody forgot does not keep the file open.
+    /// Weak, so that a forgotten delivery does not keep the file open.
     pub(super) writer: Weak<Sender<Command>>,
     /// Taken when it is settled.
     pub(super) ticket: Option<Ticket>,

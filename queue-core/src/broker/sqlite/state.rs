@@ -1,4 +1,4 @@
-//! What the writer knows and does within a transaction: the file's topology, cached; this client's consumers.
+//! The writer's state and its work within a transaction: the file's topology, cached; this client's consumers.
 //! `store` moves messages, `consumer` claims, `settle` settles, `time` does what happens by the clock, `intake` takes in
 //! what was inserted by SQL, `lease` watches who is alive.
 
@@ -25,7 +25,7 @@ use crate::envelope::Envelope;
 use crate::routing::Exchanges;
 use crate::topology::{BindingDecl, Name, Namespace, QueueDecl};
 
-/// What a client brings along.
+/// The settings of a client.
 #[derive(Debug, Clone)]
 pub(super) struct Setup {
     pub(super) path: PathBuf,
@@ -59,7 +59,7 @@ pub(super) struct State {
 
     /// SQLite's own number of the file's content when we last looked; others' commits change it, ours do not.
     seen: i64,
-    /// Whether what we know must be read again, because a transaction of ours was undone.
+    /// True if what we know must be read again, because a transaction of ours was undone.
     is_stale: bool,
     /// Counts the times that others have changed the file, so that a queue's counts are known to be fresh.
     pub(super) generation: u64,
@@ -79,21 +79,21 @@ pub(super) struct State {
     pub(super) lines: HashMap<Arc<str>, Line>,
     /// The generation in which all of them were last looked at.
     pub(super) dispatched: u64,
-    /// The queues that are deleted when nobody uses them.
+    /// The queues that are deleted when they are unused.
     pub(super) expiring: BTreeSet<QueueId>,
-    /// What `names` said before this transaction changed it: without this, a queue that was never committed would count
+    /// The value of `names` before this transaction changed it: without this, a queue that was never committed would count
     /// as one that others have deleted.
     pub(super) renamed: Vec<(Arc<str>, Option<QueueId>)>,
     /// How to undo what this transaction did to the consumers' slots.
     pub(super) slots: Vec<(ConsumerId, i32)>,
     /// Consumers that this transaction added.
     pub(super) joined: Vec<ConsumerId>,
-    /// What is to be delivered when the transaction is committed.
+    /// Deliveries to hand over when the transaction is committed.
     pub(super) claims: Vec<Claim>,
     pub(super) replies: Option<ReplyConsumer>,
     /// Replies for this client, to be delivered when the transaction is committed.
     pub(super) handed: Vec<Envelope>,
-    /// Whether others may have inserted jobs by SQL.
+    /// True if others may have inserted jobs by SQL.
     pub(super) has_inserted: bool,
     pub(super) intake: Intake,
     /// Messages that died and have not been dead-lettered yet.
@@ -109,7 +109,7 @@ pub(super) struct State {
     pub(super) deleted: Vec<QueueId>,
     /// The exclusive queues of this client and their bindings, to be declared again if others took us for dead.
     pub(super) own: Own,
-    /// What this client has declared and committed.
+    /// The topology that this client has declared and committed.
     pub(super) remembered: Remembered,
     /// The members of the registry that this client registered.
     pub(super) own_members: HashSet<String>,
@@ -120,7 +120,7 @@ pub(super) struct Queue {
     pub(super) name: Arc<str>,
     pub(super) decl: QueueDecl,
     pub(super) rules: QueueRules,
-    /// Whose it is, if it is exclusive.
+    /// The owner of an exclusive queue.
     pub(super) owner: Option<ClientId>,
     pub(super) ready: i64,
     pub(super) bytes: i64,
@@ -297,7 +297,7 @@ impl State {
             Command::Delete { queue, .. } => Answer::Done(self.delete(queue)?),
             Command::Change { change, .. } => Answer::Changed(Ok(self.change(change)?)),
             Command::Close(_) => {
-                // Nobody is to claim what is given back.
+                // No consumer may claim the jobs that are given back.
                 self.lines.clear();
                 self.consumers.clear();
                 self.replies = None;
@@ -343,7 +343,7 @@ impl State {
             .query_row([], |row| Ok((row.get(1)?, row.get(2)?)))
     }
 
-    /// Moves all of the log into the database, syncs it, and has the log begin anew as an empty file. Waits for those who
+    /// Moves all of the log into the database, syncs it, and has the log begin anew as an empty file. Waits for programs that
     /// read from it as long as the connection waits for others.
     pub(super) fn empty_log(&self) -> rusqlite::Result<()> {
         let is_busy: bool =
@@ -363,7 +363,7 @@ impl State {
         self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
     }
 
-    /// Whether what others have changed gives us something to do. Only looks, so that programs that have nothing to do
+    /// True if what others have changed gives us something to do. Only looks, so that programs that have nothing to do
     /// do not stand in the way of those that write.
     pub(super) fn has_work(&mut self) -> rusqlite::Result<bool> {
         if self.is_stale || self.me == 0 {
@@ -440,7 +440,7 @@ impl State {
         self.sequence
     }
 
-    /// Has others read exchanges, queues and bindings again.
+    /// Makes other clients read exchanges, queues and bindings again.
     pub(super) fn topology_has_changed(&mut self) {
         self.has_new_topology = true;
         // What waits in the outbox may have waited for it.

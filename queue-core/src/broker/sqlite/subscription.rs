@@ -17,7 +17,7 @@ pub(super) struct Subscription {
     pub(super) prefetch: u32,
     /// Deliveries not yet settled.
     pub(super) in_flight: u32,
-    /// Whether it stands in its queue's line of those who can take one more.
+    /// True if it stands in its queue's line of consumers that can take one more.
     pub(super) is_in_turn: bool,
     pub(super) dead_letter: Option<Arc<Route>>,
 }
@@ -52,7 +52,7 @@ pub(super) struct Claim {
 #[derive(Debug)]
 pub(super) struct ReplyConsumer {
     pub(super) id: ConsumerId,
-    /// What workers find in `reply_to`.
+    /// The address that workers find in `reply_to`.
     pub(super) address: String,
     pub(super) handle: ConsumerHandle,
 }

@@ -1,4 +1,4 @@
-//! Syncs what the writer has committed, and only then answers those who want it on the disk.
+//! Syncs what the writer has committed, and only then answers the commands that need it on the disk.
 //!
 //! A thread of its own, so that the writer goes on while the disk works: all that was committed during one sync shares
 //! the next. SQLite itself runs with `synchronous = NORMAL`, where a commit appends to the write-ahead log without a
@@ -23,7 +23,7 @@ use super::command::{Answer, Command};
 use super::place::Place;
 use crate::error::{Error, ErrorKind, PublishError, SettleError};
 
-/// Commands that have been carried out, with what is to be said to those who asked.
+/// Commands that have been carried out, with the answers to their callers.
 pub(super) type Committed = Vec<(Command, Answer)>;
 
 #[derive(Debug)]
@@ -33,10 +33,10 @@ pub(super) struct Syncer {
     thread: JoinHandle<()>,
 }
 
-/// What is known of the log.
+/// The state of the log.
 #[derive(Debug, Default)]
 struct Log {
-    /// Whether a sync has failed. Written by who has the turn.
+    /// True if a sync has failed. Written by the task that has the turn.
     is_in_doubt: AtomicBool,
     /// Held by who syncs it.
     turn: Mutex<()>,
@@ -69,12 +69,12 @@ impl Syncer {
         let _ = self.committed.send((Instant::now(), committed));
     }
 
-    /// Whether a sync has failed, so that nothing is confirmed.
+    /// True if a sync has failed, so that nothing is confirmed.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.log.is_in_doubt.load(Ordering::Acquire)
     }
 
-    /// Syncs the log by `checkpoint`, while nobody else does. Doubts it if that `fails`; trusts it again if `is_all` of
+    /// Syncs the log by `checkpoint`, while no other task does. Doubts it if that `fails`; trusts it again if `is_all` of
     /// what has been committed is in the database thereby, and what comes next at the log's beginning. For who commits.
     pub(super) fn checkpoint<T, E>(
         &self,

@@ -18,7 +18,7 @@ pub(super) struct Tenure {
     /// When the others may take the client for dead, unless it gives a beat before: milliseconds after `epoch`.
     until: AtomicU64,
     epoch: Instant,
-    /// Whether `gone` holds any.
+    /// True if `gone` holds any.
     is_any_gone: AtomicBool,
     /// Queues that were deleted while this client consumed them.
     gone: Mutex<HashSet<QueueId>>,
@@ -63,7 +63,7 @@ impl Tenure {
         self.is_any_gone.store(!gone.is_empty(), Ordering::Release);
     }
 
-    /// Whether a job that `client` has claimed of `queue` is still its own. When in doubt, it is not.
+    /// True if a job that `client` has claimed of `queue` is still its own. When in doubt, it is not.
     pub(super) fn holds(&self, client: ClientId, queue: QueueId) -> bool {
         self.client.load(Ordering::Acquire) == client
             && self.epoch.elapsed() < Duration::from_millis(self.until.load(Ordering::Acquire))

@@ -1,4 +1,4 @@
-//! What happens by the clock: delayed jobs fall due, messages and unused queues expire, what was kept is pruned.
+//! The work that is due by the clock: delayed jobs fall due, messages and unused queues expire, what was kept is pruned.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::topology::Route;
 
 /// How many rows one transaction moves by the clock, so that none takes long.
 const STEP: i64 = 500;
-/// What `auto_vacuum` is in a file that can give pages back when it is told to.
+/// The value of `auto_vacuum` in a file that can give pages back on request.
 const INCREMENTAL: i64 = 2;
 /// How late it may be seen that others have stopped using a queue.
 const UNUSED: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ impl State {
         self.bury()
     }
 
-    /// Whether messages that are over their time could be claimed, because more of them lie there than one step takes.
+    /// True if messages that are over their time could be claimed, because more of them lie there than one step takes.
     pub(super) fn has_overdue(&self) -> bool {
         self.deadlines.has_overdue
     }
@@ -140,7 +140,7 @@ impl State {
         Ok(())
     }
 
-    /// When a queue is deleted if nobody consumes it until then.
+    /// The moment at which a queue is deleted if it is unused until then.
     fn unused_until(&self, id: QueueId) -> rusqlite::Result<Option<i64>> {
         let Some(queue) = self.queues.get(&id) else { return Ok(None) };
         let Some(expires) = queue.rules.expires else { return Ok(None) };
@@ -163,7 +163,7 @@ impl State {
             if Deadlines::has_come(self.unused_until(id)?, now) {
                 if let Some(queue) = self.queues.get(&id) {
                     let queue = &*queue.name;
-                    tracing::info!(queue, "deleted a queue that nobody used, as its `x-expires` wants");
+                    tracing::info!(queue, "queue was unused and is deleted, as its `x-expires` says");
                 }
                 self.remove_queue(id)?;
             }

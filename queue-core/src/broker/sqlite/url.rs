@@ -1,4 +1,4 @@
-//! What `sqlite:` URLs say.
+//! Parses `sqlite:` URLs.
 
 use std::path::PathBuf;
 use std::time::Duration;

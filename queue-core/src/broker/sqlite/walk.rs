@@ -142,7 +142,7 @@ fn page(
     Ok(Some(page))
 }
 
-/// What has expired and is not yet taken out has died.
+/// A message that has expired counts as dead, also before it is removed.
 fn select(reader: &Connection, those: &str, place: &[&dyn ToSql], page: &mut Page) -> rusqlite::Result<()> {
     let columns = row::COLUMNS;
     let mut select = reader.prepare_cached(&format!(
@@ -169,7 +169,7 @@ impl SqliteBroker {
 }
 
 impl State {
-    /// Claims one job of a queue, if nobody has it.
+    /// Claims one job of a queue, if it is free.
     pub(super) fn take(&mut self, queue: QueueId, job: i64) -> rusqlite::Result<Option<Ticket>> {
         let Some(queue_name) = self.queues.get(&queue).map(|queue| queue.name.clone()) else {
             return Ok(None);

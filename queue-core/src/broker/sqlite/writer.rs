@@ -31,7 +31,7 @@ const LOG_PAGES: usize = 1000;
 const SPARE_PAGES: i64 = 1024;
 /// The longest that SQLite is told to wait for others.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
-/// How long it rests after a failure that nobody waits for.
+/// How long it rests after a failure without a waiting caller.
 const REST: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) struct Writer {
     /// When the file was last found in its place; `None` if it was not.
     in_place: Option<Instant>,
     pub(super) health: Arc<Mutex<Health>>,
-    /// What is the matter, as it was told.
+    /// The trouble, in the words of the last report.
     told: Option<String>,
     /// Deliveries whose settlement failed: they go back as soon as the file can be written.
     owed: Vec<Ticket>,
@@ -60,7 +60,7 @@ pub(super) struct Writer {
     written: usize,
     /// How many may be before the next one, once one has shown how long they make the log.
     checkpoint_at: Option<usize>,
-    /// Whoever waits for the end.
+    /// The callers that wait for the end.
     closing: Option<Command>,
 }
 
@@ -111,7 +111,7 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        // Those who wait for the disk are answered before the one who waits for the end.
+        // Callers that wait for the disk are answered before the one that waits for the end.
         let Self { state, commands, syncer, closing, .. } = self;
         drop(commands);
         syncer.finish();
@@ -123,7 +123,7 @@ impl Writer {
         }
     }
 
-    /// What waits by now, up to a batch. `Close` is the last of it.
+    /// The waiting commands, up to a batch. `Close` is the last of a batch.
     fn gather(&mut self, first: Command) -> Vec<Command> {
         let mut weight = 0;
         let mut commands = Vec::new();
@@ -235,7 +235,7 @@ impl Writer {
         Fault::new(&self.state.setup.path, error)
     }
 
-    /// Has SQLite wait for other programs that write until the time of the oldest command is up. What nobody asked for
+    /// Makes SQLite wait for other programs that write until the time of the oldest command is up. What nobody asked for
     /// waits a whole timeout: who asks meanwhile still has as much left.
     fn wait_for_others(&self, commands: &[Command]) -> rusqlite::Result<()> {
         let timeout = self.state.setup.publish_timeout;
@@ -246,7 +246,7 @@ impl Writer {
         self.state.connection.busy_timeout(left)
     }
 
-    /// How long a command may still wait; one that nobody waits for does not.
+    /// How long a command may still wait; a command without a caller does not wait.
     fn time_left(&self, command: &Command) -> Duration {
         let timeout = self.state.setup.publish_timeout;
         command.since().map_or(Duration::ZERO, |since| timeout.saturating_sub(since.elapsed()))
@@ -293,7 +293,7 @@ impl Writer {
         self.written = 0;
     }
 
-    /// Gives the log's room back to the disk, if nobody writes or reads from it. Does not wait for who does.
+    /// Gives the log's room back to the disk, if no program writes or reads it. Does not wait for one that does.
     fn empty_log(&mut self) {
         let emptied = self
             .state
@@ -352,7 +352,7 @@ impl Writer {
             delivery.returns = Returns::Counted(u64::try_from(losses).unwrap_or(0));
         }
         delivery.restore_origin();
-        // One that nobody takes any more is dropped, and asks to be given back.
+        // A delivery whose consumer has ended is dropped, and asks to be given back.
         let _ = consumer.handle.offer(delivery);
     }
 
@@ -444,7 +444,7 @@ impl Writer {
         patience
     }
 
-    /// Nobody wanted anything: sees to what happens by the clock, and to what others have done.
+    /// Does the work that is due without a command: by the clock, and after changes of other programs.
     fn look(&mut self) {
         let has_rested = self.rest_until.take().is_some();
         match self.has_work() {
@@ -465,7 +465,7 @@ impl Writer {
         }
     }
 
-    /// Whether something waits that did not go with the commands which ended the rest.
+    /// True if something waits that did not go with the commands which ended the rest.
     fn has_left_over(&self) -> bool {
         !(self.owed.is_empty() && self.blocked.is_empty())
     }
@@ -493,7 +493,8 @@ impl Writer {
     }
 }
 
-/// What its sender would have to send again, or what would be run again. What only goes back is owed at once.
+/// True for a command that waits for room on the disk: failing it would make its sender send it again, or a job run again. Others
+/// fail at once.
 fn waits_for_room(command: &Command) -> bool {
     match command {
         Command::Publish { .. } | Command::PublishAll { .. } | Command::Mark { .. } => true,

@@ -1,7 +1,7 @@
 //! Opens one connection under one deadline over TCP, TLS and login. Called by `dial`.
 //!
 //! lapin has no such deadline: a connect that is dropped leaves its thread and socket behind. So the socket is
-//! duplicated before lapin gets it, and shut down when the deadline passes or nobody waits any more, which ends lapin's
+//! duplicated before lapin gets it, and shut down when the deadline passes or the caller no longer waits, which ends lapin's
 //! thread.
 
 use std::io;
@@ -114,7 +114,7 @@ impl Drop for Link {
 /// Connects to one node, by its place in the URL. Must run on the broker's own runtime, to which lapin binds itself.
 ///
 /// # Errors
-/// What went wrong, and whether trying again can help.
+/// The error, and if trying again can help.
 pub(super) async fn open(target: &Target, at: usize, name: &str, deadline: Duration) -> Result<Link, Fault> {
     let host = &target.hosts[at];
     let socket = Socket::default();

@@ -19,7 +19,7 @@ pub(crate) struct Dialer {
     pub(crate) target: Target,
     /// How the target's hosts did.
     pub(crate) hosts: Hosts,
-    /// Who connects. A connection's name is this and its role.
+    /// The client's name. A connection's name is this and its role.
     name: String,
 }
 
@@ -67,7 +67,7 @@ impl Dialer {
     /// Opens a connection to one host, by its place in the URL.
     ///
     /// # Errors
-    /// What went wrong, and whether trying again can help.
+    /// The error, and if trying again can help.
     pub(crate) async fn dial_one(&self, at: usize, role: &str, patience: Duration) -> Result<Link, Fault> {
         connect::open(&self.target, at, &format!("{} {role}", self.name), patience).await
     }

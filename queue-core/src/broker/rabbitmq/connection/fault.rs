@@ -1,4 +1,4 @@
-//! What lapin's errors mean: whether trying again helps, and what to tell the user.
+//! Explains lapin's errors: if trying again helps, and what to tell the user.
 //!
 //! lapin's own classes mislead here: a refused login is a "soft" error that ends the connection, and it calls every
 //! protocol error recoverable. So it is judged by where it happened and by its code.
@@ -11,7 +11,7 @@ use lapin::protocol::AMQPError;
 use super::url::{Host, Target};
 use crate::error::{BoxError, Error, ErrorKind};
 
-/// Why a connection could not be opened.
+/// The reason why a connection could not be opened.
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) cause: Cause,
@@ -19,7 +19,7 @@ pub(crate) struct Fault {
     pub(crate) error: Error,
 }
 
-/// What kept a connection from being opened. Of several hosts' causes the greatest counts, in this order.
+/// The cause that kept a connection from being opened. Of several hosts' causes the greatest counts, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cause {
     /// Only a person can mend this host: a bad certificate, or another service behind its port. That says nothing of the
@@ -36,7 +36,7 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
-    /// Whether only a person can mend it.
+    /// True if only a person can mend it.
     pub(crate) fn is_for_a_person(self) -> bool {
         matches!(self, Self::Unfit | Self::Refused)
     }
@@ -78,7 +78,7 @@ pub(crate) fn protocol(error: &lapin::Error) -> Option<(u16, &str)> {
     }
 }
 
-/// What stands beside our own words: the server's, without lapin's around them, or what lapin says of its own.
+/// The source of our own errors: the server's text without lapin's words around it, or lapin's own error.
 pub(crate) fn words(error: &lapin::Error) -> BoxError {
     match protocol(error) {
         Some((_, text)) => text.into(),
@@ -86,12 +86,12 @@ pub(crate) fn words(error: &lapin::Error) -> BoxError {
     }
 }
 
-/// Whether the connection has as many channels as it may have.
+/// True if the connection has as many channels as it may have.
 pub(crate) fn is_out_of_channels(error: &lapin::Error) -> bool {
     matches!(error.kind(), Lapin::ChannelsLimitReached)
 }
 
-/// What that means for a queue, each of which is consumed on a channel of its own.
+/// The error for a queue on a connection that is out of channels; each queue is consumed on a channel of its own.
 pub(crate) fn out_of_channels(queue: &str) -> Error {
     Error::config(format!(
         "queue `{queue}` cannot be consumed: the connection has no channel left, and each queue takes one; raise \
@@ -99,12 +99,12 @@ pub(crate) fn out_of_channels(queue: &str) -> Error {
     ))
 }
 
-/// Whether the message could not even be parsed; lapin gives the connection up then.
+/// True if the message could not even be parsed; lapin gives the connection up then.
 pub(crate) fn is_unparsable(error: &lapin::Error) -> bool {
     matches!(error.kind(), Lapin::ParsingError(_))
 }
 
-/// What a failed connect means.
+/// Explains a failed connect.
 pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> Fault {
     let Target { user, vhost, .. } = target;
     match protocol(error) {
@@ -174,7 +174,7 @@ pub(super) fn connecting(target: &Target, host: &Host, error: &lapin::Error) -> 
     }
 }
 
-/// What a connect that took too long means.
+/// Explains a connect that took too long.
 pub(super) fn timed_out(host: &Host, deadline: Duration) -> Fault {
     let words = format!(
         "RabbitMQ at {host} did not answer within {deadline:?} (`socket_timeout` in the URL): is it RabbitMQ that \
@@ -204,7 +204,7 @@ fn is_hang_up(error: &lapin::Error) -> bool {
     }
 }
 
-/// What to look at when the server gives no reason.
+/// The advice for a server that gives no reason.
 fn refused_perhaps(target: &Target) -> &'static str {
     match &target.tls {
         None => "if that is a TLS port, begin the URL with `amqps://`",
@@ -215,7 +215,7 @@ fn refused_perhaps(target: &Target) -> &'static str {
     }
 }
 
-/// What a failed TLS handshake means. `said` is how rustls put it.
+/// Explains a failed TLS handshake. `said` is rustls's error.
 fn handshake(target: &Target, host: &Host, said: &str) -> (ErrorKind, String) {
     let tls = target.tls.as_ref();
     if said.contains("corrupt message") {
@@ -252,7 +252,7 @@ fn handshake(target: &Target, host: &Host, said: &str) -> (ErrorKind, String) {
     (ErrorKind::Refused, words)
 }
 
-/// What the end of a connection or channel says in a log line or a source.
+/// Describes the end of a connection or channel, for a log line or a source.
 pub(crate) fn lost(error: &lapin::Error) -> Error {
     Error::new(ErrorKind::Connection, "the connection to RabbitMQ was lost").with_source(words(error))
 }

@@ -15,7 +15,7 @@ const AVOIDED: Duration = Duration::from_secs(30);
 /// Remembers how the hosts did. They are known by their place in the URL.
 #[derive(Debug)]
 pub(crate) struct Hosts {
-    /// Which one last worked.
+    /// The host that worked last.
     good: AtomicUsize,
     /// When each was left, if it was and has not worked since. Sessions watch it: a node that is silent to one of them is
     /// silent to all.
@@ -48,12 +48,12 @@ impl Hosts {
         self.left.send_modify(|left| left[at] = Some(Instant::now()));
     }
 
-    /// Whether this one was left and has not worked since.
+    /// True if this one was left and has not worked since.
     pub(crate) fn is_left(&self, at: usize) -> bool {
         self.left.borrow()[at].is_some()
     }
 
-    /// Whether there is another host to go to. Where all are silent, going round among them would help nobody.
+    /// True if there is another host to go to. Where all are silent, going round among them would not help.
     pub(crate) fn has_another(&self, at: usize, hosts: &[Host]) -> bool {
         let left = self.left.borrow();
         hosts.iter().enumerate().any(|(other, host)| *host != hosts[at] && !is_recent(left[other]))

@@ -56,7 +56,7 @@ pub(crate) async fn on<T: Send + 'static>(
         Ok(value) => value,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down under us: whoever waits is being dropped too.
+            // The runtime shuts down, and drops the waiting task as well.
             Err(_) => std::future::pending().await,
         },
     }

@@ -1,4 +1,4 @@
-//! What an `amqp://` URL says. One URL serves Leveret and pika alike: the same query options mean the same.
+//! Parses `amqp://` URLs. One URL serves Leveret and pika alike: the same query options mean the same.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(crate) struct Target {
     pub(crate) vhost: String,
     /// `None` is plain TCP.
     pub(crate) tls: Option<Tls>,
-    /// What we ask for; the server may ask for less. 0 leaves it to the server.
+    /// The value that we ask for; the server may ask for less. 0 leaves it to the server.
     pub(super) heartbeat: u16,
     /// How long the server may block publishers before the connection is given up; `None` waits for ever.
     pub(crate) blocked_timeout: Option<Duration>,
@@ -41,16 +41,16 @@ pub(crate) struct Host {
     pub(super) port: u16,
 }
 
-/// Which certificates, beside those that the system trusts.
+/// The certificates, beside those that the system trusts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tls {
-    /// Whom to trust, in PEM.
+    /// The trusted authorities, in PEM.
     pub(crate) ca: Option<String>,
     /// Our certificate and key, in PEM.
     pub(super) identity: Option<(Vec<u8>, Vec<u8>)>,
     /// The name in the server's certificate, where it is not the host's.
     pub(super) server_name: Option<String>,
-    /// What rustls makes of these.
+    /// The configuration of rustls.
     pub(super) config: Config,
 }
 
@@ -100,7 +100,7 @@ impl Target {
         let vhost = decode("vhost", path)?;
         let mut target = Self {
             hosts: parse_hosts(hosts, if tls { 5671 } else { 5672 })?,
-            // Whoever gives a user name means that user's password, be it empty.
+            // A user name in the URL means that user's password, also if it is empty.
             password: password
                 .unwrap_or_else(|| if user.is_empty() { "guest".into() } else { String::new() }),
             user: if user.is_empty() { "guest".into() } else { user },

@@ -23,7 +23,7 @@ pub(super) fn arguments(options: &ConsumeOptions) -> FieldTable {
     arguments
 }
 
-/// Says that the queue is of a type that waits without end, and refuses to be told for how long: a classic one on RabbitMQ 4.3.
+/// True if the queue is of a type that waits without end and refuses a timeout: a classic queue on RabbitMQ 4.3.
 pub(super) fn has_no_timeout(error: &lapin::Error) -> bool {
     fault::protocol(error).is_some_and(|(code, text)| {
         code == code::PRECONDITION_FAILED && text.contains("invalid arg 'x-consumer-timeout'")

@@ -57,7 +57,7 @@ pub(crate) struct Consuming {
     pub(crate) declared: Arc<Declared>,
     pub(crate) restorer: Arc<Restorer>,
     pub(crate) publishing: Arc<Publishing>,
-    /// Counts those who wait for a connection.
+    /// Counts the tasks that wait for a connection.
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) closing: Closing,
     /// These feed consumers, or are to end before the connections do for another reason.
@@ -82,22 +82,22 @@ struct Feed {
     state: watch::Receiver<State>,
     /// Told once whether the queue can be consumed at all.
     ready: Option<oneshot::Sender<Result<()>>>,
-    /// Whether it consumes on a connection of its own, so that the others are left in peace. A message that lapin cannot
+    /// True if it consumes on a connection of its own, so that the others are left in peace. A message that lapin cannot
     /// parse ends the connection, and nobody can tell whose it was, so whoever was on it goes apart; and so does a queue
     /// that does not answer.
     is_apart: bool,
     /// How many connections of its own ended by such a message, and when the last one did.
     unparsable: u32,
     last_unparsable: Option<Instant>,
-    /// Whether it has been said that the queue cannot be consumed at the moment.
+    /// True if it has been said that the queue cannot be consumed at the moment.
     complained: bool,
     /// For how long the oldest delivery had been out when the last channel's consumer ended; `None` if none was.
     held: Option<Held>,
 }
 
-/// Why consuming on one channel came to its end.
+/// The reason why consuming on one channel came to its end.
 enum End {
-    /// Nobody wants more; what was delivered may still be unsettled.
+    /// The consumer was stopped; some deliveries may still be unsettled.
     Stopped(Arc<Ledger>),
     /// The connection is gone; the supervisor is at it.
     Lost,
@@ -116,13 +116,13 @@ enum End {
     Failed(lapin::Error),
 }
 
-/// What comes after an end.
+/// The step after an end.
 enum Next {
     /// Nothing.
     End,
     /// The next session.
     AtOnce,
-    /// The same, but not at once.
+    /// The next session, after a pause.
     AfterPause,
 }
 
@@ -179,7 +179,7 @@ fn delivery(ledger: &Arc<Ledger>, message: lapin::message::Delivery) -> Delivery
     delivery
 }
 
-/// Whether the channel may stash settlements: with a lower prefetch there are never so many.
+/// True if the channel may stash settlements: with a lower prefetch there are never so many.
 fn may_stash(options: &ConsumeOptions) -> bool {
     usize::from(options.prefetch) >= STASHED
 }
@@ -250,7 +250,7 @@ impl Feed {
             Ok(Err(error)) => return self.failed(session, error),
             // To end the connection would give back what others are at.
             Err(_) if self.may_go_apart() && session.channel(ANSWER).await.is_ok() => {
-                // When the answer comes after all, deliveries come with it, which nobody would take.
+                // If the answer arrives after all, deliveries come with it, which no consumer would take.
                 self.with.tasks.handle().spawn(async move { channel.close(200, short("no answer")).await });
                 return End::Unanswered;
             }
@@ -296,7 +296,7 @@ impl Feed {
             }
         }
         let late = keeper.close();
-        // With it goes what was here, if nobody will take it any more.
+        // Deliveries that no consumer will take are dropped with it.
         drop(keeper);
         if let Some(mut late) = late {
             // Given back by nack, which costs a quorum queue's delivery count less than a close.
@@ -323,7 +323,7 @@ impl Feed {
     }
 
     /// The server has ended the consumer, and the channel is open: gives back what has not begun, lets what runs end and be
-    /// acked, and then closes the channel. Until then a delivery that was dropped without a word would be nobody's.
+    /// acked, and then closes the channel. Until then no consumer would own a delivery that was dropped.
     fn recall(&self, ledger: Arc<Ledger>, keeper: &Keeper) {
         ledger.recall();
         let given_back = keeper.give_back();
@@ -337,7 +337,7 @@ impl Feed {
                     // First: acks of which the last falls together with the end of the broker want their barrier.
                     biased;
                     () = ledger.all_in() => break,
-                    // What is settled on a channel that has gone tells nobody.
+                    // A settlement on a lost channel reaches no broker.
                     _ = looks.tick() => if !ledger.is_open() { return },
                     () = closed.cancelled() => return,
                 }
@@ -401,7 +401,7 @@ impl Feed {
         }
     }
 
-    /// What to do about an end.
+    /// The step that follows an end.
     async fn judge(&mut self, end: End) -> Next {
         let queue = self.options.queue.clone();
         match end {
@@ -510,7 +510,7 @@ impl Feed {
         Next::End
     }
 
-    /// Tells who waits for the start, if somebody does.
+    /// Tells the task that waits for the start, if there is one.
     fn count_as_started(&mut self) {
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(Ok(()));
@@ -528,7 +528,7 @@ impl Feed {
         self.state = self.with.connections.new_apart();
     }
 
-    /// Why a delivery was held for so long, and what to do about it.
+    /// The reason why a delivery was held for so long, and what to do about it.
     fn words(&self, Held { waited, ran }: Held) -> String {
         let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
         let (prefetch, held) = (self.options.prefetch, seconds(waited + ran));
@@ -543,7 +543,7 @@ impl Feed {
         }
     }
 
-    /// Says once what is wrong with the queue, until it works again.
+    /// Logs once what is wrong with the queue, until it works again.
     fn complain(&mut self, what: &str) {
         if !self.complained {
             tracing::warn!(queue = %self.options.queue, "{what}; trying again until it works");

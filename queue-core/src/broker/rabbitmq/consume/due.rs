@@ -24,7 +24,7 @@ use crate::topology::{Name, rung_for};
 
 /// How many delayed jobs are held at once.
 const PREFETCH: u16 = 1000;
-/// What a queue that refuses a job is given before it is asked again.
+/// The pause before a queue that refused a job is tried again.
 const REFUSED: Duration = Duration::from_secs(2);
 /// After how long it is tried again to consume what could not be consumed.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -66,7 +66,7 @@ struct Router {
     complaints: Mutex<Complaints>,
 }
 
-/// What became of a message in `due`.
+/// The result of a message in `due`.
 enum Moved {
     Yes,
     /// The server has taken it back.

@@ -49,7 +49,7 @@ pub(crate) struct Ledger {
     /// How often the holders of a message may be lost, before it is set apart.
     pub(super) crash_limit: u32,
     acks: Mutex<Acks>,
-    /// What has not begun is to go back, although the channel is open: the server has ended its consumer.
+    /// True if deliveries that have not begun must go back although the channel is open: the server has ended its consumer.
     is_recalled: AtomicBool,
     /// Counts the messages that are published anew instead of being given back, and are not acked yet.
     renewals: TaskTracker,
@@ -59,18 +59,18 @@ pub(crate) struct Ledger {
     _connection: Box<dyn Any + Send + Sync>,
 }
 
-/// What is to be acked. Its lock is held while frames are queued: an ack of many must not overtake what was settled by
+/// The deliveries to ack. Its lock is held while frames are queued: an ack of many must not overtake what was settled by
 /// itself.
 #[derive(Default)]
 struct Acks {
     tags: Tags,
-    /// Some wait for a task that will send them, unless somebody does before.
+    /// Acks that wait for a task that will send them, unless another caller does before.
     due: Option<Due>,
-    /// Whether none waits any more.
+    /// True if none waits any more.
     at_once: bool,
 }
 
-/// That acks wait to be sent.
+/// Acks that wait to be sent.
 struct Due {
     since: Instant,
     /// `close` waits for it.
@@ -179,12 +179,12 @@ impl Ledger {
         self.barrier(is_long.then_some(queue), release).await
     }
 
-    /// Whether the deliveries are still ours.
+    /// True if the deliveries are still ours.
     pub(crate) fn is_open(&self) -> bool {
         self.channel.status().connected()
     }
 
-    /// Waits until the deliveries are no longer ours. lapin tells only those who read deliveries, so the channel is
+    /// Waits until the deliveries are no longer ours. lapin tells only readers of deliveries, so the channel is
     /// looked at.
     pub(crate) async fn gone(&self) {
         while self.is_open() {
@@ -192,7 +192,7 @@ impl Ledger {
         }
     }
 
-    /// Whether what has not begun must not begin any more.
+    /// True if jobs that have not begun must not begin any more.
     pub(super) fn is_lost(&self) -> bool {
         self.is_recalled.load(Ordering::Acquire) || !self.is_open()
     }
@@ -228,7 +228,7 @@ impl Ledger {
         self.acks().tags.time_out(limit, Instant::now());
     }
 
-    /// Says if the server has taken a delivery back although its channel is open.
+    /// True if the server has taken a delivery back although its channel is open.
     pub(super) fn is_timed_out(&self, tag: u64) -> bool {
         self.is_recalled.load(Ordering::Acquire) && self.acks().tags.is_timed_out(tag)
     }
@@ -267,7 +267,7 @@ impl Ledger {
         true
     }
 
-    /// Has a task send what is due. On the caller's runtime, since to wake a thread of ours would cost more than the
+    /// Spawns a task that sends the due acks. On the caller's runtime, since to wake a thread of ours would cost more than the
     /// frame. A job may block that thread: then the next ack sends them, or [`send_due`](Self::send_due).
     fn send_soon(self: &Arc<Self>) {
         let send = SendOnDrop(self.clone());
@@ -286,7 +286,7 @@ impl Ledger {
         }
     }
 
-    /// Sends each ack at once from now on: nobody calls [`send_due`](Self::send_due) any more.
+    /// Sends each ack at once from now on: [`send_due`](Self::send_due) is no longer called.
     pub(crate) fn send_at_once(&self) {
         self.acks().at_once = true;
         self.send_due();

@@ -1,4 +1,4 @@
-//! The due router runs while somebody needs it.
+//! Runs the due router while a worker or client needs it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -16,10 +16,10 @@ use crate::envelope::Envelope;
 use crate::error::{PublishError, SettleError};
 use crate::settlement::Settlement;
 
-/// How long the server may take to hear of the ack of what was moved.
+/// How long the server may take to receive the ack of a message that was moved.
 const HEARS: Duration = Duration::from_secs(5);
 
-/// What settles one delivery; gives it back if it is dropped unused.
+/// Settles one delivery; gives it back if it is dropped unused.
 pub(crate) struct Receipt {
     ledger: Arc<Ledger>,
     tag: u64,
@@ -43,7 +43,7 @@ impl Receipt {
         Self { ledger, tag, settled: false, anew: None }
     }
 
-    /// The same for a message that has come back so often that its queue may drop it the next time: given back, it is
+    /// The settler of a message that was returned so often that its queue may drop it the next time: given back, it is
     /// published anew.
     pub(super) fn published_anew(mut self, copy: Publish) -> Self {
         self.anew = Some(Box::new(copy));
@@ -173,7 +173,7 @@ impl Receipt {
         let (tell, told) = oneshot::channel();
         let ledger = self.ledger.clone();
         ledger.publish_anew(async move {
-            // Nobody waits any more, perhaps.
+            // The caller may no longer wait.
             let _ = tell.send(self.publish_anew(*copy).await);
         });
         told.await.unwrap_or(Err(SettleError::Lost))
@@ -220,7 +220,7 @@ impl Drop for Receipt {
         }
         match self.anew.take() {
             Some(copy) if self.ledger.is_open() => {
-                // If there is nobody to publish any more, it is dropped and gives the original back.
+                // If the publisher has ended, it is dropped and gives the original back.
                 let receipt = Self::new(self.ledger.clone(), self.tag);
                 self.ledger.publish_anew(async move {
                     let _ = receipt.publish_anew(*copy).await;

@@ -1,4 +1,4 @@
-//! Which of a channel's deliveries are settled, and which acks that makes. Pure; used by `ledger`.
+//! The delivery tags of a channel: which are settled, and which acks follow. Pure; used by `ledger`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -61,12 +61,12 @@ impl Tags {
         self.timed_out.extend(self.out.iter().filter(|(_, seen)| is_late(**seen)).map(|(tag, _)| *tag));
     }
 
-    /// Says if the server has taken a delivery back.
+    /// True if the server has taken a delivery back.
     pub(super) fn is_timed_out(&self, tag: u64) -> bool {
         self.timed_out.contains(&tag)
     }
 
-    /// Whether none is in the worker's hands.
+    /// True if none is in the worker's hands.
     pub(super) fn is_none_out(&self) -> bool {
         self.out.is_empty()
     }

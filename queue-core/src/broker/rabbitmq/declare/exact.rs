@@ -19,7 +19,7 @@ const ASKED: u32 = 4;
 #[cfg(feature = "management")]
 const AGAIN: Duration = Duration::from_secs(3);
 
-/// What makes bindings exact, if anything may.
+/// The management API that makes bindings exact, if it may be used.
 #[derive(Debug)]
 pub(crate) struct Exact {
     #[cfg(feature = "management")]

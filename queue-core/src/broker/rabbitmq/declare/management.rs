@@ -55,7 +55,7 @@ struct ListedQueue {
     exclusive: bool,
 }
 
-/// What a request is about, for the words of its error.
+/// The subject of a request, for the words of its error.
 #[derive(Clone, Copy)]
 enum About<'a> {
     /// The bindings of this queue, which was just declared.
@@ -192,7 +192,7 @@ impl Management {
                 .delete(format!("{}{path}", self.base))
                 .header("Authorization", &self.authorization);
             let answer = request.call();
-            // Somebody else has taken it out.
+            // Another program has removed it.
             if !matches!(&answer, Ok(answer) if answer.status() == StatusCode::NOT_FOUND) {
                 self.checked(answer, About::Bindings(queue))?;
             }
@@ -265,7 +265,7 @@ fn has_arguments(listed: &serde_json::Map<String, Value>, made: &Headers) -> boo
         && made.iter().all(|(name, made)| listed.get(name).is_some_and(|listed| may_be(listed, made)))
 }
 
-/// Whether what is listed may be this argument: JSON does not tell all of AMQP's types apart.
+/// True if what is listed may be this argument: JSON does not tell all of AMQP's types apart.
 fn may_be(listed: &Value, made: &HeaderValue) -> bool {
     match made {
         HeaderValue::Null => listed.is_null(),
@@ -284,7 +284,7 @@ fn segment(name: &str) -> String {
     utf8_percent_encode(name, NON_ALPHANUMERIC).to_string()
 }
 
-/// Whom we trust: as for `amqps://` the system, and the authority that the broker's URL names.
+/// The trusted authorities: as for `amqps://`, those of the system and the one that the broker's URL names.
 fn roots(target: &Target) -> Result<Vec<Certificate<'static>>> {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {

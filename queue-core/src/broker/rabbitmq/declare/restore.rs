@@ -49,7 +49,7 @@ impl Restorer {
     }
 
     /// Declares again where a message goes that has come back, having been sent at `since`, if it was this client that had
-    /// declared it. Says whether it is there now.
+    /// declared it. Returns true if it is there now.
     pub(crate) async fn restore(self: &Arc<Self>, route: &Route, since: Instant) -> bool {
         let Some(topology) = self.declared.reaching(route, &self.namespace) else {
             return false;

@@ -32,7 +32,7 @@ impl Ladder {
         let Self { settings, .. } = self;
         let declare = async {
             self.declarer.declare(delay_ladder(&settings.namespace)).await?;
-            // Nobody else is at it.
+            // No other task declares it.
             let _ = self.is_there.set(());
             Ok(())
         };

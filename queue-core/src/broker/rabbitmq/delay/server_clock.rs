@@ -57,7 +57,7 @@ struct Known {
     said: Option<Instant>,
 }
 
-/// Between which moments since 1970 the server's clock was at a moment of ours.
+/// The bounds of the server's clock, in time since 1970, at a moment of ours.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Bounds {
     at: Instant,
@@ -68,14 +68,14 @@ struct Bounds {
 }
 
 impl Bounds {
-    /// What a message tells that was sent and came then, and expired in between.
+    /// The bounds that follow from a message that was sent and came back at these moments, and expired in between.
     fn of(second: u64, sent: Instant, came: Instant, wall: SystemTime) -> Self {
         let second = Duration::from_secs(second);
         let latest = second + Duration::from_secs(1) + came.duration_since(sent);
         Self { at: came, wall, earliest: second, latest }
     }
 
-    /// The same later on. Clocks differ in speed, by less than this.
+    /// The bounds at a later moment. Clocks differ in speed, by less than this.
     fn on(self, at: Instant) -> Self {
         let since = at.duration_since(self.at);
         let doubt = since / 5000;
@@ -103,7 +103,7 @@ impl Bounds {
         Duration::from_secs(1) - Duration::from_nanos(self.middle().subsec_nanos().into())
     }
 
-    /// Whether the machine has been suspended since, or its clock set.
+    /// True if the machine has been suspended since, or its clock set.
     fn is_out_of_step(&self, wall: SystemTime) -> bool {
         let apart = wall.duration_since(self.wall).unwrap_or_else(|error| error.duration());
         apart > Duration::from_secs(1)
@@ -125,7 +125,7 @@ impl ServerClock {
         Self { dialer, tasks, closing, settings, known: watch::Sender::default() }
     }
 
-    /// What is known now, and since when.
+    /// The bounds that are known now, and their age.
     fn known(&self) -> Option<(Bounds, Duration)> {
         let bounds = self.known.borrow().bounds?;
         let now = Instant::now();
@@ -146,7 +146,7 @@ impl ServerClock {
         learnt
     }
 
-    /// Whether it is to be asked for now; whoever is told so must do it.
+    /// True if the caller must ask for it now.
     fn begin(&self) -> bool {
         self.known.send_if_modified(|known| {
             let is_due = !known.is_asking && known.asked.is_none_or(|asked| asked.elapsed() > AGAIN);
@@ -157,7 +157,7 @@ impl ServerClock {
         })
     }
 
-    /// Says from time to time how far this machine's clock is from the server's.
+    /// Logs from time to time how far this machine's clock is from the server's.
     fn compare(&self, wall: SystemTime) {
         let Some((bounds, _)) = self.known() else { return };
         let Ok(wall) = wall.duration_since(UNIX_EPOCH) else { return };

@@ -65,7 +65,7 @@ impl Waiting {
             wait.insert(UNTIL, until);
         }
         envelope.headers.insert(header::WAIT, HeaderValue::Table(wait));
-        // For older versions, and whoever looks: by the server's clock where that is known, else by this machine's.
+        // For older versions, and people who look: by the server's clock where that is known, else by this machine's.
         let by_wall =
             || now.wall.checked_add(self.left).map_or(i64::MAX, |eta| to_millis(eta).saturating_add(1));
         envelope.headers.insert(header::ETA, self.until.unwrap_or_else(by_wall));
@@ -117,8 +117,8 @@ impl Waiting {
     }
 }
 
-/// What was left when the job came from where it waited last, and until when; `None` if that was somewhere else than where
-/// it was written for.
+/// The rest of the delay when the job came from the rung on which it waited last, and its end; `None` if it came from another rung
+/// than the header is for.
 fn counted(
     wait: &HeaderValue,
     death: Option<&(Name, i64)>,

@@ -1,10 +1,10 @@
-//! Whether a direct reply address makes sense. RabbitMQ 3.10 and 4.0 do not check: a publish to one that does not ends
+//! Checks that a direct reply address makes sense. RabbitMQ 3.10 and 4.0 do not check: a publish to one that does not ends
 //! the publisher's whole connection (541), and who sends a job chooses its `reply_to`.
 //!
 //! An address is `amq.rabbitmq.reply-to.<pid>.<key>`, the pid in Erlang's external term format and base64, of a node
 //! `reply@<number>`. See `rabbit_direct_reply_to.erl`.
 //!
-//! 3.10 does not survive a well-formed address of a node outside of its cluster either, which nobody here can tell. Such
+//! 3.10 does not survive a well-formed address of a node outside of its cluster either, which a client cannot tell. Such
 //! a reply costs one connection, which comes back; it is never sent twice.
 
 use base64::Engine as _;
@@ -18,13 +18,13 @@ const PID: [u8; 2] = [131, 88];
 /// Id, serial and creation of a pid, of four bytes each.
 const PARTS: usize = 12;
 
-/// Whether the message goes to a direct reply address that the server would not survive reading.
+/// True if the message goes to a direct reply address that the server would not survive reading.
 pub(crate) fn is_nonsense(publish: &Publish) -> bool {
     publish.route.exchange.is_empty()
         && reply::key_of_address(&publish.route.routing_key).is_some_and(|rest| !makes_sense(rest))
 }
 
-/// What becomes of such a message: as of one whose caller has gone.
+/// Drops such a message, like one whose caller has ended.
 pub(crate) fn dropped(publish: &Publish) -> Result<(), PublishError> {
     let address = &publish.route.routing_key;
     tracing::warn!(%address, "dropped a reply: it has no caller's address, and RabbitMQ would end the connection over it");

@@ -21,7 +21,7 @@ pub(crate) fn short(text: &str) -> ShortString {
 /// The properties of an envelope. `mark` is unique to this publish; a returned message is [known by it](crate::broker::rabbitmq::publish::returns).
 pub(crate) fn properties(envelope: &Envelope, mark: Option<i64>) -> BasicProperties {
     let properties = transient_properties(envelope, mark);
-    // Nobody waits for the reply to a request any more, after a restart of the broker.
+    // After a restart of the broker no caller waits for the reply to a request any more.
     if reply::is_request(envelope) { properties } else { properties.with_delivery_mode(PERSISTENT) }
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn reply_properties(envelope: &Envelope) -> BasicProperties {
     transient_properties(envelope, None)
 }
 
-/// Says nothing of a delivery mode: the server reads and writes every property that there is.
+/// Ignores the delivery mode: the server reads and writes every property that there is.
 fn transient_properties(envelope: &Envelope, mark: Option<i64>) -> BasicProperties {
     let mut headers = table(&envelope.headers);
     if let Some(mark) = mark {

@@ -1,4 +1,4 @@
-//! One channel's deliveries on their way from lapin to whoever reads a [`Consumer`](crate::broker::Consumer), whose own
+//! One channel's deliveries on their way from lapin to the reader of a [`Consumer`](crate::broker::Consumer), whose own
 //! task takes them: a task in between would be woken for each. Opened by `consumer`, and for replies by `wire`, which
 //! look after it.
 
@@ -12,25 +12,25 @@ use tokio::sync::oneshot;
 
 use crate::broker::Delivery;
 
-/// What both ends hold.
+/// The state that both ends share.
 struct DeliveryStream {
     read: Box<Read>,
-    /// Whether all that is here is taken at once, for those whose `read` keeps count of what is out.
+    /// True to drain everything buffered on each poll; needed where `read` counts unsettled deliveries.
     takes_all: bool,
     flow: Mutex<Flow>,
 }
 
-/// What makes a delivery of a message.
+/// Makes a delivery of a message.
 type Read = dyn Fn(lapin::message::Delivery) -> Delivery + Send + Sync;
 
 struct Flow {
     /// lapin's end of it; `None` when nothing more will come.
     fresh: Option<lapin::Consumer>,
-    /// What has been taken from there, and not by the reader yet.
+    /// Deliveries taken from `fresh` that the reader has not taken yet.
     kept: VecDeque<Delivery>,
     /// How many the reader has taken.
     taken: u64,
-    /// Who waits for the next delivery.
+    /// The waker of the task that waits for the next delivery.
     waker: Option<Waker>,
     /// Told once, with the error if there was one.
     ended: Option<oneshot::Sender<Option<lapin::Error>>>,
@@ -136,7 +136,7 @@ impl Keeper {
     pub(crate) fn look(&self) -> u64 {
         let mut flow = self.0.flow();
         self.0.keep(&mut flow);
-        // What was taken here, nobody else is told of.
+        // No other task knows of the deliveries taken here.
         let is_news = flow.fresh.is_none() || !flow.kept.is_empty();
         let waker = if is_news { flow.waker.take() } else { None };
         let taken = flow.taken;

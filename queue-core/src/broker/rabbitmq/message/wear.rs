@@ -16,7 +16,7 @@ pub(crate) fn returns(redelivered: bool, envelope: &Envelope) -> Option<i64> {
     count("x-delivery-count")
 }
 
-/// Says how many holders were lost with a message. A quorum queue before 4.3 counts also what was given back in order. From 4.3 on
+/// Counts the holders that were lost with a message. A quorum queue before 4.3 also counts normal returns. From 4.3 on
 /// a delivery that was held for too long shows in `x-acquired-count` alone, and so does one that was given back: two of those are
 /// reckoned as one holder that was lost, since nothing else shows that a job runs into the limit again and again.
 pub(crate) fn holders(redelivered: bool, envelope: &Envelope) -> Returns {
@@ -33,7 +33,7 @@ pub(crate) fn holders(redelivered: bool, envelope: &Envelope) -> Returns {
     }
 }
 
-/// Says that a message is to be published anew when it is given back in order: its queue would count that, and after that the
+/// True if a message must be published anew when it is given back: its queue would count the return, and after that the
 /// message looks as if `crash_limit` of its holders had been lost, see [`holders`]. Before 4.3 the first return cannot be avoided,
 /// so with a limit of 1 it is the second one.
 ///

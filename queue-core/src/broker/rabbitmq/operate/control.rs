@@ -1,5 +1,5 @@
 //! The connection on which queues are asked about, emptied and walked through, beside those that jobs go by: a refusal closes its
-//! channel, and a queue that answers slowly holds up nobody. It is kept for a while, since who watches queues asks often.
+//! channel, and a queue that answers slowly delays no other. It is kept for a while, since programs that watch queues ask often.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

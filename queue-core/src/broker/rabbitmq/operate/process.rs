@@ -1,4 +1,4 @@
-//! Has this process be known to live, and asks whether another one does. Each is an exclusive queue, `<namespace>.alive.<name>`: the
+//! Shows that this process lives, and asks if another one does. Each process has an exclusive queue, `<namespace>.alive.<name>`: the
 //! server deletes it when its connection has gone, and refuses it to others until then.
 
 use std::sync::Arc;

@@ -30,7 +30,7 @@ const LONGEST_LOOK: Duration = Duration::from_millis(500);
 /// How long the server may take for an answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Which queues this client's operators are at.
+/// The queues that this client's operators look at.
 pub(crate) struct Turns {
     channels: Channels,
     /// The prefix of the locks' names.
@@ -52,7 +52,7 @@ impl Turns {
     /// Asks whether a queue is there.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) if it is not; otherwise if nobody says so.
+    /// [`NotFound`](ErrorKind::NotFound) if it is not; otherwise if that cannot be found out.
     pub(super) async fn look_for(&self, queue: &Name) -> Result<()> {
         let is_exclusive = self.channels.declared.is_exclusive(queue);
         let ask = async |channel: &Channel| {
@@ -134,7 +134,7 @@ async fn lock(channel: &Channel, name: &ShortString) -> lapin::Result<lapin::Con
     channel.basic_consume(name.clone(), short("turn"), options, FieldTable::default()).await
 }
 
-/// Whether another operator has it, or is just letting go.
+/// True if another operator has it, or is just letting go.
 fn is_taken(error: &lapin::Error) -> bool {
     matches!(fault::protocol(error), Some((code::RESOURCE_LOCKED | code::NOT_FOUND, _)))
 }

@@ -60,7 +60,7 @@ pub(crate) struct Walking {
 /// A walk, whose steps are carried out on the broker's runtime: one that is begun is done, whether anybody waits or not.
 pub(crate) struct RabbitWalk {
     with: Arc<Walking>,
-    /// `None` while a step has it, and after a step that nobody waited for.
+    /// `None` while a step has it, and after a step whose caller has ended.
     hold: Option<Hold>,
     /// How many messages it has passed.
     passed: u64,
@@ -74,7 +74,7 @@ impl RabbitWalk {
     }
 }
 
-/// What a walk holds. Dropped, it gives that back, in a task of its own.
+/// The messages that a walk holds. Dropped, it gives that back, in a task of its own.
 struct Hold {
     with: Arc<Walking>,
     ledger: Arc<Ledger>,
@@ -107,7 +107,7 @@ impl Walk for RabbitWalk {
         let (tell, told) = oneshot::channel();
         self.with.tasks.spawn(async move {
             let found = hold.page(count.max(1)).await;
-            // Nobody waits any more: what was held goes back with it.
+            // The caller has ended: the held messages go back with it.
             let _ = tell.send((hold, found));
         });
         let (hold, found) = told.await.map_err(|_| closed())?;
@@ -189,7 +189,7 @@ impl Hold {
         Ok(usize::try_from(there.message_count()).unwrap_or(usize::MAX))
     }
 
-    /// What the server answers.
+    /// The server's answer.
     async fn answer<T>(&self, asked: impl Future<Output = lapin::Result<T>>) -> Result<T> {
         match tokio::time::timeout(ANSWER, asked).await {
             Ok(Ok(answer)) => Ok(answer),
@@ -279,7 +279,7 @@ impl Hold {
         Err(Error::new(ErrorKind::Topology, words))
     }
 
-    /// Says why the server ended a consumer without a word. Where the queue is being deleted, it does that first; and a quorum
+    /// The reason why the server ended a consumer without a word. Where the queue is being deleted, it does that first; and a quorum
     /// queue that is asked about in between fails, and takes the connection with it. So it is asked about after a moment, and
     /// not on the connection of this walk.
     async fn gone(&self) -> Error {

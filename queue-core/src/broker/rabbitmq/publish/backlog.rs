@@ -1,4 +1,4 @@
-//! What is to be sent: single messages in the order in which they came, and batches. They take turns, so that no caller
+//! The messages to be sent: single messages in the order of their arrival, and batches. They take turns, so that no caller
 //! waits for the whole of another's batch. Owned by `publisher`.
 //!
 //! Here a message's time is up when the broker has answered nothing for the whole publish timeout: to single messages
@@ -13,10 +13,10 @@ use super::outgoing::{Outgoing, Remainder};
 
 /// The messages that are not on their way.
 pub(super) struct Backlog {
-    /// What is to be sent again, and behind it single messages.
+    /// Messages to be sent again, and behind them single messages.
     pub(super) singles: VecDeque<Outgoing>,
     batches: VecDeque<Remainder>,
-    /// Whether the next one is a batch's, where both wait.
+    /// True if the next one is a batch's, where both wait.
     is_batch_next: bool,
     /// When the broker last answered anything.
     progress: Instant,
@@ -45,7 +45,7 @@ impl Backlog {
         self.progress = Instant::now();
     }
 
-    /// Whether the next one [wants a confirm](Outgoing::wants_confirm); `None` if there is none.
+    /// True if the next one [wants a confirm](Outgoing::wants_confirm); `None` if there is none.
     pub(super) fn next_wants_confirm(&self) -> Option<bool> {
         if self.is_turn_of_batch() { Some(true) } else { self.singles.front().map(|next| next.wants_confirm) }
     }

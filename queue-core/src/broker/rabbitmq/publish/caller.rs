@@ -1,6 +1,6 @@
 //! The callers' end of the publisher.
 //!
-//! Whoever publishes while nothing else is on its way sends the message itself, and lapin's thread wakes it when the
+//! A caller that publishes while nothing else is under way sends the message itself, and lapin's thread wakes it when the
 //! confirm is there: to go by the publisher's task would be a thread woken, twice, for each enqueue of a program that
 //! awaits one after another. As soon as there are two the task takes over.
 //!
@@ -89,7 +89,7 @@ impl PublisherHandle {
     /// Hands the replies to this publisher's requests to `reader`. Waits for a connection, up to the publish timeout.
     ///
     /// # Errors
-    /// If somebody reads them already, or the broker is away for too long.
+    /// If they have a reader already, or the broker is away for too long.
     pub(super) async fn read_replies(&self, reader: ConsumerHandle) -> Result<()> {
         let (answer, outcome) = oneshot::channel();
         self.commands.send(Command::ReadReplies(reader, answer)).map_err(|_| closed())?;

@@ -6,12 +6,12 @@ use super::outgoing::{One, Outcome};
 use crate::broker::{ConsumerHandle, Publish};
 use crate::error::Result;
 
-/// What callers ask of the publisher's task.
+/// The commands of callers to the publisher's task.
 pub(super) enum Command {
     One(One),
     Many(Vec<Publish>, oneshot::Sender<Vec<Outcome>>),
     ReadReplies(ConsumerHandle, oneshot::Sender<Result<()>>),
-    /// To look after everything: a caller has gone that had sent its message itself, or nobody watches its deadline.
+    /// To look after everything: a caller has ended that had sent its message itself, or does not watch its deadline.
     Look,
 }
 
@@ -19,6 +19,6 @@ pub(super) enum Command {
 pub(super) struct Sent {
     /// Its [`Outgoing::id`](super::outgoing::Outgoing::id), if its caller also looks after it.
     pub(super) own: Option<i64>,
-    /// Whether the task wakes by itself when time is up.
+    /// True if the task wakes by itself when time is up.
     pub(super) is_timed: bool,
 }

@@ -1,4 +1,4 @@
-//! What has been sent on a confirm channel and is not answered yet, and when an answer counts. Owned by `wire`; knows
+//! The messages that were sent on a confirm channel and are not answered yet, and when an answer counts. Owned by `wire`; knows
 //! nothing of AMQP.
 //!
 //! lapin hands a returned message to whichever confirm it completes next, which may be a later publish's, and one frame
@@ -8,7 +8,7 @@
 //! each confirm notes its number when it is completed, by a waker of its own. Nothing is released before all that are noted
 //! have been looked at, and all that have no waker yet have been asked.
 //!
-//! Answers count in order, so nobody needs to be woken for any but the first. (Of some `wire` knows earlier that they count.)
+//! Answers count in order, so only the first needs to wake a task. (Of some `wire` knows earlier that they count.)
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -37,7 +37,7 @@ pub(super) struct Flight<T, W, C, E> {
     spares: Vec<W>,
     /// Those that are noted and being looked at.
     completed: Vec<u64>,
-    /// What ends all of this, to be told by [`poll`](Self::poll).
+    /// The error that ends the flight, to be returned by [`poll`](Self::poll).
     failed: Option<E>,
 }
 
@@ -98,7 +98,7 @@ where
         self.slots.into_iter().map(|slot| slot.item)
     }
 
-    /// Whether one more may be sent.
+    /// True if one more may be sent.
     pub(super) fn has_room(&self) -> bool {
         let end = self.first + self.slots.len() as u64;
         end - self.unwritten.max(self.first) < AHEAD as u64
@@ -157,7 +157,7 @@ where
         }
     }
 
-    /// Asks all once more, after an error. Nobody is woken any more.
+    /// Asks all once more, after an error. No task is woken any more.
     pub(super) fn ask_all(&mut self, mut on_answer: impl FnMut(&mut T, A)) {
         let mut cx = Context::from_waker(Waker::noop());
         for Slot { item, stage } in &mut self.slots {
@@ -181,7 +181,7 @@ where
     }
 
     /// As [`poll`](Self::poll), where there is only one, and for as long as there is: without a waker of its own. An error is left
-    /// for `poll` to tell, and whoever called that last is woken.
+    /// for `poll` to return, and its last caller is woken.
     pub(super) fn poll_only(&mut self, cx: &mut Context<'_>, on_answer: impl FnOnce(&mut T, A)) -> Poll<()> {
         match self.try_poll_only(cx, on_answer) {
             Poll::Pending => Poll::Pending,
@@ -233,7 +233,7 @@ where
         self.first + answered.count() as u64
     }
 
-    /// Whether the next one is found to be written.
+    /// True if the next one is found to be written.
     fn poll_written(&mut self, front: u64) -> Result<bool, E> {
         let has_room = self.has_room();
         self.unwritten = self.unwritten.max(self.first);
@@ -302,7 +302,7 @@ fn slot<S>(slots: &mut VecDeque<S>, first: u64, number: u64) -> Option<&mut S> {
 /// Notes which slots are completed.
 #[derive(Default)]
 struct Completions {
-    /// Who polls the flight.
+    /// The waker of the task that polls the flight.
     owner: AtomicWaker,
     noted: Mutex<Noted>,
 }

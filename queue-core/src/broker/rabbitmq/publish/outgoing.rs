@@ -32,16 +32,16 @@ pub(super) struct Outgoing {
     pub(super) id: i64,
     /// Since when it has been waited for it. That begins anew when it is sent, if others were answered meanwhile.
     pub(super) since: Instant,
-    /// Whether it has been sent in an earlier session, or in this one: it may exist.
+    /// True if it has been sent in an earlier session, or in this one: it may exist.
     pub(super) sent: bool,
-    /// Whether its caller has been told; that no confirm came in time, for example. The confirm is awaited nevertheless.
+    /// True if its caller has been told; that no confirm came in time, for example. The confirm is awaited nevertheless.
     pub(super) is_told: bool,
-    /// What RabbitMQ confirmed, once it has: `true` is an ack. It counts when it is [released](super::flight), or `is_sure`.
+    /// RabbitMQ's confirm, once it has arrived: `true` is an ack. It counts when it is [released](super::flight), or `is_sure`.
     pub(super) acked: Option<bool>,
-    /// Whether its confirm came without any returned message: then none was waiting to be handed out, and this one, had it
+    /// True if its confirm came without any returned message: then none was waiting to be handed out, and this one, had it
     /// come back, was handed out with a confirm that was completed before.
     pub(super) is_sure: bool,
-    /// Whether its caller wants to know that RabbitMQ has it. Otherwise it [waits for something else](super::unconfirmed).
+    /// True if its caller wants to know that RabbitMQ has it. Otherwise it [waits for something else](super::unconfirmed).
     pub(super) wants_confirm: bool,
 }
 
@@ -52,7 +52,7 @@ enum Source {
     Many(Arc<Batch>, usize),
 }
 
-/// The messages of a `publish_all` that nobody has taken to send them yet.
+/// The messages of a `publish_all` that are not taken for sending yet.
 pub(super) struct Remainder {
     batch: Arc<Batch>,
     /// The index of the next one, and its [`Outgoing::id`].
@@ -87,7 +87,7 @@ impl Outgoing {
         Self { source, id, since, sent, is_told, acked, is_sure, wants_confirm: true }
     }
 
-    /// What RabbitMQ confirmed, where that counts: in its turn, or by itself. A nack always does.
+    /// RabbitMQ's confirm, where it counts: in its turn, or by itself. A nack always does.
     pub(super) fn confirmed(&self, is_in_turn: bool) -> Option<bool> {
         self.acked.filter(|acked| is_in_turn || self.is_sure || !acked)
     }
@@ -99,7 +99,7 @@ impl Outgoing {
         }
     }
 
-    /// Whether nobody waits to hear of it.
+    /// True if no caller waits for its result.
     pub(super) fn is_unheard(&self) -> bool {
         self.is_told
             || match &self.source {

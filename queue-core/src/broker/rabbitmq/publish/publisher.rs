@@ -70,7 +70,7 @@ pub(super) struct Publisher {
     wire: Option<Wire>,
     /// A channel that is being opened.
     opening: Option<Opening>,
-    /// Counts as one who waits for a connection, while somebody does here.
+    /// Counts as a waiting task, while a message waits here.
     waits: Option<Waits>,
     waiters: Arc<Waiters>,
     /// How many of the backlog's first messages are sent one at a time, because one of them closed the channel and the
@@ -85,7 +85,7 @@ pub(super) struct Publisher {
     armed: Option<Instant>,
     /// No more is accepted, and the task ends when nothing is left.
     is_stopping: bool,
-    /// Who reads the replies, where the messages are requests; `None` for all other messages.
+    /// The reader of the replies, where the messages are requests; `None` for all other messages.
     replies: Option<Replies>,
 }
 
@@ -220,13 +220,13 @@ impl Publisher {
         has_passed
     }
 
-    /// Whether it is looked from time to time only what became of what was sent: of requests, which are answered
+    /// True if it is looked from time to time only what became of what was sent: of requests, which are answered
     /// otherwise.
     fn is_patient(&self) -> bool {
         self.replies.is_some() && self.backlog.is_empty() && !self.is_stopping
     }
 
-    /// Counts as one who waits, as long as somebody waits here and there is nothing to send on.
+    /// Counts as a waiting task as long as a message waits here and there is no channel.
     fn wait_for_connection(&mut self) {
         let is_reader_waiting =
             || self.replies.as_ref().is_some_and(|replies| replies.deadline(self.timeout).is_some());
@@ -240,7 +240,7 @@ impl Publisher {
         self.wire.as_ref().map_or(0, |wire| wire.flight.len())
     }
 
-    /// Whether there was one.
+    /// True if there was one.
     fn poll_commands(&mut self, cx: &mut Context<'_>) -> bool {
         let mut is_any = false;
         while !self.is_stopping
@@ -255,7 +255,7 @@ impl Publisher {
         is_any
     }
 
-    /// Whether one was opened, or cannot be.
+    /// True if one was opened, or cannot be.
     fn poll_opening(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(opening) = &mut self.opening else { return false };
         let Poll::Ready(opened) = opening.wire.as_mut().poll(cx) else { return false };
@@ -293,7 +293,7 @@ impl Publisher {
             match reply {
                 Ok(reply) => {
                     let id = reply.properties.correlation_id();
-                    tracing::debug!(correlation_id = ?id, "a reply came that nobody reads any more");
+                    tracing::debug!(correlation_id = ?id, "ignored a reply: its caller has ended");
                 }
                 Err(error) => self.channel_failed(&error),
             }
@@ -303,7 +303,7 @@ impl Publisher {
         is_any | self.poll_room(cx)
     }
 
-    /// Has `cx` woken when more of the queue may be sent, where the wire does not do so by itself. Whether it may be now.
+    /// Wakes `cx` when more of the queue may be sent, where the wire does not do so by itself. Returns true if it may be sent now.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> bool {
         if self.state.borrow().blocked.is_some() {
             return false;
@@ -345,7 +345,7 @@ impl Publisher {
         }
     }
 
-    /// The first of so many ids that nobody else has.
+    /// The first of so many unused ids.
     fn take_ids(&mut self, count: usize) -> i64 {
         let id = self.next_id;
         self.next_id = id.wrapping_add(i64::try_from(count).unwrap_or(i64::MAX));
@@ -452,7 +452,7 @@ impl Publisher {
 
     fn read_replies(&mut self, reader: ConsumerHandle, answer: oneshot::Sender<Result<()>>) {
         let Some(replies) = &mut self.replies else { return drop(answer.send(Err(closed()))) };
-        // Before its place is taken: nobody would be told then.
+        // Before its place is taken: after that no caller would be told.
         if replies.leave_stopped(self.wire.as_mut()) {
             self.abandon_requests();
         }
@@ -483,7 +483,7 @@ impl Publisher {
                 wire.send(outgoing);
                 is_any = true;
             } else if outgoing.sent {
-                // Of what was sent before and nobody waits for any more there is no second copy.
+                // A message that was sent before and has no caller any more is not kept for another try.
                 self.one_by_one = self.one_by_one.saturating_sub(1);
             }
         }
@@ -497,7 +497,7 @@ impl Publisher {
         wire.hear_out();
         let alone = wire.candidates() == 1;
         let back = self.take_back();
-        // The connection's end is nobody's fault.
+        // The end of the connection is not the message's fault.
         if let Some((code, text)) = fault::protocol(error).filter(|_| session.is_connected()) {
             tracing::warn!(code, text, "RabbitMQ closed the publisher's channel");
             let candidates = Candidates { back, alone, others_have_gone: self.replies.is_some() };
@@ -524,7 +524,7 @@ impl Publisher {
         self.lose_requests();
     }
 
-    /// Answers all requests that wait, though there is a channel: nobody reads the replies to those any more.
+    /// Answers all requests that wait, though there is a channel: their replies have no reader any more.
     fn abandon_requests(&mut self) {
         if let Some(wire) = &mut self.wire {
             let unconfirmed = wire.take_unconfirmed();

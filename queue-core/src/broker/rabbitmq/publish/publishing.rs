@@ -18,7 +18,7 @@ use crate::error::{PublishError, Result};
 pub(crate) struct Publishing {
     pub(crate) settings: Arc<Settings>,
     pub(crate) publisher: PublisherHandle,
-    /// Publishes requests, once somebody reads the replies.
+    /// Publishes requests, once the replies have a reader.
     pub(crate) requester: OnceLock<PublisherHandle>,
     /// The requester is made with this.
     pub(crate) setup: Setup,
@@ -31,10 +31,10 @@ pub(crate) struct Publishing {
 }
 
 impl Publishing {
-    /// Who publishes this message.
+    /// The publisher of this message.
     ///
     /// # Errors
-    /// If it is a request, and nobody reads the replies.
+    /// If it is a request, and the replies have no reader.
     pub(crate) fn publisher_of(&self, publish: &Publish) -> Result<&PublisherHandle, PublishError> {
         if is_request(&publish.envelope) {
             self.requester.get().ok_or(PublishError::NoReader)
@@ -43,7 +43,7 @@ impl Publishing {
         }
     }
 
-    /// Says if a message would be sent at once: the server is there, and takes messages.
+    /// True if a message would be sent at once: the server is there, and takes messages.
     pub(crate) fn is_ready(&self) -> bool {
         let state = self.setup.state.borrow();
         state.session.is_some() && state.blocked.is_none() && !self.closing.closed.is_cancelled()
@@ -65,7 +65,7 @@ impl Publishing {
         check_publish(&publish)?;
         match publish.not_before {
             Some(eta) if eta > self.settings.clock.now() => {
-                // From here on nobody asks this machine's clock: it may be wrong.
+                // From here on this machine's clock is not used: it may be wrong.
                 let delay = eta.duration_since(self.settings.clock.now()).unwrap_or_default();
                 if !publish.route.exchange.is_empty() {
                     return Err(PublishError::Invalid(format!(

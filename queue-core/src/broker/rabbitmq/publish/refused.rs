@@ -11,9 +11,9 @@ use crate::error::PublishError;
 /// Those that may have ended a channel: of a queue's first `back` messages those that were not answered.
 pub(super) struct Candidates {
     pub(super) back: usize,
-    /// Whether there is one, whatever the server says.
+    /// True if there is one, whatever the server says.
     pub(super) alone: bool,
-    /// Whether it may also be a message that is not there any more: a request whose caller has gone. Messages that are
+    /// True if it may also be a message that is not there any more: a request whose caller has gone. Messages that are
     /// none are kept until they are answered.
     pub(super) others_have_gone: bool,
 }
@@ -41,7 +41,7 @@ impl Candidates {
     }
 }
 
-/// Whether the server's text is about this message, or others like it.
+/// True if the server's text is about this message, or others like it.
 fn is_named(text: &str, outgoing: &Outgoing) -> bool {
     let publish = outgoing.publish();
     let is_address = names_exchange(text, exchange(outgoing)) && names_key(text, &publish.route.routing_key);
@@ -52,29 +52,29 @@ fn exchange(outgoing: &Outgoing) -> &str {
     &outgoing.publish().route.exchange
 }
 
-/// Whether the server's text names this size as too large.
+/// True if the server's text names this size as too large.
 fn names_size(text: &str, size: usize) -> bool {
     text.contains(&format!(" message size {size} is larger than "))
 }
 
-/// Whether the server's text names any exchange, and whole, or any size.
+/// True if the server's text names any exchange, and whole, or any size.
 fn names_something(text: &str) -> bool {
     let names_exchange = text.split_once(" exchange '").is_some_and(|(_, rest)| rest.contains("' in vhost "));
     names_exchange || text.contains(" message size ")
 }
 
-/// Whether the server's text names this exchange as missing or forbidden. It quotes the name as it is, quotes and all,
-/// and cuts a text of more than 255 bytes off, which then names nobody.
+/// True if the server's text names this exchange as missing or forbidden. It quotes the name as it is, quotes and all,
+/// and cuts a text of more than 255 bytes off, which then names no message.
 fn names_exchange(text: &str, exchange: &str) -> bool {
     text.contains(&format!(" exchange '{exchange}' in vhost "))
 }
 
-/// Whether the server's text names this routing key as forbidden, or none: other keys of that exchange are not refused.
+/// True if the server's text names this routing key as forbidden, or none: other keys of that exchange are not refused.
 fn names_key(text: &str, routing_key: &str) -> bool {
     !text.contains(" to topic '") || text.contains(&format!(" to topic '{routing_key}' in exchange "))
 }
 
-/// What the server's reason for closing the channel means for the message that it was about.
+/// The error of the message for which the server closed the channel.
 fn refusal(outgoing: &Outgoing, code: u16, text: &str) -> PublishError {
     match code {
         // Nothing can be bound to an exchange that does not exist.

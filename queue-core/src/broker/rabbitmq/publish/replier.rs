@@ -24,7 +24,7 @@ use crate::broker::rabbitmq::supervise::session::{Session, State};
 use crate::broker::{Publish, reply};
 use crate::error::{PublishError, chain};
 
-/// The largest body that is sent without a confirm. Without one nobody would hear that the server found a reply too
+/// The largest body that is sent without a confirm. Without one the worker could not see that the server found a reply too
 /// large, and closed the channel with other replies on it.
 const MAX_BODY: usize = 128 * 1024;
 
@@ -59,7 +59,7 @@ impl Replier {
         }
     }
 
-    /// Whether a message is one for here.
+    /// True if a message is one for here.
     pub(super) fn takes(publish: &Publish) -> bool {
         publish.route.exchange.is_empty()
             && reply::is_address(&publish.route.routing_key)
@@ -83,7 +83,7 @@ impl Replier {
                 if open.send(publish).await.is_ok() {
                     return Ok(());
                 }
-                // It may have arrived; a second one harms nobody.
+                // It may have arrived; a second reply does no harm.
                 self.channel().take_if(|present| Arc::ptr_eq(&present.channel, &open.channel));
             }
         };
@@ -119,7 +119,7 @@ impl Replier {
                 };
                 let open = ReplyChannel { session, channel: Arc::new(channel) };
                 let mut present = replier.channel();
-                // Whoever was first.
+                // Another caller was first.
                 return Ok(match present.as_ref().filter(|open| open.is_open()) {
                     Some(present) => present.clone(),
                     None => present.insert(open).clone(),
@@ -152,7 +152,7 @@ impl ReplyChannel {
             &envelope.payload,
             convert::reply_properties(envelope),
         );
-        // The answer is there at once; lapin keeps one that nobody has asked for.
+        // The answer is there at once; lapin keeps an answer without a caller.
         sending.await?.await.map(drop)
     }
 }

@@ -16,12 +16,12 @@ use super::wire::Wire;
 use crate::broker::{ConsumerHandle, reply};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Who reads the replies to a publisher's requests.
+/// The reader of the replies to a publisher's requests.
 #[derive(Default)]
 pub(super) struct Replies {
     /// Only while there is a channel.
     reader: Option<Reader>,
-    /// Who will read them once there is one.
+    /// The next reader, until there is a channel.
     waiting: Option<Waiting>,
 }
 
@@ -39,12 +39,12 @@ struct Waiting {
 }
 
 impl Replies {
-    /// Whether requests may be sent.
+    /// True if requests may be sent.
     pub(super) fn are_read(&self) -> bool {
         self.reader.as_ref().is_some_and(|reader| !reader.handle.is_stopped())
     }
 
-    /// Lets somebody read, at once or when there is a channel.
+    /// Adds a reader, at once or when there is a channel.
     pub(super) fn read(
         &mut self,
         reader: ConsumerHandle,

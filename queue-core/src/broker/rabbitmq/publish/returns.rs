@@ -1,6 +1,6 @@
-//! Which of the messages sent on a channel have come back. Owned by `wire`.
+//! The returned messages of a channel. Owned by `wire`.
 //!
-//! lapin hands a returned message out with any confirm, or without confirms to whoever asks. So it is known by what it
+//! lapin hands a returned message out with any confirm, or without confirms to the next caller. So it is known by what it
 //! carries: its message id, or where another message of that id is on its way too (a replay, or an id that its sender
 //! chose), the header `q-publish`. A header on every message would be read and kept by the server for the sake of those
 //! few.
@@ -52,12 +52,12 @@ impl Returns {
         self.returned.extend(convert::mark(message).or_else(unmarked));
     }
 
-    /// Whether a message has come back so far.
+    /// True if a message has come back so far.
     pub(super) fn has(&self, outgoing: &Outgoing) -> bool {
         self.returned.contains(&outgoing.id)
     }
 
-    /// Whether a message has come back. It is on its way no more.
+    /// True if a message has come back. It is on its way no more.
     pub(super) fn take(&mut self, outgoing: &Outgoing) -> bool {
         let publish = outgoing.publish();
         if !publish.mandatory {
@@ -88,7 +88,7 @@ mod tests {
         Outgoing::one(one, number)
     }
 
-    /// What the server sends back.
+    /// The properties with which the server returns a message.
     fn returned(outgoing: &Outgoing, mark: Option<i64>) -> BasicProperties {
         convert::properties(&outgoing.publish().envelope, mark)
     }

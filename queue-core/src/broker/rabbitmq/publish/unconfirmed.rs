@@ -18,13 +18,13 @@ use super::returns::Returns;
 /// The requests of one channel.
 #[derive(Default)]
 pub(super) struct Unconfirmed {
-    /// What waits until each is written. lapin writes them in their order.
+    /// The messages that wait until they are written. lapin writes them in their order.
     writing: VecDeque<Writing>,
     /// Those that have waited, for their memory's sake.
     spares: Vec<Writing>,
     /// Those whose callers wait, and some whose callers had their reply.
     waiting: Vec<Outgoing>,
-    /// What ends the channel, to be told by [`poll_written`](Self::poll_written).
+    /// The error that ends the channel, to be returned by [`poll_written`](Self::poll_written).
     failed: Option<lapin::Error>,
 }
 
@@ -44,13 +44,13 @@ impl Unconfirmed {
         self.waiting.push(outgoing);
     }
 
-    /// Whether one more may be sent, as far as is known without waiting. Who [waits](Self::poll_written) is told no more.
+    /// True if one more may be sent, as far as is known without waiting. A caller that [waits](Self::poll_written) knows no more.
     pub(super) fn has_room(&mut self) -> bool {
         let _ = self.poll_all_written(&mut Context::from_waker(Waker::noop()));
         self.failed.is_none() && !self.is_full()
     }
 
-    /// Whether there was no room when it was last looked.
+    /// True if there was no room when it was last looked.
     pub(super) fn is_full(&self) -> bool {
         self.writing.len() >= AHEAD
     }
@@ -69,7 +69,7 @@ impl Unconfirmed {
 
     fn poll_all_written(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let Some(first) = self.writing.front_mut() {
-            // What it gives is a confirm that nobody asked for.
+            // It returns a confirm, which is not needed.
             let written = ready!(first.poll(cx));
             let spare = self.writing.pop_front();
             match written {
@@ -114,7 +114,7 @@ impl Unconfirmed {
         self.waiting.iter().filter(|outgoing| !outgoing.is_unheard())
     }
 
-    /// Whether there are none to look after.
+    /// True if there are none to look after.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

@@ -39,7 +39,7 @@ pub(super) struct Wire {
     pub(super) flight: Flight<Outgoing, Writing, PublisherConfirm, lapin::Error>,
     /// How many in flight have been told, and only stand in line.
     told: usize,
-    /// What was sent without confirms.
+    /// Messages that were sent without confirms.
     unconfirmed: Unconfirmed,
     confirms: Confirms,
     returns: Returns,
@@ -49,7 +49,7 @@ pub(super) struct Wire {
     replies: Option<ReplyStream>,
     /// When the server last answered anything, or something was sent while it owed no answer.
     heard: Instant,
-    /// Whether replies have come that `heard` does not know of: another task reads them.
+    /// True if replies have come that `heard` does not know of: another task reads them.
     has_replied: Arc<AtomicBool>,
     /// When the first in flight was last released. Until then all behind it waited for others.
     released: Instant,
@@ -58,11 +58,11 @@ pub(super) struct Wire {
 /// A message that is not confirmed though its time is up, behind which all others stand.
 pub(super) struct Late {
     pub(super) waited: Duration,
-    /// Whether others have been confirmed, so that it is not the channel that hangs.
+    /// True if others have been confirmed, so that it is not the channel that hangs.
     pub(super) is_alone: bool,
 }
 
-/// Whether a channel is in confirm mode.
+/// The confirm mode of a channel.
 enum Confirms {
     Off,
     /// Nothing is sent meanwhile.
@@ -72,7 +72,7 @@ enum Confirms {
 
 /// The replies that come on a channel.
 enum ReplyStream {
-    /// Nobody reads them.
+    /// Not read by any task.
     Unread(Consumer),
     Read(Keeper, Ended),
 }
@@ -104,7 +104,7 @@ impl Wire {
         })
     }
 
-    /// Whether one may be sent now, with so many unconfirmed at most.
+    /// True if one may be sent now, with so many unconfirmed at most.
     pub(super) fn has_room(&mut self, wants_confirm: bool, window: usize) -> bool {
         match self.confirms {
             Confirms::On => {
@@ -291,17 +291,17 @@ impl Wire {
         self.unconfirmed.iter().chain(self.flight.iter()).filter(|outgoing| outgoing.acked.is_none()).count()
     }
 
-    /// Takes out the requests that went without confirms: nobody waits for their replies any more.
+    /// Removes the requests that went without confirms: their callers no longer wait.
     pub(super) fn take_unconfirmed(&mut self) -> Vec<Outgoing> {
         self.unconfirmed.take(&mut self.returns)
     }
 
-    /// Whether there are messages whose callers wait, behind another one.
+    /// True if there are messages whose callers wait, behind another one.
     pub(super) fn are_some_behind(&self) -> bool {
         self.flight.len() > 1 && self.flight.len() > self.told
     }
 
-    /// Since when the server has answered nothing, if it owes an answer that somebody waits for.
+    /// The moment since which the server has answered nothing, if a task waits for an answer.
     pub(super) fn silent_since(&mut self) -> Option<Instant> {
         if self.has_replied.swap(false, Ordering::Relaxed) {
             self.heard = Instant::now();
@@ -310,7 +310,7 @@ impl Wire {
         is_owed.then_some(self.heard)
     }
 
-    /// Whether something may become certain of what was sent.
+    /// True if something may become certain of what was sent.
     pub(super) fn is_busy(&self) -> bool {
         self.flight.len() > 0 || !self.unconfirmed.is_empty()
     }
@@ -338,7 +338,7 @@ impl Wire {
         unanswered
     }
 
-    /// Has the replies read by `reader`, from its own task, and no more by the one before.
+    /// Lets `reader` read the replies, from its own task, instead of the reader before it.
     pub(super) fn read_replies(&mut self, reader: &ConsumerHandle) {
         self.leave_replies();
         match self.replies.take() {
@@ -356,7 +356,7 @@ impl Wire {
         }
     }
 
-    /// Nobody reads the replies any more.
+    /// Stops reading the replies.
     pub(super) fn leave_replies(&mut self) {
         match self.replies.take() {
             // Without what brings more, it has ended, which `ended` tells.
@@ -370,10 +370,10 @@ impl Wire {
         }
     }
 
-    /// A reply that nobody reads.
+    /// A reply without a reader.
     ///
     /// # Errors
-    /// When no more replies will come, whoever reads them: the channel is of no more use.
+    /// Ready when no more replies will come, with or without a reader: the channel is lost.
     pub(super) fn poll_stray_reply(
         &mut self,
         cx: &mut Context<'_>,
@@ -386,7 +386,7 @@ impl Wire {
                 replies.poll_next_unpin(cx).map(|reply| reply.unwrap_or_else(|| Err(cancelled())))
             }
             Some(ReplyStream::Read(keeper, ended)) => {
-                // Between two calls nobody reads, and so nobody would hear of it.
+                // Between two calls there is no reader that would see it.
                 if !self.channel.status().connected() {
                     keeper.look();
                 }
@@ -396,7 +396,7 @@ impl Wire {
         }
     }
 
-    /// Whether it can be sent on, as far as lapin knows.
+    /// True if it can be sent on, as far as lapin knows.
     pub(super) fn is_open(&self) -> bool {
         self.channel.status().connected()
     }
@@ -414,7 +414,7 @@ fn note(outgoing: &mut Outgoing, confirmation: Confirmation, returns: &mut Retur
     outgoing.is_sure = !note_return(confirmation, returns);
 }
 
-/// Whether there was one.
+/// True if there was one.
 fn note_return(confirmation: Confirmation, returns: &mut Returns) -> bool {
     let message = confirmation.take_message();
     if let Some(message) = &message {

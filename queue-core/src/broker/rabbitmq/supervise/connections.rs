@@ -36,7 +36,7 @@ impl Connections {
         self.keep_consuming(APART)
     }
 
-    /// A connection for consuming that lives as long as somebody looks at its state.
+    /// A connection for consuming that lives as long as its state has a receiver.
     fn keep_consuming(&self, role: &'static str) -> watch::Receiver<State> {
         let (state, receiver) = watch::channel(State::default());
         let keeping = supervise(self.supervision.clone(), role, state, None);

@@ -1,4 +1,4 @@
-//! When a connection is tried again: after growing pauses, and while somebody waits for it, within a second. Used by
+//! Decides when a connection is tried again: after growing pauses, and while a task waits for it, within a second. Used by
 //! `supervision`, and by `connect` for the first connection.
 //!
 //! To look whether a server listens costs a TCP connect. To log in costs the server much more, so all pauses are
@@ -13,12 +13,12 @@ use tokio::time::Instant;
 
 use crate::broker::rabbitmq::connection::fault::Cause;
 
-/// How often it is looked at most, while somebody waits, whether a server is there that was not.
+/// The shortest pause between looks, while a caller waits, for a server that was away.
 const LOOK: Duration = Duration::from_secs(1);
-/// The same for a server that is there, but is not well: each attempt may cost it a login.
+/// The pause between looks at a server that answers but is not well: each attempt may cost it a login.
 const LOOK_AT_UNWELL: Duration = Duration::from_secs(5);
 
-/// Counts those who wait for a connection.
+/// Counts the tasks that wait for a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(watch::Sender<usize>);
 
@@ -49,7 +49,7 @@ impl Drop for Waits {
 /// The pauses between the attempts of one connection.
 pub(crate) struct Pauses {
     growing: Growing,
-    /// Why the last attempt failed, and when its pause is over.
+    /// The reason why the last attempt failed, and when its pause is over.
     last: Option<(Cause, Instant)>,
 }
 

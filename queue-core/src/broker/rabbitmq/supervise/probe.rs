@@ -24,13 +24,13 @@ const ON_CONNECTION: u32 = 3;
 /// How often the node is asked at most.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Somebody who waits for answers from the node that is published to.
+/// A task that waits for answers from the node that is published to.
 pub(crate) trait Listener: Send {
-    /// Since when nothing has been heard, if an answer is owed that somebody waits for.
+    /// The moment since which nothing has been heard, if a task waits for an answer.
     fn silent_since(&self) -> Option<Instant>;
 }
 
-/// All who wait for answers from that node.
+/// All tasks that wait for answers from that node.
 #[derive(Default)]
 pub(crate) struct Listeners(Mutex<Vec<Box<dyn Listener>>>);
 
@@ -40,7 +40,7 @@ impl Listeners {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(listener));
     }
 
-    /// Since when nothing has been heard from the node, if somebody waits for it.
+    /// The moment since which nothing has been heard from the node, if a task waits for it.
     pub(super) fn silent_since(&self) -> Option<Instant> {
         let listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.iter().filter_map(|listener| listener.silent_since()).min()
@@ -64,27 +64,27 @@ impl Probe {
         Self { session, opening: None, asked: None, silence: None, said: None }
     }
 
-    /// Whether it is time to ask, when nothing has been heard since this moment.
+    /// True if it is time to ask, when nothing has been heard since this moment.
     pub(super) fn is_due(&mut self, silent_since: Option<Instant>) -> bool {
         self.silence = silent_since;
         silent_since.is_some_and(|since| since.elapsed() >= SILENCE)
             && self.asked.is_none_or(|asked| asked.elapsed() >= AGAIN)
     }
 
-    /// Whether nothing has been heard since the silence began that the node was asked about, when nothing has been heard
+    /// True if nothing has been heard since the silence began that the node was asked about, when nothing has been heard
     /// since this moment.
     pub(super) fn lasts(&self, silent_since: Option<Instant>) -> bool {
         silent_since.zip(self.silence).is_some_and(|(now, then)| now <= then)
     }
 
-    /// Whether the node answers anything. Gives the probe back, to be asked again later.
+    /// Asks the node, and returns true if it answers anything. Gives the probe back, to be asked again later.
     pub(super) async fn ask(mut self, dialer: Arc<Dialer>) -> (Self, bool) {
         let answers = self.opens_a_channel().await || self.lets_us_in(&dialer).await;
         self.asked = Some(Instant::now());
         (self, answers)
     }
 
-    /// Says once for each silence that the node has answered.
+    /// Logs once for each silence that the node has answered.
     pub(super) fn say_that_it_answers(&mut self) {
         let host = &self.session.link.host;
         if self.said != self.silence {

@@ -16,7 +16,7 @@ pub(crate) struct Session {
     /// Counts up; in log lines.
     pub(crate) number: u64,
     pub(super) link: Link,
-    /// Cancelled by whoever sees that the connection is of no more use.
+    /// Cancelled by the first task that sees that the connection is lost.
     dead: CancellationToken,
 }
 
@@ -34,7 +34,7 @@ impl Session {
         })
     }
 
-    /// Whether the connection lives, as far as lapin knows.
+    /// True if the connection lives, as far as lapin knows.
     pub(crate) fn is_connected(&self) -> bool {
         self.link.connection.status().connected() && !self.dead.is_cancelled()
     }
@@ -63,9 +63,9 @@ impl Session {
 pub(crate) struct State {
     /// The session, while there is one.
     pub(crate) session: Option<Arc<Session>>,
-    /// Why the server takes no messages, while it does not.
+    /// The reason why the server takes no messages, while it does not.
     pub(crate) blocked: Option<String>,
-    /// Why there is no session.
+    /// The reason why there is no session.
     pub(crate) down: Option<Arc<Error>>,
 }
 

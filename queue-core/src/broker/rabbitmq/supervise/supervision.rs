@@ -25,7 +25,7 @@ use crate::error::{Error, chain};
 /// The connections' roles, which stand in their names.
 pub(crate) const PUBLISHER: &str = "publisher";
 pub(super) const CONSUMER: &str = "consumer";
-/// That of a queue which consumes apart from the others.
+/// The role of the connection of a queue that consumes apart from the others.
 pub(super) const APART: &str = "apart consumer";
 /// How long a session must have lived for the pauses to begin anew.
 const SETTLED: Duration = Duration::from_secs(30);
@@ -38,9 +38,9 @@ const CLOSE: Duration = Duration::from_secs(2);
 pub(crate) struct Supervision {
     pub(super) dialer: Arc<Dialer>,
     pub(super) declared: Arc<Declared>,
-    /// Counts those who wait for a connection.
+    /// Counts the tasks that wait for a connection.
     pub(crate) waiters: Arc<Waiters>,
-    /// Those who wait for answers from the node that is published to.
+    /// The tasks that wait for answers from the node that is published to.
     pub(crate) listeners: Arc<Listeners>,
     pub(super) closing: Closing,
     /// How many sessions there have been.
@@ -54,7 +54,7 @@ impl Supervision {
     }
 }
 
-/// Keeps a connection in `state` until the broker is closed or nobody looks at `state` any more. `first` is a
+/// Keeps a connection in `state` until the broker is closed or `state` has no receiver any more. `first` is a
 /// connection that is already there.
 pub(crate) async fn supervise(
     with: Arc<Supervision>,

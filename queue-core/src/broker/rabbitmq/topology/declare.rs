@@ -118,7 +118,7 @@ async fn unbind(channel: &Channel, binding: &BindingDecl) -> lapin::Result<()> {
         .await
 }
 
-/// What the server's refusal of one of `queues` means; of `name`, where the server does not say of which.
+/// The error for the server's refusal of one of `queues`; of `name`, where the server does not name one.
 fn queue_refusal(queues: &[QueueDecl], name: &str, error: &lapin::Error) -> Error {
     if let Some((code::PRECONDITION_FAILED, text)) = fault::protocol(error) {
         let is_named = |queue: &&QueueDecl| text.contains(&format!(" queue '{}' in vhost ", queue.name));
@@ -133,7 +133,7 @@ fn queue_refusal(queues: &[QueueDecl], name: &str, error: &lapin::Error) -> Erro
     refusal("queue", name, error)
 }
 
-/// What a 406 means for a queue that is declared without a type, if the type that its vhost gives it is the cause.
+/// The error for a 406 on a queue that is declared without a type, if the type that its vhost gives it is the cause.
 fn by_default(queue: &str, text: &str) -> Option<Error> {
     let vhost = quoted(text, " in vhost '").unwrap_or_default();
     let change = format!(
@@ -176,7 +176,7 @@ fn binding_refusal(binding: &BindingDecl, error: &lapin::Error) -> Error {
     }
 }
 
-/// What the server's refusal means for `what` `name`, a queue or an exchange.
+/// The error for the server's refusal of `what` `name`, a queue or an exchange.
 pub(crate) fn refusal(what: &str, name: &str, error: &lapin::Error) -> Error {
     let Some((code, text)) = fault::protocol(error) else {
         return fault::lost(error);
@@ -211,7 +211,7 @@ pub(crate) fn refusal(what: &str, name: &str, error: &lapin::Error) -> Error {
     refusal.with_source(fault::words(error))
 }
 
-/// Says what the server's refusal means for an operator, to whom it is an answer that a queue does not exist.
+/// The error for an operator. To an operator, a queue that does not exist is an answer.
 pub(crate) fn refusal_to_operator(queue: &str, error: &lapin::Error) -> Error {
     match fault::protocol(error) {
         Some((code::NOT_FOUND, _)) => amqp::queue_not_found(queue).with_source(fault::words(error)),
@@ -234,7 +234,7 @@ fn conflict(what: &str, name: &str, text: &str) -> Error {
     }
 }
 
-/// What stands between `before` and the next quote.
+/// The text between `before` and the next quote.
 fn quoted<'a>(text: &'a str, before: &str) -> Option<&'a str> {
     let rest = &text[text.find(before)? + before.len()..];
     rest.split('\'').next()

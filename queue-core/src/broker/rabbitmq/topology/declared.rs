@@ -1,7 +1,7 @@
 //! Knows the topology that this client has declared, which is declared again on every connect, and when it turns out to be
 //! gone.
 //!
-//! Exclusive queues stand apart: they belong to the connection that consumes, and go with it. Nobody else may declare,
+//! Exclusive queues stand apart: they belong to the connection that consumes, and are deleted with it. No other connection may declare,
 //! bind, ask about or consume them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -53,8 +53,8 @@ impl Declared {
         exclusive
     }
 
-    /// What this client has declared so that a message of this route reaches a queue: all of the ladder for one of its queues,
-    /// and an exchange with what is bound to it. `None` if that is somebody else's.
+    /// The topology that this client has declared so that a message of this route reaches a queue: all of the ladder for one of its
+    /// queues, and an exchange with its bindings. `None` if this client has not declared it.
     pub(crate) fn reaching(&self, route: &Route, namespace: &Namespace) -> Option<Topology> {
         if self.is_exclusive(&route.routing_key) && route.exchange.is_empty() {
             return Some(Topology::new());

@@ -37,8 +37,8 @@ pub(crate) async fn all(dialer: &Dialer, declared: &Declared) -> Result<(), Faul
     declared.map_err(Fault::unwell)
 }
 
-/// Declares the queues that went with the last connection. One that somebody else has by now must not keep the
-/// others from working: whoever consumes it hears of it.
+/// Declares the queues that went with the last connection. One that another client has by now must not keep the
+/// others from working: its consumer gets the error.
 pub(crate) async fn exclusive(dialer: &Dialer, declared: &Declared, link: &Link) -> Result<(), Fault> {
     let topology = declared.exclusive().topology().clone();
     if topology.queues.is_empty() {

@@ -15,7 +15,7 @@ impl Listener for SharedPublisher {
 }
 
 impl Publisher {
-    /// Since when nothing has been heard from the server, if somebody waits for that.
+    /// The moment since which nothing has been heard from the server, if a task waits for that.
     fn silent_since(&mut self) -> Option<Instant> {
         match (&mut self.wire, &self.opening) {
             (Some(wire), _) => wire.silent_since(),
