@@ -1,78 +1,84 @@
 //! A job queue that lives inside your program.
 //!
-//! Put [`#[task]`](macro@task) above a function and it becomes a job type: enqueue it anywhere, work it anywhere. The
-//! same program runs with no server at all, and on RabbitMQ by changing one URL.
+//! Put [`#[task]`](macro@task) above a function, and it becomes a type of job: any program enqueues such jobs, and a worker runs
+//! them, with retries, delays, priorities, timeouts and dead letters. One URL selects the broker: memory, SQLite or RabbitMQ. The
+//! program stays the same.
+//!
+//! # A program
 //!
 //! ```no_run
 #![doc = include_str!("../examples/email.rs")]
 //! ```
 //!
+//! # Brokers
+//!
+//! | URL | broker | for | feature |
+//! |---|---|---|---|
+//! | `memory:` | in the process, keeps nothing; `memory:name` is shared within the process | unit tests, first steps | `memory`, on by default |
+//! | `sqlite:jobs.db` | a file, durable, for all processes of one machine | production without a server | `sqlite` |
+//! | `amqp://user:password@host/vhost` | RabbitMQ 3.10 and later; several hosts with commas | production on many machines | `rabbitmq` |
+//! | `amqps://…` | RabbitMQ over TLS; `?cacertfile=…` trusts your own authority, `certfile` and `keyfile` log in | | `rabbitmq` |
+//!
+//! All brokers keep the same promises, and pass one suite of tests. On RabbitMQ the body of a message is the payload as plain
+//! JSON, and its metadata are AMQP properties, so any AMQP client can enqueue for a worker and read its jobs.
+//! AMQP URLs take pika's options: `heartbeat`, `blocked_connection_timeout`, `connection_attempts`, `retry_delay`,
+//! `socket_timeout`.
+//!
 //! # The rules
 //!
-//! - **By value is the job's, by reference is the worker's.** Parameters taken by value become the fields of the payload,
-//!   a struct named after the function (`send_email` gives `SendEmail`), and plain JSON on the wire. Parameters taken by
-//!   reference are given by the worker: a [`&Context`](Context), or `&T` for a value that [`Worker::state`] was given.
+//! - **By value is the job's, by reference is the worker's.** Parameters taken by value become the fields of the job's payload,
+//!   a struct named after the function: `send_email` gives `SendEmail`. Parameters taken by reference come from the worker: a
+//!   [`&Context`](Context), or `&T` for a value that was passed to [`Worker::state`].
 //! - **The function stays a function**: call it, test it. Without `async` it runs on the blocking pool.
-//! - **Any error is tried again**, after 1 s, 2 s, 4 s … unless [`#[task]`](macro@task) says otherwise; then the job is a
-//!   dead letter. [`TaskError::permanent`] and [`.permanent()?`](ResultExt::permanent) say that no retry will mend it,
-//!   [`TaskError::retry_in`] says when to try again.
-//! - **Tasks are found by being compiled in.** A library of tasks that the binary never mentions is not linked: write
-//!   `use my_tasks as _;`. A worker that names its tasks ([`Worker::task`]) runs those only.
+//! - **Every error is retried**, after 1 s, 2 s, 4 s … unless [`#[task]`](macro@task) sets other waits. After the last retry the
+//!   job is a dead letter. [`TaskError::permanent`] and [`.permanent()?`](ResultExt::permanent) skip the retries,
+//!   [`TaskError::retry_in`] sets the wait, and [`TaskError::snooze`] puts a job off without counting an attempt.
+//! - **Tasks are found because they are compiled in.** The linker drops a library of tasks that the binary never mentions: write
+//!   `use my_tasks as _;`. A worker that names its tasks ([`Worker::task`]) runs only those.
 //! - **`Ok` from [`enqueue`](Client::enqueue) means that the broker has the job**, confirmed and routed to its queue.
-//! - **Every job runs at least once.** A crash at the wrong moment repeats a job, and never loses it: make handlers
-//!   idempotent, by [`Context::id`], which is the same through all attempts.
-//! - **Mistakes end the program at its start**, in words: missing state, two tasks of one name, a queue that exists with
-//!   other arguments. A bad message never does: it is a dead letter with the reason.
+//! - **Every job runs at least once.** A crash at the wrong moment repeats a job and never loses one. So make handlers
+//!   idempotent by [`Context::id`], which is the same for all attempts.
+//! - **Mistakes stop the program at its start**, with a message: missing state, two tasks of one name, a queue that exists with
+//!   other arguments. A bad message never stops a worker: it becomes a dead letter with the reason.
 //!
 //! # Where things are
 //!
 //! | to | see |
 //! |---|---|
-//! | describe a task and its queue | [`#[task]`](macro@task), every option with its default |
-//! | enqueue, one job or many, later or with a priority | [`Client::enqueue`], [`Client::enqueue_all`], [`Job`] |
-//! | enqueue and wait for what the task returns | [`Client::call`] |
-//! | publish events and subscribe to them | [`Event`](derive@Event), [`Client::publish`], [`#[subscriber]`](macro@subscriber) |
-//! | run jobs | [`Worker`]; what is told of each: [`Worker::events`]; what stands around each: [`Worker::layer`] |
-//! | look into queues, replay dead letters | [`Client::admin`] |
-//! | describe all of it to others | [`asyncapi::document`], with the feature `schema` |
-//! | test without a server | [`testing`], with the feature of that name |
+//! | describe a task and its queue | [`#[task]`](macro@task), with every option and its default |
 //! | connect | [`Client::connect`], [`Client::from_env`], [`ClientBuilder`] |
-//!
-//! # One URL, one contract
-//!
-//! | URL | what | for |
-//! |---|---|---|
-//! | `memory:` | in process, nothing kept; `memory:name` is shared in the process | unit tests, first steps |
-//! | `sqlite:jobs.db` | embedded and durable, several processes of one machine | production without a server |
-//! | `amqp://user:password@host/vhost` | RabbitMQ 3.10 and later; several hosts by commas | production on many machines |
-//! | `amqps://…` | the same by TLS; `?cacertfile=…` trusts an authority of your own, `certfile` and `keyfile` log in | |
-//!
-//! On RabbitMQ the body is the payload as JSON and metadata are AMQP properties, so any AMQP client can enqueue for a
-//! worker, and read what was enqueued. AMQP URLs take pika's options (`heartbeat`, `blocked_connection_timeout`,
-//! `connection_attempts`, `retry_delay`, `socket_timeout`).
+//! | enqueue: one job or many, now or later | [`Client::enqueue`], [`Client::enqueue_all`], [`Job`] |
+//! | enqueue in a transaction of your own | [`Job::into_sql`], [`Outbox`] |
+//! | call a task and wait for its result | [`Client::call`] |
+//! | publish events and subscribe to them | [`Event`](derive@Event), [`Client::publish`], [`#[subscriber]`](macro@subscriber) |
+//! | run jobs, watch them, wrap them in layers | [`Worker`], [`Worker::events`], [`Worker::layer`] |
+//! | count, show, replay and delete dead letters | [`Client::admin`] |
+//! | test without a server | [`testing`] |
+//! | describe tasks and events to other teams | [`asyncapi::document`] |
 //!
 //! # Logs and spans
 //!
-//! Leveret logs by `tracing`: of jobs under the target `leveret`, of brokers under `queue_core`. Each job runs in a span
+//! Leveret logs with `tracing`: about jobs under the target `leveret`, about brokers under `queue_core`. Each job runs in a span
 //! `process` with OpenTelemetry's names for messaging: `messaging.system`, `messaging.destination.name`,
-//! `messaging.operation.type`, `messaging.message.id` and so on, and `leveret.task`, `leveret.queue`, `leveret.attempt`.
+//! `messaging.operation.type`, `messaging.message.id` and others, and `leveret.task`, `leveret.queue`, `leveret.attempt`.
 //!
-//! lapin, which speaks AMQP, says in words of its own what Leveret says anyway, and logs each returned message with its
-//! payload: a filter of `info,lapin=off` reads best.
+//! Filter the log by `info,lapin=off`: lapin, the AMQP library, repeats what Leveret logs, and logs each returned message with
+//! its payload.
 //!
 //! # Features
 //!
-//! | feature | brings | default |
+//! | feature | adds | default |
 //! |---|---|---|
-//! | `macros` | [`#[task]`](macro@task) and its like | yes |
-//! | `worker` | [`Worker`]; a program that only enqueues does without | yes |
-//! | `memory` | `memory:` | yes |
-//! | `rabbitmq` | `amqp://` and `amqps://` | no |
+//! | `macros` | [`#[task]`](macro@task), [`#[subscriber]`](macro@subscriber), [`Event`](derive@Event) | yes |
+//! | `worker` | [`Worker`]; leave it out of programs that only enqueue | yes |
+//! | `memory` | the broker `memory:` | yes |
+//! | `rabbitmq` | the brokers `amqp://` and `amqps://` | no |
 //! | `management` | `bindings = "exact"` on RabbitMQ, by its management API ([`ClientBuilder::management`]) | no |
-//! | `sqlite` | `sqlite:` with SQLite built in, and [`Job::into_sql`]: enqueue in a transaction of your own | no |
-//! | `sqlite-system` | the same with the system's SQLite | no |
+//! | `sqlite` | the broker `sqlite:` with SQLite built in, and [`Job::into_sql`] | no |
+//! | `sqlite-system` | the same, linked to the system's SQLite | no |
 //! | `schema` | [`asyncapi`]: a document of all tasks, events and queues, with JSON Schemas | no |
 //! | `testing` | [`testing`]: unit tests of tasks, with a clock that the test moves | no |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "macros")]
 pub use queue_macros::{Event, subscriber, task};
@@ -101,8 +107,8 @@ pub use queue_worker::{
     WorkerHandle,
 };
 
-/// Queues, exchanges and bindings: those of a [`Task`] written by hand, and those that a program declares beside its
-/// tasks ([`Client::declare`]).
+/// Queues, exchanges and bindings, for a [`Task`] that is written by hand, and for the topology that a program declares beside
+/// its tasks ([`Client::declare`]).
 pub mod topology {
     pub use queue_core::topology::{
         BindingDecl, Declare, ExchangeDecl, ExchangeKind, Name, Namespace, Overflow, QueueDecl, QueueSpec,
@@ -110,14 +116,14 @@ pub mod topology {
     };
 }
 
-/// What [`Client::admin`] takes and returns beside dead letters: pages of messages, workers and clients, and the error of a replay
-/// that ended midway.
+/// The types of [`Client::admin`] beside [`DeadLetter`]: pages of messages, workers and clients, and the error of a replay that
+/// ended midway.
 pub mod admin {
     pub use queue_core::admin::{Browsed, Interrupted, Message, MessageState, Page, PageToken};
     pub use queue_core::store::{Member, MemberKind, RunningJob};
 }
 
-/// What a store must do, for a broker of your own making that has one ([`broker::Broker::store`]), and for tools
+/// The traits of a store, for a broker of your own making that has one ([`broker::Broker::store`]), and for tools
 /// ([`Client::store`]).
 pub mod store {
     pub use queue_core::store::{
@@ -125,8 +131,8 @@ pub mod store {
     };
 }
 
-/// What a broker must do, for one of your own making ([`ClientBuilder::with_broker`]), and for what a client does not do
-/// ([`Client::broker`]).
+/// The traits of a broker, for one of your own making ([`ClientBuilder::with_broker`]), and for operations that a client does not
+/// have ([`Client::broker`]).
 pub mod broker {
     pub use queue_core::broker::{
         Abilities, Broker, ConsumeOptions, Consumer, ConsumerHandle, Delivery, Found, FoundDelayed, Mark,
@@ -150,12 +156,20 @@ pub mod asyncapi {
     pub use queue_core::asyncapi::{document, document_in};
 }
 
-/// The examples in the docs of `#[task]`, which its own crate cannot run.
+/// The examples in the docs of the macros, which their own crate cannot run.
 #[cfg(doctest)]
-#[doc = include_str!("../queue-macros/src/task.md")]
-mod task_docs {}
+mod macros {
+    #[doc = include_str!("../queue-macros/src/task.md")]
+    mod task {}
 
-/// What generated code names. Not public API: it changes without notice.
+    #[doc = include_str!("../queue-macros/src/subscriber.md")]
+    mod subscriber {}
+
+    #[doc = include_str!("../queue-macros/src/event.md")]
+    mod event {}
+}
+
+/// The items that generated code names. Not public API: they change without notice.
 #[doc(hidden)]
 pub mod __private {
     pub use queue_core::private::*;
@@ -164,6 +178,6 @@ pub mod __private {
     #[cfg(feature = "worker")]
     pub use queue_worker::private::*;
 
-    /// Whether this program could run what it enqueues.
+    /// True if this program can run jobs.
     pub const HAS_WORKER: bool = cfg!(feature = "worker");
 }
