@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::time::Instant;
 
 use leveret::{Client, Context, JobEvent, JobId, Worker, task};
 
@@ -38,7 +39,7 @@ impl Mailer {
             Some("nobody") => Err(MailError::NoMailbox),
             Some("grace") if attempt < 3 => Err(MailError::Busy),
             _ => {
-                println!("  {to} reads: {subject}");
+                println!("{:13}{to:<18}  reads: {subject}", "");
                 Ok(())
             }
         }
@@ -74,29 +75,37 @@ async fn main() -> leveret::Result<()> {
         println!("enqueued {id} for {to}");
         recipients.insert(id, to);
     }
-    // A job that was in the queue before has its id only.
-    let name = |id: &JobId| recipients.get(id).map_or_else(|| id.to_string(), ToString::to_string);
+    println!();
 
     let worker = Worker::new(&client).state(Mailer);
     let mut events = worker.events();
-    // Ends by itself when there is nothing left to do; a worker that stays calls `run`.
-    let summary = worker.run_until_idle().await?;
-
-    while let Some(event) = events.next().await {
-        match event {
-            JobEvent::Succeeded { job, .. } => {
-                println!("{} succeeded at attempt {}", name(&job.id), job.attempt)
+    let started = Instant::now();
+    let tell = |id: &JobId, words: String| {
+        let at = started.elapsed().as_secs_f64() * 1000.0;
+        // A job that was in the queue before has only its id.
+        let name = recipients.get(id).map_or_else(|| id.to_string(), ToString::to_string);
+        println!("{at:8.1} ms  {name:<18}  {words}");
+    };
+    let watching = async {
+        while let Some(event) = events.next().await {
+            match event {
+                JobEvent::Succeeded { job, .. } => {
+                    tell(&job.id, format!("succeeded at attempt {}", job.attempt));
+                }
+                JobEvent::Retried { job, after, reason, .. } => {
+                    tell(&job.id, format!("runs again in {after:.0?}: {reason}"));
+                }
+                JobEvent::Dead { job, reason, .. } => {
+                    tell(&job.id, format!("is a dead letter: {reason}; it is kept in `emails.dead`"));
+                }
+                _ => {}
             }
-            JobEvent::Retried { job, after, reason, .. } => {
-                println!("{} runs again in {after:.0?}: {reason}", name(&job.id))
-            }
-            JobEvent::Dead { job, reason, .. } => {
-                println!("{} is a dead letter: {reason}; it is kept in `emails.dead`", name(&job.id))
-            }
-            _ => {}
         }
-    }
-    println!("{summary}");
+    };
+    // Ends by itself when there is nothing left to do; a worker that stays calls `run`.
+    let (summary, ()) = tokio::join!(worker.run_until_idle(), watching);
+
+    println!("\n{}", summary?);
     client.close().await;
     Ok(())
 }
