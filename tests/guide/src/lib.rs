@@ -7,6 +7,8 @@
 //! tasks (`Worker::task`), in a hidden line if it must; or it says `standalone_crate`, and is a program of its own.
 
 #[cfg(test)]
+mod log;
+#[cfg(test)]
 mod markdown;
 #[cfg(test)]
 mod options;
@@ -29,17 +31,17 @@ mod pages {
     #[doc = include_str!("../../../docs/architecture.md")]
     mod architecture {}
 
+    #[doc = include_str!("../../../docs/crashes.md")]
+    mod crashes {}
+
     #[doc = include_str!("../../../docs/delays.md")]
     mod delays {}
 
-    #[doc = include_str!("../../../docs/deploys.md")]
-    mod deploys {}
+    #[doc = include_str!("../../../docs/deploy.md")]
+    mod deploy {}
 
     #[doc = include_str!("../../../docs/events.md")]
     mod events {}
-
-    #[doc = include_str!("../../../docs/foreign-producers.md")]
-    mod foreign_producers {}
 
     #[doc = include_str!("../../../docs/from-others.md")]
     mod from_others {}
@@ -47,8 +49,14 @@ mod pages {
     #[doc = include_str!("../../../docs/getting-started.md")]
     mod getting_started {}
 
+    #[doc = include_str!("../../../docs/operate.md")]
+    mod operate {}
+
     #[doc = include_str!("../../../docs/options.md")]
     mod options {}
+
+    #[doc = include_str!("../../../docs/performance.md")]
+    mod performance {}
 
     #[doc = include_str!("../../../docs/rabbitmq.md")]
     mod rabbitmq {}
@@ -58,6 +66,9 @@ mod pages {
 
     #[doc = include_str!("../../../docs/rpc.md")]
     mod rpc {}
+
+    #[doc = include_str!("../../../docs/security.md")]
+    mod security {}
 
     #[doc = include_str!("../../../docs/sqlite.md")]
     mod sqlite {}

@@ -1,4 +1,4 @@
-//! Jobs of two other queues: real Celery and Dramatiq producers, served by a worker of ours as `docs/foreign-producers.md`
+//! Jobs of two other queues: real Celery and Dramatiq producers, served by a worker of ours as `docs/from-others.md`
 //! has it.
 
 use leveret::{Context, HeaderValue, RawMessage, ResultExt as _, TaskError, TaskResult, subscriber, task};
