@@ -25,6 +25,10 @@ lint:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
 
+# The guide as a book, in target/book; `just book --open` shows it
+book *args:
+    ./scripts/book {{args}}
+
 # Licences, advisories and bans; needs cargo-deny
 deny:
     cargo deny check
