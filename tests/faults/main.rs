@@ -47,6 +47,7 @@
 //! | connection refused, at the start or later; found again within seconds, and not by all at once | [`away`], `network::publisher_waits_…`, `network::publish_to_a_broker_that_stays_away_is_an_error_that_says_why` |
 //! | wrong password, missing vhost | `rabbitmq::connect::*_is_refused_at_once_*`; changed while we run: `operator::changed_password_is_said_aloud_and_tried_again` |
 //! | connections closed by the operator; the next host of the list | `operator::closed_connections_come_back`, `network::next_host_takes_over` |
+//! | users with few permissions, as docs/security.md gives them | [`permission`] |
 //! | names that are not UTF-8 | [`unparsable`] |
 //! | a handler that blocks past the heartbeats | `network::handler_that_blocks_its_thread_costs_no_heartbeat` |
 //! | a publish that is given up; its confirm comes later | `network::confirm_that_comes_too_late_is_nobody_elses` |
@@ -74,6 +75,7 @@ mod lost;
 mod network;
 mod no_crash;
 mod operator;
+mod permission;
 mod repeat;
 mod settlement;
 mod unparsable;
