@@ -99,7 +99,7 @@ impl Clock {
 
     /// Moves a manual clock back, as an administrator may do to the system's. Only for our own tests: a moment that users have
     /// waited for should not move away again.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "sqlite-system"))]
     pub(crate) fn set_back(&self, by: Duration) {
         let clock = self.manual.as_ref().expect("only a manual clock can be set back");
         clock.send_modify(|now| *now -= by);

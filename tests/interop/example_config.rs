@@ -111,8 +111,13 @@ async fn worker_exits_78_on_what_only_a_person_can_mend() {
         (ended.code, ended.stderr)
     };
 
+    let rabbitmq = match cfg!(feature = "rabbitmq") {
+        true => "the URL's option `hartbeat` is unknown",
+        false => "built without the `amqp:` broker: enable the feature `rabbitmq` of `leveret`",
+    };
+
     for (environment, words) in [
-        (&url("amqp://localhost/?hartbeat=5")[..], "the URL's option `hartbeat` is unknown"),
+        (&url("amqp://localhost/?hartbeat=5")[..], rabbitmq),
         (&with("LEVERET_CONCURRENCY", "many"), "LEVERET_CONCURRENCY is `many`: set a number from 1 to 65535"),
         (
             &with("LEVERET_CONCURRENCY", "0"),

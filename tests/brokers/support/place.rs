@@ -11,6 +11,7 @@ pub(crate) enum Place {
     /// In this process: one of its own for each promise.
     InProcess,
     /// A database file of its own for each promise.
+    #[cfg(feature = "sqlite")]
     File,
     /// A node shared by all promises, whose URL stands in this environment variable.
     Environment(&'static str),
@@ -21,6 +22,7 @@ impl Place {
     pub(crate) fn url(&self) -> Option<String> {
         match self {
             Self::InProcess => Some(format!("memory:{}", super::fixture::unique("contract"))),
+            #[cfg(feature = "sqlite")]
             Self::File => {
                 let file = super::fixture::unique("contract");
                 Some(format!("sqlite:{}/{file}.db", env!("CARGO_TARGET_TMPDIR")))

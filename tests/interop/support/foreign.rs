@@ -188,6 +188,10 @@ impl Foreign {
     }
 
     /// Deletes what an earlier test may have left. What is not there is fine.
+    #[cfg_attr(
+        not(feature = "rabbitmq"),
+        expect(unused_variables, reason = "each test has a broker of its own")
+    )]
     pub(crate) async fn delete(&self, leftovers: &Leftovers) {
         match self {
             #[cfg(feature = "rabbitmq")]

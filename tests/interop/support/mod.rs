@@ -64,6 +64,7 @@ macro_rules! on_each_shared_broker {
 }
 
 /// Names that a test must not find on the broker.
+#[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "each test has a broker of its own"))]
 pub(crate) struct Leftovers {
     pub(crate) queues: &'static [&'static str],
     pub(crate) exchanges: &'static [&'static str],
