@@ -13,9 +13,10 @@ use crate::topology::{Name, Topology};
 #[cfg(feature = "management")]
 use super::management::Management;
 
-/// How often, and how soon again, the policy of a queue is asked for: of a new one it is told some seconds later.
+/// How often, and how soon again, the policy of a queue is asked for: the API knows that of a new queue some seconds later, and
+/// later still where the server is busy.
 #[cfg(feature = "management")]
-const ASKED: u32 = 4;
+const ASKED: u32 = 20;
 #[cfg(feature = "management")]
 const AGAIN: Duration = Duration::from_secs(3);
 
@@ -83,16 +84,14 @@ impl Exact {
             for _ in 0..ASKED {
                 let (management, asked) = (management.clone(), queue.clone());
                 match blocking(move || management.delivery_limit(&asked)).await {
-                    Ok(None) => tokio::time::sleep(AGAIN).await,
                     Ok(Some(found)) => {
                         limit = found;
                         break;
                     }
-                    Err(error) => {
-                        tracing::debug!(%queue, %error, "the queue's policy is not known");
-                        break;
-                    }
+                    Ok(None) => {}
+                    Err(error) => tracing::debug!(%queue, %error, "the queue's policy is not known yet"),
                 }
+                tokio::time::sleep(AGAIN).await;
             }
             if let Some(limit) = limit
                 && limit < u64::from(crash_limit)
