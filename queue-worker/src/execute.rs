@@ -69,7 +69,7 @@ pub(crate) async fn execute(
     let steps = &context.environment.steps;
     events.emit(|| JobEvent::Started { job: context.job_info() });
     let Context { id, attempt, .. } = &**context;
-    tracing::debug!(target: "leveret", parent: None, task = task.name(), queue = context.queue(), %id, attempt, "job started");
+    tracing::debug!(target: "leveret", parent: None, task = %task.name(), queue = %context.queue(), %id, attempt, "job started");
 
     let call = Call::new(payload, Arc::clone(context), task.registration.run);
     let outcome = match catch_unwind(AssertUnwindSafe(|| handler.run(call))) {
