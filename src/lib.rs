@@ -79,6 +79,17 @@
 //! | `schema` | [`asyncapi`]: a document of all tasks, events and queues, with JSON Schemas | no |
 //! | `testing` | [`testing`]: unit tests of tasks, with a clock that the test moves | no |
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// The front page links to items of all features.
+#![cfg_attr(
+    not(all(
+        feature = "macros",
+        feature = "worker",
+        feature = "sqlite-system",
+        feature = "schema",
+        feature = "testing"
+    )),
+    allow(rustdoc::broken_intra_doc_links, reason = "a feature that is off takes its items out of the docs")
+)]
 
 #[cfg(feature = "macros")]
 pub use queue_macros::{Event, subscriber, task};
