@@ -119,7 +119,7 @@ impl<'a, S: Serializer> Checked<'a, S> {
     fn too_deep(&self) -> S::Error {
         let most = MAX_DEPTH - 1;
         self.refuse(format_args!(
-            "is nested more than {most} deep, and nobody could read it: flatten it, or store it elsewhere and send its \
+            "is nested more than {most} deep, deeper than any reader goes: flatten it, or store it elsewhere and send its \
              address"
         ))
     }

@@ -299,7 +299,7 @@ fn nesting_that_nobody_reads_is_refused_by_its_field() {
 
     for format in ALL {
         let refusal = |value| format.encode(value).unwrap_err().to_string();
-        let says = "is nested more than 127 deep, and nobody could read it: flatten it, or store it elsewhere and send its \
+        let says = "is nested more than 127 deep, deeper than any reader goes: flatten it, or store it elsewhere and send its \
                     address";
         let words = refusal(&list);
         assert!(words.starts_with("field `list[0][0]") && words.ends_with(&format!("…` {says}")), "{words}");
