@@ -190,7 +190,7 @@ async fn fate(lane: &Lane, delivery: &Delivery, mark: &Mark) -> Fate {
     };
     match answer {
         Ok(false) => {
-            tracing::warn!(target: "leveret", %id, %queue, %worker, "job was running alone when the process of its worker ended");
+            tracing::warn!(target: "leveret", %id, %queue, %worker, "the process of a worker has ended while it ran this job alone");
             Fate::Ended
         }
         Ok(true) => {
@@ -247,7 +247,7 @@ async fn begin(lane: &Lane, place: Place, delivery: Delivery, turn: Option<Turn>
         return lost(lane);
     }
     let (id, queue, worker) = (&delivery.envelope.id, &lane.queue, &lane.shared.name);
-    tracing::info!(target: "leveret", %id, %queue, %worker, "job runs alone, since the processes that held it before have ended");
+    tracing::info!(target: "leveret", %id, %queue, %worker, "the job runs alone, since the processes that held it before have ended");
     Inspected::Run(delivery, Some(turn))
 }
 
