@@ -9,12 +9,15 @@ use crate::markdown::Page;
 const LANGUAGES: &[&str] =
     &["console", "dockerfile", "ini", "json", "python", "rust", "sh", "sql", "text", "toml", "yaml"];
 
+/// The pages outside of the book.
+const BESIDE: [&str; 4] = ["README.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md"];
+
 /// The folder that a path of the repository begins at.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// README.md and the pages of docs/, by their paths.
+/// The pages of docs/ and those beside it, by their paths.
 fn pages() -> BTreeMap<PathBuf, Page> {
     let read = |path: PathBuf| {
         let text = std::fs::read_to_string(root().join(&path)).unwrap();
@@ -23,7 +26,7 @@ fn pages() -> BTreeMap<PathBuf, Page> {
     names()
         .into_iter()
         .map(|name| Path::new("docs").join(name))
-        .chain(["README.md".into()])
+        .chain(BESIDE.map(PathBuf::from))
         .map(read)
         .collect()
 }
