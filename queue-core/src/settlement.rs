@@ -38,7 +38,8 @@ pub enum Settlement {
     },
     /// A copy of the job goes into this queue at once, marked as delivered before. It was not tried, so this costs no attempt and
     /// records no failure. The settlement is done when the broker has confirmed the copy and has received the ack of the original:
-    /// the copy may end the process that runs it, and must not leave the original behind.
+    /// the copy may end the process that runs it, and must not leave the original behind. On RabbitMQ an ack may still be on its way from
+    /// the channel to a quorum queue, when more than 32 settlements of that channel are.
     Move {
         /// The queue, which may be its own.
         queue: Name,

@@ -13,7 +13,7 @@ use queue_core::settlement::{ReasonKind, Settlement};
 use crate::decide::{Decision, too_large};
 use crate::events::{JobEvent, JobInfo};
 use crate::lane::Lane;
-use crate::repeat::Unheard;
+use crate::repeat::{Key, Unheard};
 use crate::report;
 
 /// Carries a decision out and reports it. Returns what to remember in case the delivery comes again.
@@ -27,16 +27,15 @@ pub(crate) async fn carry_out(
     carry_out_and_note(lane, delivery, decision, started, &mut is_done).await
 }
 
-/// Carries a decision out and reports it. Returns true if the broker has done it. There is nothing to remember, since a copy
-/// replaces the delivery.
-pub(crate) async fn is_carried_out(
-    lane: &Lane,
-    delivery: Delivery,
-    decision: Decision,
-    started: Instant,
-) -> bool {
+/// Moves a job: its copy replaces it. Returns true if the broker has done it. An original that the broker delivers again all the
+/// same, because it did not hear the ack, is known again and acked.
+pub(crate) async fn is_moved(lane: &Lane, delivery: Delivery, settlement: Settlement) -> bool {
     let mut is_done = false;
-    carry_out_and_note(lane, delivery, decision, started, &mut is_done).await;
+    let key = Key::of(&delivery.envelope);
+    let unheard = carry_out_and_note(lane, delivery, settlement.into(), Instant::now(), &mut is_done).await;
+    if is_done && let (Some(key), Some(unheard)) = (key, unheard) {
+        lane.repeats.note_ended(key, unheard);
+    }
     is_done
 }
 

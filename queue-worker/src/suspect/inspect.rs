@@ -266,7 +266,7 @@ async fn set_apart(lane: &Lane, delivery: Delivery, record: &Record, apart: Name
 async fn moved(lane: &Lane, delivery: Delivery, queue: Name, headers: Headers) -> Inspected {
     let settlement = Settlement::Move { queue, headers };
     let _moves = lane.moves.token();
-    if settle::is_carried_out(lane, delivery, settlement.into(), Instant::now()).await {
+    if settle::is_moved(lane, delivery, settlement).await {
         Inspected::Settled(Executed::SetApart)
     } else {
         // It was given back, and must not come again at once.
