@@ -89,7 +89,13 @@ impl Exact {
                         break;
                     }
                     Ok(None) => {}
-                    Err(error) => tracing::debug!(%queue, %error, "the queue's policy is not known yet"),
+                    Err(error) => {
+                        tracing::debug!(%queue, %error, "the queue's policy is not known");
+                        // Asked again, RabbitMQ would refuse us again.
+                        if error.kind() != ErrorKind::Connection {
+                            break;
+                        }
+                    }
                 }
                 tokio::time::sleep(AGAIN).await;
             }
