@@ -101,6 +101,11 @@ async fn documented_web_server_may_enqueue_now_and_later(node: Private) {
 
     assert_eq!(ready(&client, "emails").await, 1);
     client.close().await;
+    // Both arrive, and none is left to arrive in another test.
+    let book = Arc::new(Book::default());
+    let worker = work::<SendEmail>(&owner, &book);
+    book.until_ran(2).await;
+    worker.stop().await;
     owner.close().await;
 }
 
