@@ -33,7 +33,7 @@ pub(crate) fn log(job: &JobInfo, settlement: &Settlement, fate: &Fate, took: Dur
             tracing::warn!(target: "leveret", parent: None, %task, %queue, %id, attempt, %reason, "call failed, and its caller was told");
         }
         (Fate::Abandoned, _) => {
-            tracing::warn!(target: "leveret", parent: None, %task, %queue, %id, "call was not run, since its caller had given up: the queue is longer than callers wait; run more workers, or let callers wait longer");
+            tracing::warn!(target: "leveret", parent: None, %task, %queue, %id, "call was not run, since its caller had given up: no worker took it in time; run more workers, or let callers wait longer");
         }
         (_, Settlement::Retry { after, reason, .. }) if reason.kind == ReasonKind::UnknownTask => {
             tracing::warn!(target: "leveret", parent: None, %task, %queue, %id, attempt, after = ?short(*after), %reason, "job did not run here, and waits for a worker that can run it");

@@ -10,7 +10,8 @@ const LANGUAGES: &[&str] =
     &["console", "dockerfile", "ini", "json", "python", "rust", "sh", "sql", "text", "toml", "yaml"];
 
 /// The pages outside of the book.
-const BESIDE: [&str; 4] = ["README.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md"];
+const BESIDE: [&str; 5] =
+    ["README.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md", "examples/starter/README.md"];
 
 /// The folder that a path of the repository begins at.
 pub(crate) fn root() -> PathBuf {

@@ -14,7 +14,7 @@ use web::{App, routes};
 #[tokio::main]
 async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).init();
+    tracing_subscriber::fmt().compact().with_env_filter(filter).init();
     match serve().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

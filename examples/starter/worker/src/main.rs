@@ -26,7 +26,7 @@ impl Mailer for LogMailer {
 #[tokio::main]
 async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).init();
+    tracing_subscriber::fmt().compact().with_env_filter(filter).init();
     match work().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
