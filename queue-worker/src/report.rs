@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use queue_core::clock::Clock;
 use queue_core::settlement::{ReasonKind, Settlement};
+use queue_core::topology::QueueSpec;
 
 use crate::decide::Fate;
 use crate::events::{JobEvent, JobInfo, Tally};
@@ -25,7 +26,14 @@ pub(crate) fn count(tally: &Tally, settlement: &Settlement, fate: &Fate) {
 
 /// Logs the settled delivery. The lines name the job themselves, and so stand outside of its span: a log for people would print
 /// the dozen fields of the span behind each of them.
-pub(crate) fn log(job: &JobInfo, settlement: &Settlement, fate: &Fate, took: Duration, clock: &Clock) {
+pub(crate) fn log(
+    job: &JobInfo,
+    spec: &QueueSpec,
+    settlement: &Settlement,
+    fate: &Fate,
+    took: Duration,
+    clock: &Clock,
+) {
     let JobInfo { id, task, queue, attempt } = job;
     let took = short(took);
     match (fate, settlement) {
@@ -46,7 +54,9 @@ pub(crate) fn log(job: &JobInfo, settlement: &Settlement, fate: &Fate, took: Dur
             tracing::debug!(target: "leveret", parent: None, %task, %queue, %id, attempt, after = ?after(), "job is snoozed, and comes again");
         }
         (_, Settlement::DeadLetter { reason }) => {
-            tracing::error!(target: "leveret", parent: None, %task, %queue, %id, attempt, ?took, %reason, "job is a dead letter");
+            let kept_in = spec.dead_queue();
+            let kept_in = kept_in.as_ref().map(tracing::field::display);
+            tracing::error!(target: "leveret", parent: None, %task, %queue, %id, attempt, ?took, kept_in, %reason, "job is a dead letter");
         }
         (_, Settlement::Ack) => {
             tracing::debug!(target: "leveret", parent: None, %task, %queue, %id, attempt, ?took, "job succeeded");

@@ -76,7 +76,7 @@ async fn carry_out_and_note(
         Ok(()) | Err(SettleError::Unacked) => {
             *is_done = true;
             report::count(&shared.tally, &told, &fate);
-            report::log(&job, &told, &fate, took, clock);
+            report::log(&job, lane.plan.spec, &told, &fate, took, clock);
             settling.ended(scheduled);
             shared.events.emit(|| report::event(job, told, fate, took));
             (is_unacked || may_be_lost && !is_release).then_some(Unheard::Told)

@@ -102,7 +102,8 @@ async fn failed_job_is_told_of_as_failed() {
     let (level, line) = log.only("job failed, and runs again");
     assert_eq!(level, Level::WARN);
     assert!(line.contains("took=") && line.contains("failed: no"), "{line}");
-    log.only("job is a dead letter");
+    let (_, line) = log.only("job is a dead letter");
+    assert!(line.contains(&format!("kept_in={}", Poor::queue().dead_queue().unwrap())), "{line}");
     worker.stop().await.unwrap();
 }
 

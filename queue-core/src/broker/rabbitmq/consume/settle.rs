@@ -17,7 +17,7 @@ use crate::error::{PublishError, SettleError};
 use crate::settlement::Settlement;
 
 /// How long the server may take to receive the ack of a message that was moved.
-const HEARS: Duration = Duration::from_secs(5);
+const ACKS_ARRIVE: Duration = Duration::from_secs(5);
 
 /// Settles one delivery; gives it back if it is dropped unused.
 pub(crate) struct Receipt {
@@ -127,7 +127,7 @@ impl Settler for Receipt {
             Plan::Delay { .. } | Plan::Publish(_) => {
                 self.on_runtime(plan).await?;
                 // The copy may end this process when it runs. An ack that has not arrived by then would leave the original.
-                if is_move { heard(&ledger).await } else { Ok(()) }
+                if is_move { acks_arrive(&ledger).await } else { Ok(()) }
             }
         }
     }
@@ -146,8 +146,8 @@ impl Settler for Receipt {
 }
 
 /// Returns when the server has the acks of a channel.
-async fn heard(ledger: &Ledger) -> Result<(), SettleError> {
-    match tokio::time::timeout(HEARS, ledger.barrier(None, drop)).await {
+async fn acks_arrive(ledger: &Ledger) -> Result<(), SettleError> {
+    match tokio::time::timeout(ACKS_ARRIVE, ledger.barrier(None, drop)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) | Err(_) => Err(SettleError::Unacked),
     }
