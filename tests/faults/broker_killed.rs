@@ -15,6 +15,8 @@ on_each!(Private: confirmed_jobs_survive_a_killed_broker);
 const GROWN_UP: Duration = Duration::from_secs(2);
 /// How many jobs of each kind are confirmed before the kill, and after it.
 const ENOUGH: usize = 200;
+/// How many jobs of a batch may wait for the worker: on a busy machine it would be at a longer queue for minutes.
+const AHEAD: usize = 500;
 
 #[derive(Default)]
 struct Books {
@@ -124,6 +126,9 @@ async fn enqueue_one_by_one(client: Client, books: Arc<Books>) {
 
 async fn enqueue_batches(client: Client, books: Arc<Books>) {
     for batch in 0_u64.. {
+        while books.goes_on() && books.classic.confirmed_count() > books.classic.ran_count() + AHEAD {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         if !books.goes_on() {
             return;
         }
