@@ -85,7 +85,7 @@ async fn deliveries_lost_with_their_connection_are_not_begun(node: Private) {
     let stats = async || direct.operator().unwrap().inspect(name).await;
     until("the others are held", async || stats().await.is_ok_and(|stats| stats.ready == JOBS - HELD)).await;
 
-    node.ctl(&["close_all_connections", "maintenance"]).await;
+    node.close_all_connections("maintenance").await;
     until("it consumes again", async || {
         stats().await.is_ok_and(|stats| stats.consumers == 1 && stats.ready == JOBS - HELD)
     })

@@ -361,7 +361,7 @@ async fn connections_that_the_operator_closes_cost_a_job_nothing(node: Private) 
 
     for _ in 0..CLOSINGS {
         let before = proxy.opened(Role::Consumer);
-        node.ctl(&["close_all_connections", "maintenance"]).await;
+        node.close_all_connections("maintenance").await;
         let all = before + crew.workers.len();
         until("all workers are connected", async || proxy.opened(Role::Consumer) >= all).await;
         crew.until_taken().await;
@@ -385,7 +385,7 @@ async fn connections_of_three_workers_cost_a_job_nothing(node: Private) {
 
     for _ in 0..CLOSINGS {
         let before = proxy.opened(Role::Consumer);
-        node.ctl(&["close_all_connections", "maintenance"]).await;
+        node.close_all_connections("maintenance").await;
         let all = before + workers.len();
         // Not for the jobs: a worker that is to run one alone waits for the other to end before it fetches anything.
         until("all workers are connected", async || proxy.opened(Role::Consumer) >= all).await;

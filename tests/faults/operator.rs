@@ -46,7 +46,7 @@ async fn closed_connections_come_back(node: Private) {
     book.confirmed(0);
     book.until_ran(1).await;
 
-    node.ctl(&["close_all_connections", "maintenance"]).await;
+    node.close_all_connections("maintenance").await;
 
     client.enqueue(Closed { number: 1 }).await.unwrap();
     book.confirmed(1);
@@ -64,7 +64,7 @@ async fn changed_password_is_said_aloud_and_tried_again(node: Private) {
     let mut consumer = consume(&client, &queue, 1).await;
 
     node.ctl(&["change_password", &user, "after"]).await;
-    node.ctl(&["close_all_connections", "rotation"]).await;
+    node.close_all_connections("rotation").await;
 
     let said = || log::lines(&["ERROR", "refuses us", &user]);
     until("both connections to be refused", async || said().len() >= 2).await;
@@ -160,7 +160,7 @@ async fn queue_that_does_not_answer_disturbs_no_other_queue(node: Private) {
     // Which it could not be if its connection had ended.
     held.settle(Settlement::Ack).await.unwrap();
     // Nor does it keep them away when connections come back, which declares everything again.
-    node.ctl(&["close_all_connections", "maintenance"]).await;
+    node.close_all_connections("maintenance").await;
     send(&client, &well, 1).await;
     next(&mut well_consumer).await.settle(Settlement::Ack).await.unwrap();
 

@@ -8,6 +8,8 @@ use std::sync::Once;
 
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::wait::until;
+
 /// Makes each `async fn name(node)` a test per node, `rabbitmq3::name`, `rabbitmq4::name` and `rabbitmq43::name`: on
 /// `Node`, which all tests share, or on a `Private` one, which the test has for itself.
 macro_rules! on_each {
@@ -136,12 +138,34 @@ impl Private {
         self.script(&["ctl"], arguments).await
     }
 
+    /// Closes all connections, as an operator does.
+    ///
+    /// rabbitmqctl goes through a list of them, and fails at one that has ended by itself meanwhile; the others are closed when
+    /// it is asked again.
+    pub(crate) async fn close_all_connections(&self, reason: &str) {
+        until("rabbitmqctl has closed all connections", async || {
+            let said = self.try_script(&["ctl"], &["close_all_connections", reason]).await;
+            match said {
+                Ok(_) => true,
+                Err(words) if words.contains("noproc") => false,
+                Err(words) => panic!("close_all_connections: {words}"),
+            }
+        })
+        .await;
+    }
+
     /// Runs Erlang on the node.
     pub(crate) async fn eval(&self, code: &str) -> String {
         self.ctl(&["eval", code]).await
     }
 
     async fn script(&self, command: &[&str], arguments: &[&str]) -> String {
+        let said = self.try_script(command, arguments).await;
+        said.unwrap_or_else(|words| panic!("scripts/rabbitmq {command:?} {arguments:?}: {words}"))
+    }
+
+    /// What the script prints, or in what words it fails.
+    async fn try_script(&self, command: &[&str], arguments: &[&str]) -> Result<String, String> {
         let owned = self.owned();
         let output = tokio::process::Command::new(script())
             .args(command)
@@ -152,9 +176,8 @@ impl Private {
             .output()
             .await
             .unwrap();
-        let words = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "scripts/rabbitmq {command:?} {arguments:?}: {words}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
     fn owned(&self) -> &Owned {
