@@ -22,7 +22,7 @@ on_each!(Node:
 );
 
 /// What the log says of a job that had ended.
-const ENDED: &str = "had not heard of its settlement";
+const ENDED: &str = "its settlement had not reached the broker";
 
 /// Lets handlers end, and keeps the book of those that began.
 struct Gate {
