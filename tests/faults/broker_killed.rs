@@ -126,9 +126,7 @@ async fn enqueue_one_by_one(client: Client, books: Arc<Books>) {
 
 async fn enqueue_batches(client: Client, books: Arc<Books>) {
     for batch in 0_u64.. {
-        while books.goes_on() && books.classic.confirmed_count() > books.classic.ran_count() + AHEAD {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        books.classic.until_ran(books.classic.confirmed_count().saturating_sub(AHEAD)).await;
         if !books.goes_on() {
             return;
         }

@@ -33,7 +33,7 @@ async fn send_from_kiosk(number: u64) {
     assert!(number > 0);
 }
 
-/// What the page lets a user configure, write and read. It may say so more than once.
+/// Reads the page's permissions of a user: configure, write, read. The page may state them more than once.
 fn patterns(user: &str) -> [&'static str; 3] {
     let command = format!("set_permissions -p shop {user} ");
     let said = PAGE
@@ -60,7 +60,7 @@ async fn connect(url: &str) -> Client {
     client.unwrap_or_else(|error| panic!("connect: {}", leveret::error_chain(&error)))
 }
 
-/// Who may do everything. The queues of the page are there, and empty.
+/// Connects as a user with all permissions. Leaves the page's queues declared and empty.
 async fn owner(node: &Private) -> Client {
     let owner = connect(&node.url).await;
     fresh::<SendEmail>(&owner).await;

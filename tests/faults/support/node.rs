@@ -164,7 +164,7 @@ impl Private {
         said.unwrap_or_else(|words| panic!("scripts/rabbitmq {command:?} {arguments:?}: {words}"))
     }
 
-    /// What the script prints, or in what words it fails.
+    /// Runs the script. Returns its output, or the words in which it failed.
     async fn try_script(&self, command: &[&str], arguments: &[&str]) -> Result<String, String> {
         let owned = self.owned();
         let output = tokio::process::Command::new(script())

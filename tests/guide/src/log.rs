@@ -21,7 +21,7 @@ fn lines_of(page: &str) -> Vec<Line<'_>> {
     LEVELS.into_iter().flat_map(of_level).collect()
 }
 
-/// What stands in the parentheses of each `tracing::LEVEL!(..)` below a folder, as one text.
+/// Collects the arguments of each `tracing::LEVEL!(..)` below a folder, as one text.
 fn logged(folder: &Path, level: &str, found: &mut String) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

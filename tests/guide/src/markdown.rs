@@ -3,7 +3,7 @@
 /// A block of code.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Block {
-    /// What stands behind the fence: `rust,no_run`.
+    /// The words behind the fence: `rust,no_run`.
     pub(crate) info: String,
     pub(crate) code: String,
 }
@@ -19,7 +19,7 @@ impl Block {
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Page {
     pub(crate) blocks: Vec<Block>,
-    /// What `#…` in a link can name.
+    /// The names that `#…` in a link can have.
     pub(crate) anchors: Vec<String>,
     /// Where its links lead, as written.
     pub(crate) links: Vec<String>,

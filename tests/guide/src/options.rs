@@ -2,7 +2,7 @@
 
 const PAGE: &str = include_str!("../../../docs/options.md");
 
-/// What stands between `before` and `after` in a source file, line by line.
+/// Returns the lines between `before` and `after` in a source file.
 #[track_caller]
 fn between<'a>(source: &'a str, before: &str, after: &str) -> std::str::Lines<'a> {
     let (_, rest) = source.split_once(before).expect("the file has what is looked for");

@@ -16,7 +16,7 @@ fn blocks(language: &str) -> Vec<Block> {
     blocks.collect()
 }
 
-/// What a block shows stands in a file that is run.
+/// Checks that a block stands, word for word, in a file that is run.
 #[track_caller]
 fn assert_stands_in(block: &Block, file: &str) {
     assert!(file.contains(&block.code), "not in the file that is run:\n{}", block.code);
@@ -66,7 +66,7 @@ async fn dead_letter_is_replayed_as_the_readme_says() {
     assert_eq!(replay_failed::<Fail>(&client).await.unwrap(), 0);
 }
 
-/// What the log says is said in other words nowhere.
+/// Checks that the README quotes log lines as they are written.
 #[test]
 fn lines_of_the_log_are_those_that_the_worker_writes() {
     let report = include_str!("../../../queue-worker/src/report.rs");

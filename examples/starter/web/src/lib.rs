@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqlitePool;
 use tasks::SignUpError;
 
-/// What requests need.
+/// The state that handlers share.
 #[derive(Clone)]
 pub struct App {
     pub database: SqlitePool,
